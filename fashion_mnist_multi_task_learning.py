@@ -1,0 +1,861 @@
+"""Trains two tasks on Fashion-MNIST side by side, joined by cross-stitch units.
+
+Task `item` tells the ten kinds of garment apart, task `group` their three groups (shoes, for women,
+other). Each task has a column of its own: a small convolutional network. After each pooling layer and
+each fully connected layer a cross-stitch unit mixes the columns' activations with learned weights, so
+that the network itself finds how much the tasks should share.
+
+    python fashion_mnist_multi_task_learning.py --cross_stitch_enabled True     # or False: the baseline
+    tensorboard --logdir tf_logs                                                # the curves, side by side
+
+A stopped run goes on where it was:      ... --resume LOG_DIR
+Several GPUs of one machine are used without being asked. On several machines, start the same command
+on each of them with TF_CONFIG set, and with a --log_dir on storage that all of them see.
+
+Papers: Misra, Shrivastava, Gupta, Hebert, "Cross-stitch Networks for Multi-task Learning", CVPR 2016,
+arXiv:1604.03539. Xiao, Rasul, Vollgraf, "Fashion-MNIST", 2017, arXiv:1708.07747.
+"""
+
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["tensorflow==2.21.0", "numpy==2.4.6", "tensorboard==2.21.0"]
+# ///
+
+import argparse
+import datetime
+import functools
+import glob
+import gzip
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import statistics
+import sys
+import time
+import zlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes would bury our own lines
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+from tensorboard.plugins.hparams import api as hparams
+
+NAME = "fashion_mnist_multi_task_learning"
+ITEMS = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
+TASKS = {  # task: (names of its classes, its class for each of the ten labels of the data set)
+    "item": (ITEMS, range(10)),
+    "group": (["Shoes", "For Women", "Other"], (2, 2, 2, 1, 2, 0, 1, 0, 1, 0)),
+}
+EVALUATION_BATCH = 500  # images
+VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
+
+
+class Failure(Exception):
+    """Ends the program with one line `error: <message>` and the given exit status."""
+
+    def __init__(self, message, status=2):
+        super().__init__(" ".join(str(message).split()))
+        self.status = status
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+DEBIAN = "/usr/share/datasets/fashion-mnist"  # of the package dataset-fashion-mnist
+DOWNLOAD = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"  # as keras.datasets.fashion_mnist
+SAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "fashion_mnist_sample")
+EMBEDDED = "embedded sample"  # its name as a source
+
+
+def read_idx(path, dimensions):
+    """Returns the uint8 array in the gzipped IDX file `path`; raises Failure if it is not whole and sound."""
+    try:
+        with gzip.open(path) as file:
+            content = file.read()
+    except FileNotFoundError:
+        raise Failure(f"{path}: no such file, expected one of Fashion-MNIST's four .gz files") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise Failure(f"{path}: not a whole gzip file ({error})") from None
+    header = np.frombuffer(content[: 4 + 4 * dimensions], ">u4")
+    if len(header) != 1 + dimensions or header[0] != 0x0800 + dimensions:
+        found = f"0x{header[0]:08x}" if len(header) else "nothing"
+        raise Failure(f"{path}: expected the magic number 0x{0x0800 + dimensions:08x}, found {found}")
+    shape, size = header[1:].tolist(), len(content) - 4 * len(header)
+    if size != math.prod(shape) or not size:
+        raise Failure(f"{path}: expected {math.prod(shape)} bytes for the shape {shape}, found {size}")
+    return np.frombuffer(content, np.uint8, offset=4 * len(header)).reshape(shape)
+
+
+def read_folder(folder):
+    """Returns images (n, height, width) and labels (n,) of the training and of the test part, uint8 each."""
+    paths = [os.path.join(folder, f"{name}-ubyte.gz") for name in FILES]
+    arrays = [read_idx(path, 3 if "images" in path else 1) for path in paths]
+    for part in (0, 2):
+        images, labels = arrays[part : part + 2]
+        if len(images) != len(labels):
+            raise Failure(f"{paths[part + 1]}: expected {len(images)} labels, one an image, found {len(labels)}")
+        if labels.max() > 9:
+            raise Failure(f"{paths[part + 1]}: expected labels 0..9, found {labels.max()}")
+        if min(images.shape[1:]) < 4 or images.shape[1:] != arrays[0].shape[1:]:
+            expected = "x".join(map(str, arrays[0].shape[1:])) if part else "at least 4x4"
+            raise Failure(f"{paths[part]}: expected images of {expected}, found {images.shape[1]}x{images.shape[2]}")
+    return arrays
+
+
+def load_data(data_dir=None):
+    """Returns the four arrays of `read_folder` and the name of their source: the first that is there.
+
+    `data_dir`; Debian's package; Keras's cache or download; the sample beside this script. A source that is
+    there but damaged raises Failure: only an absent one falls through to the next.
+    """
+    if data_dir is not None:
+        if not os.path.isdir(data_dir):
+            raise Failure(f"--data_dir {data_dir}: no such folder, expected Fashion-MNIST's four .gz files in it")
+        return read_folder(data_dir), data_dir
+    if os.path.isdir(DEBIAN):
+        return read_folder(DEBIAN), DEBIAN
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(10)  # seconds without an answer: some networks swallow requests silently
+    try:
+        for name in FILES:
+            fetch = functools.partial(keras.utils.get_file, cache_subdir="datasets/fashion-mnist")
+            path = fetch(f"{name}-ubyte.gz", origin=f"{DOWNLOAD}{name}-ubyte.gz")
+        return read_folder(os.path.dirname(path)), "keras.datasets.fashion_mnist"
+    except Failure:
+        raise
+    except Exception as error:  # what get_file raises when it cannot download, of no narrower type
+        print(f"Fashion-MNIST cannot be downloaded: {error}")
+    finally:
+        socket.setdefaulttimeout(patience)
+    if not os.path.isdir(SAMPLE):
+        raise Failure(f"no Fashion-MNIST here, and {SAMPLE} is not there either: give --data_dir FOLDER")
+    return read_folder(SAMPLE), EMBEDDED
+
+
+def stratified(labels, fraction, seed):
+    """Returns the sorted indices of a random part that holds `fraction` of every class, at least one of each."""
+    shuffle = np.random.default_rng(seed).permutation
+    members = [shuffle(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+    return np.sort(np.concatenate([m[: max(1, round(fraction * len(m)))] for m in members]))
+
+
+def prepare_data(args):
+    """Returns the parts, the per-pixel mean and standard deviation of the training images, and a record.
+
+    A part (`train`, `test` and, if asked for, `validation`) is a pair of tensors: images, uint8
+    (n, height, width, 1), and labels, int64 (n, tasks). The deviation is at least one grey level: in a small
+    training part a corner pixel can be constant, and would blow up in a test image where it is not.
+    The record says where the data come from, their sizes, and the SHA-256 of all four arrays.
+    """
+    arrays, source = load_data(args.data_dir)
+    images, labels, test_images, test_labels = arrays
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(array)
+    parts = {"test": (test_images, test_labels)}
+    if args.validation_fraction:
+        held_out = stratified(labels, args.validation_fraction, seed=0)  # the same garments for every --seed
+        parts["validation"] = images[held_out], labels[held_out]
+        images, labels = np.delete(images, held_out, axis=0), np.delete(labels, held_out)
+        if not len(labels):
+            raise Failure(f"--validation_fraction {args.validation_fraction}: nothing left to train on")
+    if args.train_fraction < 1:
+        kept = stratified(labels, args.train_fraction, seed=args.seed)
+        images, labels = images[kept], labels[kept]
+    if args.n_batch_size > len(images):
+        raise Failure(f"--n_batch_size {args.n_batch_size}: expected at most the {len(images)} training images")
+    parts["train"] = images, labels
+    mean = images.mean(axis=0, dtype=np.float64)
+    square = np.einsum("nhw,nhw->hw", images, images, dtype=np.float64) / len(images)
+    deviation = np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), 1)
+    classes = np.array([TASKS[task][1] for task in args.tasks]).T
+    with tf.device("CPU:0"):
+        parts = {name: (tf.constant(x[..., None]), tf.constant(classes[y])) for name, (x, y) in parts.items()}
+    sizes = {name: len(x) for name, (x, _) in parts.items()}
+    record = {"name": "Fashion-MNIST", "source": source, "sizes": sizes, "sha256": digest.hexdigest()}
+    return parts, mean[..., None], deviation[..., None], record
+
+
+# ------------------------------------------------------------------------------------ cross-stitch unit
+
+
+@keras.saving.register_keras_serializable("cross_stitch")
+class CrossStitch(layers.Layer):
+    """The cross-stitch unit: every column's output is a learned linear combination of all columns' inputs.
+
+    Takes x_1..x_T, one tensor per task, all of one shape (batch, ..., C), and returns as many of that shape,
+    x̃_i = Σ_j α_ij x_j (arXiv:1604.03539, equation 1, for T tasks).
+
+    Arguments:
+        unit: what one α_ij is. "channel": one number per channel, α of shape (T, T, C), as in the paper.
+            "layer": one number, α of shape (T, T). "activation": a matrix over the D flattened activations of
+            a column, α of shape (T·D, T·D), whose block (i, j) takes x_j to its share of x̃_i.
+        init: the initial α_ii; α_ij is (1 - init) / (T - 1), so that scales are kept. 1 is the identity.
+    """
+
+    def __init__(self, unit="channel", init=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.unit, self.init = unit, init
+
+    def build(self, input_shapes):
+        self.tasks, shape = len(input_shapes), input_shapes[0][1:]
+        self.size = math.prod(shape)
+        side = self.tasks * self.size if self.unit == "activation" else self.tasks
+        shape = (side, side, shape[-1]) if self.unit == "channel" else (side, side)
+        self.alpha = self.add_weight(name="alpha", shape=shape, initializer=self.initial_alpha)
+
+    def initial_alpha(self, shape, dtype=None, init=None):
+        """Returns α of the given shape as it is before training, or with another `init` than the unit's own."""
+        init = self.init if init is None else init
+        cross = (1 - init) / (self.tasks - 1)
+        mix = tf.fill((self.tasks, self.tasks), cross) + (init - cross) * tf.eye(self.tasks)
+        if self.unit == "channel":
+            return tf.broadcast_to(mix[..., None], shape)
+        if self.unit == "layer":
+            return mix
+        blocks = mix[:, None, :, None] * tf.eye(self.size)[None, :, None, :]  # α_ij · I in block (i, j)
+        return tf.reshape(blocks, shape)
+
+    def call(self, inputs):
+        alpha = tf.convert_to_tensor(self.alpha)
+        if self.unit != "activation":
+            return [tf.add_n([alpha[i, j] * x for j, x in enumerate(inputs)]) for i in range(self.tasks)]
+        flat = tf.concat([tf.reshape(x, (-1, self.size)) for x in inputs], axis=1)
+        mixed = tf.split(tf.matmul(flat, alpha, transpose_b=True), self.tasks, axis=1)
+        return [tf.reshape(x, tf.shape(inputs[0])) for x in mixed]
+
+    def mixing(self):
+        """Returns the (T, T) NumPy array of the means of α_ij: over channels, or over the diagonal of a block."""
+        alpha = tf.convert_to_tensor(self.alpha)
+        if self.unit == "activation":
+            blocks = tf.reshape(alpha, (self.tasks, self.size, self.tasks, self.size))
+            alpha = tf.linalg.diag_part(tf.transpose(blocks, (0, 2, 1, 3)))
+        return (tf.reduce_mean(alpha, axis=2) if alpha.shape.rank == 3 else alpha).numpy()
+
+    def get_config(self):
+        return {**super().get_config(), "unit": self.unit, "init": self.init}
+
+
+# --------------------------------------------------------------------------------------------- network
+
+
+@keras.saving.register_keras_serializable("cross_stitch")
+class BatchNormalization(layers.BatchNormalization):
+    """Keras's batch normalisation over the last axis, by TensorFlow's fused kernel, several times as fast.
+
+    Takes and returns (batch, ..., C). Where several replicas share a batch (`synchronized`), Keras's own code
+    computes the same over all of them.
+    """
+
+    def call(self, inputs, training=False):
+        if self.synchronized:
+            return super().call(inputs, training=training)
+        x = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # what the kernel takes
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            x,
+            tf.convert_to_tensor(self.gamma),
+            tf.convert_to_tensor(self.beta),
+            mean=None if training else tf.convert_to_tensor(self.moving_mean),
+            variance=None if training else tf.convert_to_tensor(self.moving_variance),
+            epsilon=self.epsilon,
+            is_training=training,
+        )
+        if training:
+            n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
+            biased = variance * (n - 1) / n  # the kernel's variance is unbiased, Keras's is not
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
+                moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+        return tf.reshape(outputs, tf.shape(inputs))
+
+
+def build_network(tasks, mean, deviation, unit, init, keep_prob):
+    """Returns the network: uint8 images (batch, height, width, 1) in, {task: logits (batch, classes)} out.
+
+    `mean` and `deviation` (height, width, 1) standardise each pixel; `unit` is the kind of the cross-stitch
+    units, or None for none; `init` is their initial α_ii. Call it in the scope of the distribution strategy.
+    """
+
+    def convolution(task, level, filters, x):
+        kernel = {"use_bias": False, "kernel_initializer": "he_normal"}  # batch norm has the bias
+        x = layers.Conv2D(filters, 3, padding="same", name=f"{task}_conv_{level}", **kernel)(x)
+        x = BatchNormalization(synchronized=several, name=f"{task}_bn_{level}")(x)
+        x = layers.MaxPooling2D(2, name=f"{task}_pool_{level}")(x)
+        return layers.ReLU(name=f"{task}_relu_{level}")(x)  # after the pool: the same, on a quarter of the numbers
+
+    def dense(task, level, width, x):
+        x = layers.Flatten(name=f"{task}_flatten_{level}")(x)
+        kernel = {"use_bias": False, "kernel_initializer": "he_normal"}
+        x = layers.Dense(width, name=f"{task}_fc_{level}", **kernel)(x)
+        x = BatchNormalization(synchronized=several, name=f"{task}_bn_{level}")(x)
+        return layers.ReLU(name=f"{task}_relu_{level}")(x)
+
+    def output(task, x):
+        x = layers.Dropout(1 - keep_prob, name=f"{task}_dropout")(x)
+        return layers.Dense(len(TASKS[task][0]), kernel_initializer="he_normal", name=task)(x)
+
+    def stitch(name, columns):
+        return columns if unit is None or len(columns) == 1 else CrossStitch(unit, init, name=name)(columns)
+
+    several = tf.distribute.has_strategy()
+    images = keras.Input(mean.shape, dtype="uint8", name="images")
+    x = layers.Normalization((1, 2, 3), mean, deviation**2, name="standardise")(images)
+    columns = stitch("pool_1", [convolution(task, 1, 32, x) for task in tasks])
+    columns = stitch("pool_2", [convolution(task, 2, 64, x) for task, x in zip(tasks, columns)])
+    columns = stitch("fc_3", [dense(task, 3, 1024, x) for task, x in zip(tasks, columns)])
+    return keras.Model(images, {task: output(task, x) for task, x in zip(tasks, columns)}, name=NAME)
+
+
+# --------------------------------------------------------------------------------- losses and metrics
+
+
+def cross_entropies(logits, labels):
+    """Returns each task's cross-entropy, summed over the images, as a list of scalars.
+
+    `logits` maps tasks to (batch, classes), in the order of the columns of `labels` (batch, tasks).
+    """
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits
+    return [tf.reduce_sum(loss(labels=labels[:, t], logits=x)) for t, x in enumerate(logits.values())]
+
+
+def l2_regularisation(network):
+    """Returns Σ ½‖W‖² over the kernels of convolutions and dense layers; units, biases and batch norm are free."""
+    return tf.add_n([tf.nn.l2_loss(v.value) for v in network.trainable_variables if v.name == "kernel"])
+
+
+def confusion_matrices(logits, labels):
+    """Returns each task's confusion matrix, int64 (classes, classes): rows are true classes, columns predictions."""
+    return [
+        tf.math.confusion_matrix(labels[:, t], tf.argmax(x, axis=1), x.shape[1], dtype=tf.int64)
+        for t, x in enumerate(logits.values())
+    ]
+
+
+def accuracies(matrices):
+    """Returns {task: accuracy} of {task: confusion matrix}, and their mean as `accuracy`, in front."""
+    tasks = {task: float(np.trace(matrix) / np.sum(matrix)) for task, matrix in matrices.items()}
+    return {"accuracy": statistics.fmean(tasks.values()), **tasks}
+
+
+# -------------------------------------------------------------------------------------------- training
+
+
+def choose_strategy():
+    """Returns the distribution strategy for the devices at hand, and whether this process writes the run.
+
+    TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device.
+    """
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if "TF_CONFIG" in os.environ:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        resolver = strategy.cluster_resolver
+        first = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
+        return strategy, (resolver.task_type, resolver.task_id) == (first, 0)
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
+
+
+def replica_share(images, labels, batch):
+    """Returns the images and labels of this replica's share of the global batch, `batch` being indices into them."""
+    context = tf.distribute.get_replica_context()
+    replica, replicas, n = context.replica_id_in_sync_group, context.num_replicas_in_sync, tf.size(batch)
+    share = batch[n * replica // replicas : n * (replica + 1) // replicas]
+    with tf.device("CPU:0"):  # the data set stays in the memory of the host
+        return tf.gather(images, share), tf.gather(labels, share)
+
+
+def make_train_step(strategy, network, optimizer, unit_optimizer, reg_lambda):
+    """Returns the tf.function (images, labels, batch) -> numbers that trains one step on a global batch.
+
+    The numbers are a vector: each task's cross-entropy, the L2 term, and each task's accuracy on the batch.
+    Without a `unit_optimizer` the units stay as they are. Adam is TensorFlow 1's: one fused kernel a weight.
+    """
+    alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
+    weights = [v.value for v in network.trainable_variables if v.name != "alpha"]
+
+    def replica_step(images, labels, batch):
+        n = tf.cast(tf.size(batch), tf.float32)
+        x, y = replica_share(images, labels, batch)
+        with tf.GradientTape() as tape:
+            logits = network(x, training=True)
+            losses = [total / n for total in cross_entropies(logits, y)]
+            losses.append(reg_lambda * l2_regularisation(network) / strategy.num_replicas_in_sync)
+            loss = tf.add_n(losses)
+        gradients = tape.gradient(loss, weights + alphas)  # summed over the replicas by the optimizers
+        optimizer.apply_gradients(zip(gradients, weights))
+        if unit_optimizer is not None and alphas:
+            unit_optimizer.apply_gradients(zip(gradients[len(weights) :], alphas))
+        hits = [tf.linalg.trace(m) for m in confusion_matrices(logits, y)]
+        return tf.stack(losses + [tf.cast(h, tf.float32) / n for h in hits])
+
+    @tf.function
+    def train_step(images, labels, batch):
+        return strategy.reduce("SUM", strategy.run(replica_step, (images, labels, batch)), axis=None)
+
+    return train_step
+
+
+def make_evaluate_step(strategy, network):
+    """Returns the tf.function (images, labels, batch) -> the tasks' confusion matrices on a global batch."""
+
+    def replica_step(images, labels, batch):
+        x, y = replica_share(images, labels, batch)
+        return confusion_matrices(network(x, training=False), y)
+
+    @tf.function
+    def evaluate_step(images, labels, batch):
+        matrices = strategy.run(replica_step, (images, labels, batch))
+        return [strategy.reduce("SUM", matrix, axis=None) for matrix in matrices]
+
+    return evaluate_step
+
+
+def train(args, resumed):
+    """Trains the network as `args` says, leaves the run in args.log_dir and returns its results.
+
+    `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure with status 3
+    when the loss is no longer finite, and SystemExit (130, 143) when a signal stopped the run, its state saved.
+    """
+    strategy, chief = choose_strategy()
+    keras.utils.set_random_seed(args.seed)
+    tf.config.experimental.enable_op_determinism()
+    parts, mean, deviation, data = prepare_data(args)
+    record = {"arguments": vars(args), "data": data, "versions": VERSIONS}
+    if resumed:
+        refuse_difference(resumed, record)
+
+    stitched = args.cross_stitch_enabled and len(args.tasks) > 1
+    with strategy.scope():
+        init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
+        unit = args.cross_stitch_unit if stitched else None
+        network = build_network(args.tasks, mean, deviation, unit, init, args.keep_prob)
+        optimizer = tf.compat.v1.train.AdamOptimizer(args.lr)
+        unit_optimizer = tf.compat.v1.train.AdamOptimizer(args.lr * args.cross_stitch_lr_scale)
+        evaluated = tf.Variable(0, dtype=tf.int64)  # the last step whose evaluation is in the event file
+    units = [layer for layer in network.layers if isinstance(layer, CrossStitch)]
+    parameters = sum(math.prod(v.shape) for v in network.trainable_variables)
+    if chief:
+        describe(args, data, parameters, units, strategy.num_replicas_in_sync)
+
+    images, labels = parts["train"]
+    specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in (images, labels)] + [tf.TensorSpec([None], tf.int64)]
+    make_step = functools.partial(make_train_step, strategy, network, optimizer, reg_lambda=args.reg_lambda)
+    train_step = make_step(unit_optimizer=unit_optimizer).get_concrete_function(*specs)
+    column_step = make_step(unit_optimizer=None).get_concrete_function(*specs) if args.pretrain_epoch else None
+    evaluate_step = make_evaluate_step(strategy, network).get_concrete_function(*specs)
+
+    steps_per_epoch = -(-len(images) // args.n_batch_size)
+    evaluate_every = args.eval_every or steps_per_epoch
+    total, pretraining = args.n_epoch * steps_per_epoch, args.pretrain_epoch * steps_per_epoch
+    variables = [v.value for v in network.variables]
+    optimizers = {"optimizer": optimizer, "unit_optimizer": unit_optimizer}
+    with strategy.scope():
+        checkpoint = tf.train.Checkpoint(network=variables, evaluated=evaluated, **optimizers)
+        step = restore_checkpoint(checkpoint, args.log_dir) if resumed else 0
+    writer = tf.summary.create_noop_writer()
+    if chief:
+        writer = open_run(args.log_dir, record, rewind_to=step if resumed else None)
+
+    def save():
+        if not all(np.isfinite(v).all() for v in variables):
+            raise Failure(f"step {step}: the weights are no longer finite; try a smaller --lr", 3)
+        if chief:
+            writer.flush()
+            write_checkpoint(checkpoint, args.log_dir, step)
+
+    def evaluate():
+        """Returns {part: {task: confusion matrix}} of the test and the validation part, and logs the accuracies."""
+        found = {}
+        for part in sorted(parts.keys() - {"train"}):
+            batches = []
+            for first in range(0, len(parts[part][0]), EVALUATION_BATCH):
+                if stop:
+                    raise Stopped
+                batch = tf.range(first, min(first + EVALUATION_BATCH, len(parts[part][0])), dtype=tf.int64)
+                batches.append([matrix.numpy() for matrix in evaluate_step(*parts[part], batch)])
+            found[part] = dict(zip(args.tasks, map(sum, zip(*batches))))
+            for task, accuracy in accuracies(found[part]).items():
+                tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
+        evaluated.assign(step)
+        return found
+
+    stop, speeds, matrices = [], [], {}
+    handlers = {n: signal.signal(n, lambda number, _: stop.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    tf.summary.experimental.set_step(step)
+    try:
+        with writer.as_default():
+            if not resumed:
+                summarise_setting(args, data, train_step.graph)
+                summarise_units(units)
+                save()
+            elif evaluated < step and step % evaluate_every == 0:
+                matrices = evaluate()  # the run was stopped in the midst of it
+            for epoch in range(step // steps_per_epoch, args.n_epoch):
+                order = np.random.default_rng([args.seed, epoch]).permutation(len(images))
+                progress = keras.utils.Progbar(steps_per_epoch, verbose=chief and sys.stdout.isatty(), unit_name="step")
+                seconds, seen, losses = 0.0, 0, []
+                for position in range(step % steps_per_epoch, steps_per_epoch):
+                    if stop:
+                        raise Stopped
+                    if step == pretraining > 0:
+                        for unit in units:
+                            unit.alpha.assign(unit.initial_alpha(unit.alpha.shape, init=args.cross_stitch_init))
+                    began = time.perf_counter()
+                    batch = order[position * args.n_batch_size : (position + 1) * args.n_batch_size]
+                    # Each replica needs an image: what is too few for them is taken several times, the mean stays.
+                    batch = np.tile(batch, -(-strategy.num_replicas_in_sync // len(batch)))
+                    one_step = column_step if step < pretraining else train_step
+                    numbers = one_step(images, labels, tf.constant(batch)).numpy()
+                    seconds, seen, step = seconds + time.perf_counter() - began, seen + len(batch), step + 1
+                    tf.summary.experimental.set_step(step)
+
+                    of_task = dict(zip(args.tasks, numbers.tolist()))
+                    if not np.isfinite(numbers).all():
+                        raise Failure(f"step {step}: the loss is no longer finite: {of_task}; try a smaller --lr", 3)
+                    losses.append(float(numbers[: len(args.tasks) + 1].sum()))
+                    progress.update(position + 1, [("loss", losses[-1])])
+                    if step % args.log_every == 0:
+                        tf.summary.scalar("summary/loss_total", losses[-1])
+                        tf.summary.scalar("summary/accuracy_train", numbers[len(args.tasks) + 1 :].mean())
+                        for task, loss in of_task.items():
+                            tf.summary.scalar(f"{task}/loss", loss)
+                        summarise_units(units)
+                    if step % evaluate_every == 0 or step == total:
+                        matrices = evaluate()
+                    if step % steps_per_epoch and args.checkpoint_every and step % args.checkpoint_every == 0:
+                        save()
+                speeds.append(seen / seconds)
+                tf.summary.scalar("throughput/images_per_second", speeds[-1])
+                save()
+                if chief:
+                    accuracy = accuracies(matrices["test"]) if evaluated == step else {}
+                    line = f"epoch {epoch + 1}/{args.n_epoch}  step {step}  loss {statistics.fmean(losses):.4f}  test"
+                    line += "".join(f"  {task} {value:.4f}" for task, value in accuracy.items())
+                    print(f"{line}  ({seconds:.1f} s, {speeds[-1]:,.0f} images/s)", flush=True)
+            matrices = matrices or evaluate()  # stopped between the last step and the results
+            if chief:
+                summarise_confusion(matrices["test"])
+                writer.flush()
+    except Stopped:
+        save()
+        if chief:
+            print(f"\nstopped at step {step} of {total}; go on with: --resume {args.log_dir}", flush=True)
+        raise SystemExit(128 + stop[0]) from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+    results = {
+        "arguments": vars(args),
+        "data": data,
+        **{part: accuracies(of_part) for part, of_part in matrices.items()},
+        "classes": {task: TASKS[task][0] for task in args.tasks},
+        "cross_stitch": {unit.name: unit.mixing().tolist() for unit in units},
+        "epochs": args.n_epoch,
+        "steps": step,
+        "parameters": parameters,
+        "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
+        "seed": args.seed,
+        "versions": VERSIONS,
+    }
+    if chief:
+        partial = os.path.join(args.log_dir, "partial.keras")
+        network.save(partial)
+        os.replace(partial, os.path.join(args.log_dir, "model.keras"))
+        write_json(os.path.join(args.log_dir, "results.json"), results)
+        print_results(results)
+    return results
+
+
+# --------------------------------------------------------------------------- checkpoints and summaries
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop."""
+
+
+def write_checkpoint(checkpoint, log_dir, step):
+    """Writes the state after `step` steps into log_dir/checkpoints, and removes all but the last two.
+
+    TensorFlow writes the index last, so a checkpoint that has one was written to its end.
+    """
+    folder = os.path.join(log_dir, "checkpoints")
+    os.makedirs(folder, exist_ok=True)
+    prefix = f"step-{step:010d}"
+    checkpoint.write(os.path.join(folder, prefix))
+    written = sorted(name[:-6] for name in os.listdir(folder) if name.endswith(".index"))
+    kept = [name for name in written if name <= prefix][-2:]
+    for name in os.listdir(folder):
+        if name.split(".")[0] not in kept:  # older ones, damaged ones, and what a dead process left half-written
+            path = os.path.join(folder, name)
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+
+def restore_checkpoint(checkpoint, log_dir):
+    """Reads the newest good checkpoint of the run into `checkpoint` and returns its step.
+
+    A damaged one, as its checksums tell, is passed over with a line that says so; raises Failure if none is good.
+    """
+    paths = glob.glob(os.path.join(glob.escape(log_dir), "checkpoints", "step-*.index"))
+    for path in sorted(paths, reverse=True):
+        prefix = path.removesuffix(".index")
+        try:
+            checkpoint.read(prefix).assert_existing_objects_matched()
+            return int(prefix[-10:])
+        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
+            print(f"{prefix} is damaged ({type(error).__name__}): trying the one before it", flush=True)
+    raise Failure(f"--resume {log_dir}: expected a whole checkpoint in its folder checkpoints, found none")
+
+
+def open_run(log_dir, record, rewind_to):
+    """Writes run.json into the run's folder and returns its summary writer.
+
+    A new run has `rewind_to` None. In a resumed one the event files keep the records up to that step alone, so
+    that no step stands there twice: each file is copied up to there, or to a torn record, and then replaced.
+    """
+    try:
+        os.makedirs(log_dir, exist_ok=True)
+        write_json(os.path.join(log_dir, "run.json"), record)
+        for path in glob.glob(os.path.join(glob.escape(log_dir), "events.out.tfevents.*")):
+            copy = os.path.join(log_dir, "rewound")
+            with tf.io.TFRecordWriter(copy) as events:
+                try:
+                    for serialised in tf.data.TFRecordDataset(path):
+                        if tf.compat.v1.Event.FromString(serialised.numpy()).step <= rewind_to:
+                            events.write(serialised.numpy())
+                except tf.errors.DataLossError:
+                    pass  # torn when the process died: what follows is no record
+            os.replace(copy, path)
+        return tf.summary.create_file_writer(log_dir)
+    except OSError as error:
+        raise Failure(f"--log_dir {log_dir}: cannot be written ({error})") from None
+
+
+def write_json(path, content):
+    """Writes `content` as JSON into the file `path`: the whole of it or, if anything fails, none."""
+    with open(f"{path}.partial", "w") as file:
+        json.dump(content, file, indent=2)
+    os.replace(f"{path}.partial", path)
+
+
+def read_json(path):
+    """Returns the content of a JSON file that a run has written; raises Failure if it is no such file."""
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except (OSError, ValueError) as error:
+        raise Failure(f"{path}: expected the JSON file that a run writes ({error})") from None
+    if not isinstance(content, dict) or not {"arguments", "data", "versions"} <= content.keys():
+        raise Failure(f"{path}: expected the JSON file that a run writes, with arguments, data and versions")
+    return content
+
+
+def refuse_difference(resumed, record):
+    """Raises Failure where the data or the libraries are others than those of the run to resume."""
+    for what, keys in (("data", ("sizes", "sha256")), ("versions", VERSIONS)):
+        for key in keys:
+            then, now = resumed[what].get(key), record[what][key]
+            if then != now:
+                raise Failure(f"--resume: the run was begun with other {what}: {key} {then}, expected now, found {now}")
+
+
+def markdown(table):
+    """Returns the dictionary `table` as a Markdown table of two columns."""
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in table.items())])
+
+
+def summarise_setting(args, data, graph):
+    """Logs the graph of the training step, the arguments and the data as text, and the hyper-parameters."""
+    tf.summary.graph(graph)
+    tf.summary.text("arguments", markdown(vars(args)))
+    tf.summary.text("data", markdown(data))
+    values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}
+    metrics = [f"summary/accuracy_test", *(f"{task}/accuracy_test" for task in args.tasks)]
+    hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
+    hparams.hparams(values)
+
+
+def summarise_units(units):
+    """Logs α of every cross-stitch unit: its means, its histogram, and the means (T, T) as a picture.
+
+    In the picture +1 is blue, 0 white and -1 red; row i, column j is what task i takes from task j.
+    """
+    for unit in units:
+        mean = unit.mixing()
+        cross = ~np.eye(len(mean), dtype=bool)
+        tf.summary.scalar(f"cross_stitch/{unit.name}/alpha_self", mean[~cross].mean())
+        tf.summary.scalar(f"cross_stitch/{unit.name}/alpha_cross", mean[cross].mean())
+        value = np.kron(np.clip(mean, -1, 1), np.ones((64, 64)))
+        picture = np.stack([1 - np.maximum(value, 0), 1 - np.abs(value), 1 + np.minimum(value, 0)], axis=-1)
+        tf.summary.image(f"cross_stitch/{unit.name}/alpha_mean", picture[None])
+        if unit.unit != "activation":  # hundreds of millions of zeros would hide everything
+            tf.summary.histogram(f"cross_stitch/{unit.name}/alpha", unit.alpha.value)
+
+
+def summarise_confusion(matrices):
+    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
+    for task, matrix in matrices.items():
+        names = TASKS[task][0]
+        rows = [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(names, matrix)]
+        head = [f"| true, predicted: | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        tf.summary.text(f"{task}/confusion_matrix", "\n".join(head + rows))
+
+
+def describe(args, data, parameters, units, replicas):
+    """Prints the data, the network and where to look, before training starts."""
+    sizes = ", ".join(f"{size:,} {part}" for part, size in data["sizes"].items())
+    print(f"{data['name']} from {data['source']}: {sizes}")
+    warn_of_sample(data)
+    print(f"{parameters:,} trainable weights on {replicas} device{'s' * (replicas > 1)}; seed {args.seed}")
+    for unit in units:
+        print(f"  cross-stitch unit {unit.name}: α {tuple(unit.alpha.shape)}")
+    if any(unit.unit == "activation" for unit in units):
+        weights = sum(math.prod(unit.alpha.shape) for unit in units)
+        memory = 4 * 4 * weights / 1e9  # float32: the weight, its gradient, Adam's two moments
+        print(f"  the units hold {weights:,} weights, about {memory:.1f} GB with gradients and Adam's moments")
+    print(f"writing to {args.log_dir}; to watch: tensorboard --logdir {args.log_dir}", flush=True)
+
+
+def warn_of_sample(data):
+    """Prints a warning that cannot be overlooked if the data are the embedded sample."""
+    if data["source"] == EMBEDDED:
+        line = "!" * 99
+        print(f"{line}\n!! Fashion-MNIST was not found: this run uses the embedded SAMPLE, a tenth of it.")
+        print(f"!! Its accuracies are not those of Fashion-MNIST. Give the four files with --data_dir FOLDER.\n{line}")
+
+
+def print_results(results):
+    """Prints the accuracies of a finished run as a table."""
+    parts = [part for part in ("test", "validation") if part in results]
+    print(f"\n{'accuracy':12}" + "".join(f"{part:>12}" for part in parts))
+    for task in (*results["classes"], "accuracy"):
+        name = "overall" if task == "accuracy" else task
+        print(f"{name:12}" + "".join(f"{results[part][task]:12.4f}" for part in parts))
+    warn_of_sample(results["data"])
+
+
+# ---------------------------------------------------------------------------------------- command line
+
+
+def boolean(text):
+    """Returns the truth value that a word names; argparse's type=bool would read "False" as true."""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"expected True or False, got {text!r}")
+    return words[text.lower()]
+
+
+def number(kind, interval):
+    """Returns an argparse type: a `kind` (int or float) inside an interval, written as in "(0, 1]"."""
+    low, high = map(float, interval[1:-1].split(","))
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]"):
+            return value
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"expected {what} in {interval}, got {text!r}")
+
+    return parse
+
+
+def task_names(text):
+    """Returns the list of tasks in a comma-separated `text`, each of them in TASKS and none twice."""
+    tasks = text.split(",")
+    if set(tasks) - set(TASKS) or len(set(tasks)) < len(tasks):
+        raise argparse.ArgumentTypeError(f"expected some of {','.join(TASKS)}, each once, got {text!r}")
+    return tasks
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are ours: one line, without the usage."""
+
+    def error(self, message):
+        raise Failure(message.removeprefix("argument "))
+
+
+def parse_arguments(argv):
+    """Returns the arguments, and the record of the run that --resume names or None; raises Failure if they are wrong.
+
+    With --resume, what the command line leaves out is taken from the run, and what would change the run is refused.
+    """
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=kind, allow_abbrev=False)
+    add = parser.add_argument
+    add("--lr", type=number(float, "(0, inf)"), default=0.001, help="Adam's learning rate (0.001)")
+    add("--n_epoch", type=number(int, "[1, inf)"), default=30, help="epochs (30)")
+    add("--n_batch_size", type=number(int, "[1, inf)"), default=128, help="images a step, over all devices (128)")
+    add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-5, help="weight of the L2 term (1e-5)")
+    add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
+    add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
+    add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
+    add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial α of a task itself (1.0)")
+    add("--cross_stitch_lr_scale", type=number(float, "(0, inf)"), default=1.0, help="times --lr, for units (1)")
+    add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
+    add("--tasks", type=task_names, default=",".join(TASKS), help=f"a column each ({','.join(TASKS)})")
+    add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
+    add("--validation_fraction", type=number(float, "[0, 1)"), default=0.0, help="part of it held out (0)")
+    add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of weights, order and dropout (0)")
+    add("--data_dir", help="folder with the four .gz files of Fashion-MNIST (otherwise: looked for)")
+    add("--log_dir", help=f"folder of the run (tf_logs/{NAME}/<time>-<stitched|baseline|single>-seed<k>)")
+    add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between training summaries (100)")
+    add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
+    add("--checkpoint_every", type=number(int, "[0, inf)"), default=0, help="steps between checkpoints (0: an epoch)")
+    add("--resume", metavar="LOG_DIR", help="go on with this run; only --n_epoch (upwards) and --data_dir may change")
+    args, resumed = parser.parse_args(argv), None
+    if args.resume is not None:
+        resumed = read_json(os.path.join(args.resume, "run.json"))
+        settings = {**resumed["arguments"], "log_dir": args.resume, "resume": args.resume}
+        words = {k: ",".join(v) if isinstance(v, list) else v for k, v in settings.items() if v is not None}
+        begun = [f"--{name}={value}" for name, value in words.items()]
+        before, args = parser.parse_args(begun), parser.parse_args(begun + argv)
+        for name, value in vars(args).items():
+            then = getattr(before, name)
+            if value != then and name != "data_dir" and not (name == "n_epoch" and value > then):
+                raise Failure(f"--resume {args.resume}: the run was begun with --{name} {then}, it cannot go on with {value}")
+    elif args.log_dir is None:
+        if "TF_CONFIG" in os.environ:
+            raise Failure("--log_dir: required with TF_CONFIG, a folder that all workers see")
+        kind = "single" if len(args.tasks) == 1 else "stitched" if args.cross_stitch_enabled else "baseline"
+        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
+        args.log_dir = os.path.join("tf_logs", NAME, f"{now}-{kind}-seed{args.seed}")
+    elif glob.glob(os.path.join(glob.escape(args.log_dir), "*tfevents*")) or os.path.exists(os.path.join(args.log_dir, "run.json")):
+        raise Failure(f"--log_dir {args.log_dir}: already holds a run; give another folder, or go on with --resume {args.log_dir}")
+    if args.pretrain_epoch >= args.n_epoch:
+        raise Failure(f"--pretrain_epoch {args.pretrain_epoch}: expected less than --n_epoch, {args.n_epoch}")
+    del args.resume
+    return args, resumed
+
+
+def main(argv=None):
+    """Runs the command line `argv` and returns the exit status: 0, or 1, 2 or 3 after one `error:` line."""
+    try:
+        args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
+        results = os.path.join(args.log_dir, "results.json")
+        if resumed and os.path.exists(results) and read_json(results)["epochs"] >= args.n_epoch:
+            print_results(read_json(results))
+        else:
+            train(args, resumed)
+        return 0
+    except Failure as failure:
+        message, status = failure, failure.status
+    except KeyboardInterrupt:
+        message, status = "interrupted before the first step", 130
+    except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
+        message, status = Failure(error), 1
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
