@@ -47,7 +47,7 @@ from keras import layers
 from tensorboard.plugins.hparams import api as hparams
 
 NAME = "fashion_mnist_multi_task_learning"
-ITEMS = "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle-boot".split()
+ITEMS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 TASKS = {  # task: (names of its classes, its class for each of the ten labels of the data set)
     "item": (ITEMS, range(10)),
     "group": (["Shoes", "For Women", "Other"], (2, 2, 2, 1, 2, 0, 1, 0, 1, 0)),
@@ -159,7 +159,7 @@ def prepare_data(args):
     for array in arrays:
         digest.update(repr(array.shape).encode())
         digest.update(array)
-    parts = {"test": (test_images, test_labels)}
+    parts = {"train": None, "test": (test_images, test_labels)}
     if args.validation_fraction:
         held_out = stratified(labels, args.validation_fraction, seed=0)  # the same garments for every --seed
         parts["validation"] = images[held_out], labels[held_out]
@@ -354,10 +354,15 @@ def choose_strategy():
     for gpu in tf.config.list_physical_devices("GPU"):
         tf.config.experimental.set_memory_growth(gpu, True)
     if "TF_CONFIG" in os.environ:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
-        resolver = strategy.cluster_resolver
-        first = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
-        return strategy, (resolver.task_type, resolver.task_id) == (first, 0)
+        try:
+            config = json.loads(os.environ["TF_CONFIG"])
+            first = "chief" if "chief" in config["cluster"] else "worker"
+            task = config["task"]["type"], config["task"]["index"]
+            config["cluster"][task[0]][task[1]]
+        except (ValueError, KeyError, IndexError, TypeError):
+            example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+            raise Failure(f"TF_CONFIG: expected {example}, got {os.environ['TF_CONFIG']}") from None
+        return tf.distribute.MultiWorkerMirroredStrategy(), task == (first, 0)
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
 
@@ -424,6 +429,8 @@ def train(args, resumed):
     when the loss is no longer finite, and SystemExit (130, 143) when a signal stopped the run, its state saved.
     """
     strategy, chief = choose_strategy()
+    if chief and not resumed:
+        refuse_log_dir(args.log_dir)
     keras.utils.set_random_seed(args.seed)
     tf.config.experimental.enable_op_determinism()
     parts, mean, deviation, data = prepare_data(args)
@@ -458,20 +465,19 @@ def train(args, resumed):
     optimizers = {"optimizer": optimizer, "unit_optimizer": unit_optimizer}
     with strategy.scope():
         checkpoint = tf.train.Checkpoint(network=variables, evaluated=evaluated, **optimizers)
-        step = restore_checkpoint(checkpoint, args.log_dir) if resumed else 0
-    writer = tf.summary.create_noop_writer()
-    if chief:
-        writer = open_run(args.log_dir, record, rewind_to=step if resumed else None)
+        step = restore_checkpoint(checkpoint, args.log_dir) if resumed else -1  # -1: nothing is saved yet
+    writer = open_run(args.log_dir, record, step) if chief else tf.summary.create_noop_writer()
+    new, step = step < 0, max(step, 0)
 
     def save():
-        if not all(np.isfinite(v).all() for v in variables):
+        if not all(np.isfinite(tf.convert_to_tensor(v)).all() for v in variables):
             raise Failure(f"step {step}: the weights are no longer finite; try a smaller --lr", 3)
         if chief:
             writer.flush()
             write_checkpoint(checkpoint, args.log_dir, step)
 
     def evaluate():
-        """Returns {part: {task: confusion matrix}} of the test and the validation part, and logs the accuracies."""
+        """Returns {part: {task: confusion matrix}} of the test and the validation part, and logs what is new."""
         found = {}
         for part in sorted(parts.keys() - {"train"}):
             batches = []
@@ -481,9 +487,13 @@ def train(args, resumed):
                 batch = tf.range(first, min(first + EVALUATION_BATCH, len(parts[part][0])), dtype=tf.int64)
                 batches.append([matrix.numpy() for matrix in evaluate_step(*parts[part], batch)])
             found[part] = dict(zip(args.tasks, map(sum, zip(*batches))))
-            for task, accuracy in accuracies(found[part]).items():
-                tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
-        evaluated.assign(step)
+        if evaluated < step:
+            for part, matrices in found.items():
+                for task, accuracy in accuracies(matrices).items():
+                    tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
+            if step == total:
+                summarise_confusion(found["test"])
+            evaluated.assign(step)
         return found
 
     stop, speeds, matrices = [], [], {}
@@ -491,11 +501,11 @@ def train(args, resumed):
     tf.summary.experimental.set_step(step)
     try:
         with writer.as_default():
-            if not resumed:
+            if new:
                 summarise_setting(args, data, train_step.graph)
                 summarise_units(units)
                 save()
-            elif evaluated < step and step % evaluate_every == 0:
+            elif step % evaluate_every == 0 and evaluated < step:
                 matrices = evaluate()  # the run was stopped in the midst of it
             for epoch in range(step // steps_per_epoch, args.n_epoch):
                 order = np.random.default_rng([args.seed, epoch]).permutation(len(images))
@@ -539,10 +549,8 @@ def train(args, resumed):
                     line = f"epoch {epoch + 1}/{args.n_epoch}  step {step}  loss {statistics.fmean(losses):.4f}  test"
                     line += "".join(f"  {task} {value:.4f}" for task, value in accuracy.items())
                     print(f"{line}  ({seconds:.1f} s, {speeds[-1]:,.0f} images/s)", flush=True)
-            matrices = matrices or evaluate()  # stopped between the last step and the results
-            if chief:
-                summarise_confusion(matrices["test"])
-                writer.flush()
+            matrices = matrices or evaluate()  # the run was stopped between its last step and its results
+            writer.flush()
     except Stopped:
         save()
         if chief:
@@ -599,7 +607,7 @@ def write_checkpoint(checkpoint, log_dir, step):
 
 
 def restore_checkpoint(checkpoint, log_dir):
-    """Reads the newest good checkpoint of the run into `checkpoint` and returns its step.
+    """Reads the newest good checkpoint of the run into `checkpoint`; returns its step, or -1 if none was begun.
 
     A damaged one, as its checksums tell, is passed over with a line that says so; raises Failure if none is good.
     """
@@ -611,31 +619,41 @@ def restore_checkpoint(checkpoint, log_dir):
             return int(prefix[-10:])
         except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
             print(f"{prefix} is damaged ({type(error).__name__}): trying the one before it", flush=True)
-    raise Failure(f"--resume {log_dir}: expected a whole checkpoint in its folder checkpoints, found none")
+    if paths:
+        raise Failure(f"--resume {log_dir}: all checkpoints in its folder are damaged, expected a whole one")
+    return -1
 
 
-def open_run(log_dir, record, rewind_to):
+def refuse_log_dir(log_dir):
+    """Raises Failure if `log_dir` already holds a run, or cannot be made or written."""
+    if any(name == "run.json" or "tfevents" in name for name in (os.path.isdir(log_dir) and os.listdir(log_dir)) or ()):
+        raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
+    folder = os.path.abspath(log_dir)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
+        raise Failure(f"--log_dir {log_dir}: expected a folder that can be written, {folder} is none")
+
+
+def open_run(log_dir, record, step):
     """Writes run.json into the run's folder and returns its summary writer.
 
-    A new run has `rewind_to` None. In a resumed one the event files keep the records up to that step alone, so
-    that no step stands there twice: each file is copied up to there, or to a torn record, and then replaced.
+    Event files that are there keep the records up to `step` alone, so that no step stands there twice: each is
+    copied up to there, or up to a record torn by the end of the process, and then replaced by its copy.
     """
-    try:
-        os.makedirs(log_dir, exist_ok=True)
-        write_json(os.path.join(log_dir, "run.json"), record)
-        for path in glob.glob(os.path.join(glob.escape(log_dir), "events.out.tfevents.*")):
-            copy = os.path.join(log_dir, "rewound")
-            with tf.io.TFRecordWriter(copy) as events:
-                try:
-                    for serialised in tf.data.TFRecordDataset(path):
-                        if tf.compat.v1.Event.FromString(serialised.numpy()).step <= rewind_to:
-                            events.write(serialised.numpy())
-                except tf.errors.DataLossError:
-                    pass  # torn when the process died: what follows is no record
-            os.replace(copy, path)
-        return tf.summary.create_file_writer(log_dir)
-    except OSError as error:
-        raise Failure(f"--log_dir {log_dir}: cannot be written ({error})") from None
+    os.makedirs(log_dir, exist_ok=True)
+    write_json(os.path.join(log_dir, "run.json"), record)
+    copy = os.path.join(log_dir, "rewound")
+    for path in glob.glob(os.path.join(glob.escape(log_dir), "events.out.tfevents.*")):
+        with tf.io.TFRecordWriter(copy) as events:
+            try:
+                for event in tf.data.TFRecordDataset(path).as_numpy_iterator():
+                    if tf.compat.v1.Event.FromString(event).step <= step:
+                        events.write(event)
+            except tf.errors.DataLossError:
+                pass
+        os.replace(copy, path)
+    return tf.summary.create_file_writer(log_dir)
 
 
 def write_json(path, content):
@@ -663,7 +681,7 @@ def refuse_difference(resumed, record):
         for key in keys:
             then, now = resumed[what].get(key), record[what][key]
             if then != now:
-                raise Failure(f"--resume: the run was begun with other {what}: {key} {then}, expected now, found {now}")
+                raise Failure(f"--resume: expected the {what} that the run was begun with, {key} {then}, found {now}")
 
 
 def markdown(table):
@@ -677,7 +695,7 @@ def summarise_setting(args, data, graph):
     tf.summary.text("arguments", markdown(vars(args)))
     tf.summary.text("data", markdown(data))
     values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}
-    metrics = [f"summary/accuracy_test", *(f"{task}/accuracy_test" for task in args.tasks)]
+    metrics = ["summary/accuracy_test", *(f"{task}/accuracy_test" for task in args.tasks)]
     hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
 
@@ -822,15 +840,13 @@ def parse_arguments(argv):
         for name, value in vars(args).items():
             then = getattr(before, name)
             if value != then and name != "data_dir" and not (name == "n_epoch" and value > then):
-                raise Failure(f"--resume {args.resume}: the run was begun with --{name} {then}, it cannot go on with {value}")
+                raise Failure(f"--resume {args.resume}: the run was begun with --{name} {then}, got {value}")
     elif args.log_dir is None:
         if "TF_CONFIG" in os.environ:
             raise Failure("--log_dir: required with TF_CONFIG, a folder that all workers see")
         kind = "single" if len(args.tasks) == 1 else "stitched" if args.cross_stitch_enabled else "baseline"
-        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d-%H%M%S")
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         args.log_dir = os.path.join("tf_logs", NAME, f"{now}-{kind}-seed{args.seed}")
-    elif glob.glob(os.path.join(glob.escape(args.log_dir), "*tfevents*")) or os.path.exists(os.path.join(args.log_dir, "run.json")):
-        raise Failure(f"--log_dir {args.log_dir}: already holds a run; give another folder, or go on with --resume {args.log_dir}")
     if args.pretrain_epoch >= args.n_epoch:
         raise Failure(f"--pretrain_epoch {args.pretrain_epoch}: expected less than --n_epoch, {args.n_epoch}")
     del args.resume
