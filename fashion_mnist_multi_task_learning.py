@@ -82,20 +82,20 @@ def read_idx(path, dimensions):
         raise Failure(f"{path}: no such file, expected one of Fashion-MNIST's four .gz files") from None
     except (OSError, EOFError, zlib.error) as error:
         raise Failure(f"{path}: not a whole gzip file ({error})") from None
-    header = np.frombuffer(content[: 4 + 4 * dimensions], ">u4")
-    if len(header) != 1 + dimensions or header[0] != 0x0800 + dimensions:
-        found = f"0x{header[0]:08x}" if len(header) else "nothing"
-        raise Failure(f"{path}: expected the magic number 0x{0x0800 + dimensions:08x}, found {found}")
-    shape, size = header[1:].tolist(), len(content) - 4 * len(header)
-    if size != math.prod(shape) or not size:
+    start = 4 + 4 * dimensions
+    magic, *shape = (int.from_bytes(content[i : i + 4], "big") for i in range(0, start, 4))
+    if magic != 0x0800 + dimensions:
+        raise Failure(f"{path}: expected the magic number 0x{0x0800 + dimensions:08x}, found 0x{magic:08x}")
+    size = len(content) - start
+    if size != math.prod(shape) or size < 1:
         raise Failure(f"{path}: expected {math.prod(shape)} bytes for the shape {shape}, found {size}")
-    return np.frombuffer(content, np.uint8, offset=4 * len(header)).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def read_folder(folder):
     """Returns images (n, height, width) and labels (n,) of the training and of the test part, uint8 each."""
     paths = [os.path.join(folder, f"{name}-ubyte.gz") for name in FILES]
-    arrays = [read_idx(path, 3 if "images" in path else 1) for path in paths]
+    arrays = [read_idx(path, dimensions) for path, dimensions in zip(paths, (3, 1, 3, 1))]
     for part in (0, 2):
         images, labels = arrays[part : part + 2]
         if len(images) != len(labels):

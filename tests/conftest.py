@@ -1,0 +1,139 @@
+"""What the tests share: the scripts as modules, a small data set of real garments, processes of their own."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def load(path):
+    """Returns the file `path` of the repository as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+sample = load("data/make_fashion_mnist_sample.py")
+
+
+def write_folder(folder, train, test):
+    """Writes (images, labels) of both parts as the four gzipped IDX files into `folder` and returns it."""
+    for name, (images, labels) in (("train", train), ("t10k", test)):
+        sample.write(folder / f"{name}-images-idx3-ubyte.gz", images)
+        sample.write(folder / f"{name}-labels-idx1-ubyte.gz", labels)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def script():
+    """The Fashion-MNIST script as a module."""
+    import fashion_mnist_multi_task_learning
+
+    return fashion_mnist_multi_task_learning
+
+
+@pytest.fixture(scope="session")
+def garments(script):
+    """The embedded sample: images (6000, 28, 28) and labels, images (1000, 28, 28) and labels."""
+    return script.read_folder(script.SAMPLE)
+
+
+@pytest.fixture(scope="session")
+def small(garments, tmp_path_factory):
+    """A folder with every tenth garment of the sample, cut to 8x8 pixels: 600 to train, 100 to test."""
+    parts = [(garments[i][::10, 2:26:3, 2:26:3], garments[i + 1][::10]) for i in (0, 2)]
+    return write_folder(tmp_path_factory.mktemp("small"), *parts)
+
+
+@pytest.fixture
+def run(script, small, tmp_path, capfd):
+    """A function that runs the script's main on the small garments, in this process.
+
+    It takes flags and returns the log folder, the exit status, and what was printed.
+    """
+
+    def run(*flags, **named):
+        flags = list(map(str, flags))
+        for name, value in {"data_dir": small, "log_dir": tmp_path / "run", **named}.items():
+            flags += [f"--{name}={value}"] if value is not None else []
+        capfd.readouterr()
+        try:
+            status = script.main(flags)
+        except SystemExit as stop:
+            status = stop.code
+        return Result(tmp_path / "run" if "log_dir" not in named else named["log_dir"], status, *capfd.readouterr())
+
+    return run
+
+
+class Result:
+    """A run that ended: its log folder, exit status, standard output and standard error."""
+
+    def __init__(self, log_dir, status, out, err):
+        self.log_dir, self.status, self.out, self.err = log_dir, status, out, err
+
+    def __repr__(self):
+        return f"status {self.status}\n{self.out}\n{self.err}"
+
+
+def start(path, *flags, environment=None, **options):
+    """Starts a script of the repository in a process of its own, its output in pipes, and returns the Popen."""
+    command = [sys.executable, str(ROOT / path), *map(str, flags)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env={**os.environ, **(environment or {})}, **{**pipes, **options})
+
+
+def finish(process, timeout=240):
+    """Waits for a process of `start` and returns its Result, the log folder unknown."""
+    out, err = process.communicate(timeout=timeout)
+    return Result(None, process.returncode, out, err)
+
+
+def read_events(log_dir):
+    """Returns {tag: [(step, value), ...]} of all event files of a run; values are NumPy arrays or bytes."""
+    import tensorflow as tf
+
+    found = {}
+    for path in sorted(Path(log_dir).glob("*tfevents*")):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, tf.make_ndarray(value.tensor)))
+    return found
+
+
+def checkpoint_arrays(prefix):
+    """Returns {name: array} of everything in a checkpoint."""
+    import tensorflow as tf
+
+    reader = tf.train.load_checkpoint(str(prefix))
+    names = [name for name in reader.get_variable_to_shape_map() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def last_checkpoint(log_dir):
+    """Returns the prefix of the newest checkpoint of a run."""
+    return max(Path(log_dir, "checkpoints").glob("*.index")).with_suffix("")
+
+
+def assert_same_run(one, other):
+    """Asserts that two runs end with the same bits: state, and scalars of everything but time."""
+    a, b = (checkpoint_arrays(last_checkpoint(log_dir)) for log_dir in (one, other))
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    a, b = read_events(one), read_events(other)
+    assert a.keys() == b.keys()
+    for tag in a:
+        if tag.startswith(("summary/", "item/", "group/", "cross_stitch/")):
+            assert [step for step, _ in a[tag]] == [step for step, _ in b[tag]], tag
+            for (step, x), (_, y) in zip(a[tag], b[tag]):
+                np.testing.assert_array_equal(x, y, err_msg=f"{tag} at step {step}")

@@ -1,0 +1,136 @@
+"""Bad input ends in one clear line, exit status 2, and nothing touched."""
+
+import json
+import os
+
+import pytest
+from conftest import finish, start
+
+BAD = {
+    "--lr nan": "--lr: expected a number in (0, inf), got 'nan'",
+    "--lr 0": "--lr: expected a number in (0, inf), got '0'",
+    "--lr inf": "--lr: expected a number in (0, inf), got 'inf'",
+    "--lr fast": "--lr: expected a number in (0, inf), got 'fast'",
+    "--n_epoch 0": "--n_epoch: expected a whole number in [1, inf), got '0'",
+    "--n_epoch 1.5": "--n_epoch: expected a whole number in [1, inf), got '1.5'",
+    "--n_batch_size 0": "--n_batch_size: expected a whole number in [1, inf), got '0'",
+    "--n_batch_size 601": "--n_batch_size 601: expected at most the 600 training images",
+    "--reg_lambda -1": "--reg_lambda: expected a number in [0, inf), got '-1'",
+    "--keep_prob 0": "--keep_prob: expected a number in (0, 1], got '0'",
+    "--keep_prob 1.5": "--keep_prob: expected a number in (0, 1], got '1.5'",
+    "--cross_stitch_enabled maybe": "--cross_stitch_enabled: expected True or False, got 'maybe'",
+    "--cross_stitch_unit pixel": "--cross_stitch_unit: invalid choice: 'pixel'",
+    "--cross_stitch_init 0": "--cross_stitch_init: expected a number in (0, 1], got '0'",
+    "--cross_stitch_init 1.1": "--cross_stitch_init: expected a number in (0, 1], got '1.1'",
+    "--cross_stitch_lr_scale 0": "--cross_stitch_lr_scale: expected a number in (0, inf), got '0'",
+    "--pretrain_epoch -1": "--pretrain_epoch: expected a whole number in [0, inf), got '-1'",
+    "--pretrain_epoch 30": "--pretrain_epoch 30: expected less than --n_epoch, 30",
+    "--tasks item,shoe": "--tasks: expected some of item,group, each once, got 'item,shoe'",
+    "--tasks item,item": "--tasks: expected some of item,group, each once, got 'item,item'",
+    "--tasks=": "--tasks: expected some of item,group, each once, got ''",
+    "--train_fraction 0": "--train_fraction: expected a number in (0, 1], got '0'",
+    "--train_fraction 0.01": "--n_batch_size 128: expected at most the 10 training images",
+    "--validation_fraction 1": "--validation_fraction: expected a number in [0, 1), got '1'",
+    "--validation_fraction 0.999": "--validation_fraction 0.999: nothing left to train on",
+    "--seed -1": "--seed: expected a whole number in [0, 4294967295], got '-1'",
+    "--log_every 0": "--log_every: expected a whole number in [1, inf), got '0'",
+    "--eval_every -1": "--eval_every: expected a whole number in [0, inf), got '-1'",
+    "--checkpoint_every x": "--checkpoint_every: expected a whole number in [0, inf), got 'x'",
+    "--learning_rate 1": "unrecognized arguments: --learning_rate 1",
+    "--n_epo 1": "unrecognized arguments: --n_epo 1",
+    "--lr": "--lr: expected one argument",
+}
+
+
+@pytest.mark.parametrize("flags", BAD)
+def test_bad_flag(run, flags):
+    result = run(*flags.split())
+    assert result.status == 2
+    assert result.err.splitlines()[-1].startswith(f"error: {BAD[flags]}")
+    assert "Traceback" not in result.err and "usage:" not in result.err
+    assert not result.log_dir.exists()
+
+
+def test_bad_data_folder(run, tmp_path):
+    for folder, expected in (
+        (tmp_path / "absent", "no such folder"),
+        (tmp_path, "train-images-idx3-ubyte.gz: no such"),
+    ):
+        result = run(data_dir=folder)
+        assert result.status == 2 and str(folder) in result.err and expected in result.err.splitlines()[-1]
+        assert not result.log_dir.exists()
+
+
+def test_log_folder_that_cannot_be_made(run, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    result = run(log_dir=tmp_path / "file" / "run")
+    assert result.status == 2
+    assert result.err.splitlines()[-1].startswith(f"error: --log_dir {tmp_path}/file/run: expected a folder")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_log_folder_that_holds_a_run(run, tmp_path):
+    for name in ("run.json", "events.out.tfevents.1"):
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir()
+        (folder / name).write_text("a run")
+        result = run(log_dir=folder)
+        assert result.status == 2 and f"--log_dir {folder}: already holds a run" in result.err.splitlines()[-1]
+        assert os.listdir(folder) == [name] and (folder / name).read_text() == "a run"
+
+
+def test_bad_tf_config(run, monkeypatch):
+    for text in ("", "workers", "[]", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'):
+        monkeypatch.setenv("TF_CONFIG", text)
+        result = run()
+        assert result.status == 2 and result.err.splitlines()[-1].startswith("error: TF_CONFIG: expected")
+        assert not result.log_dir.exists()
+    assert run(log_dir=None).err.splitlines()[-1].startswith("error: --log_dir: required with TF_CONFIG")
+
+
+def test_resume_of_what_is_no_run(run, tmp_path):
+    content = {
+        "absent": None,
+        "empty": "",
+        "no JSON": "{",
+        "a list": "[]",
+        "no arguments": json.dumps({"data": {}}),
+    }
+    for name, text in content.items():
+        (tmp_path / name).mkdir()
+        if text is not None:
+            (tmp_path / name / "run.json").write_text(text)
+        result = run("--resume", tmp_path / name, log_dir=None, data_dir=None)
+        assert result.status == 2
+        assert result.err.splitlines()[-1].startswith(f"error: {tmp_path}/{name}/run.json: expected the JSON file")
+
+
+@pytest.mark.parametrize("word", ["True", "true", "YES", "1"])
+def test_words_for_true(script, word):
+    assert script.boolean(word) is True
+
+
+@pytest.mark.parametrize("word", ["False", "false", "no", "0"])
+def test_words_for_false(script, word):
+    assert script.boolean(word) is False
+
+
+def test_default_log_folder_tells_the_experiment(script):
+    for flags, kind in (([], "stitched"), (["--cross_stitch_enabled=no"], "baseline"), (["--tasks=item"], "single")):
+        args, _ = script.parse_arguments([*flags, "--seed=3"])
+        folder, run = os.path.split(args.log_dir)
+        assert folder == "tf_logs/fashion_mnist_multi_task_learning" and run.endswith(f"-{kind}-seed3")
+
+
+def test_defaults_of_the_original(script):
+    args, _ = script.parse_arguments([])
+    original = {"lr": 0.001, "n_epoch": 30, "n_batch_size": 128, "reg_lambda": 1e-5, "keep_prob": 0.8}
+    assert original.items() <= vars(args).items() and args.cross_stitch_enabled is True
+
+
+@pytest.mark.slow
+def test_bad_flag_in_a_process_of_its_own(tmp_path):
+    result = finish(start("fashion_mnist_multi_task_learning.py", "--keep_prob", "0", cwd=tmp_path))
+    assert result.status == 2 and result.out == ""
+    assert result.err.splitlines()[-1] == "error: --keep_prob: expected a number in (0, 1], got '0'"
+    assert "Traceback" not in result.err and os.listdir(tmp_path) == []

@@ -1,0 +1,206 @@
+"""The network against hand-computed counts, a NumPy forward pass, and Keras's own layers."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+TASKS = ["item", "group"]
+MEAN, DEVIATION = np.full((28, 28, 1), 72.9), np.full((28, 28, 1), 90.0)
+
+
+def build(script, tasks=TASKS, unit="channel", init=1.0, seed=0, keep_prob=0.8, size=28):
+    keras.utils.set_random_seed(seed)
+    return script.build_network(tasks, MEAN[:size, :size], DEVIATION[:size, :size], unit, init, keep_prob)
+
+
+def garment_batch(garments, n=8):
+    return garments[0][:n, ..., None]
+
+
+def test_parameter_count(script):
+    conv = 3 * 3 * 1 * 32 + 2 * 32 + 3 * 3 * 32 * 64 + 2 * 64  # kernels; gamma and beta
+    dense = 7 * 7 * 64 * 1024 + 2 * 1024
+    baseline = 2 * (conv + dense) + (1024 * 10 + 10) + (1024 * 3 + 3)
+    units = 2 * 2 * (32 + 64 + 1024)
+    assert (baseline, baseline + units) == (6_477_773, 6_482_253)
+
+    def count(network):
+        return sum(int(np.prod(v.shape)) for v in network.trainable_variables)
+
+    assert count(build(script, unit=None)) == baseline
+    assert count(build(script, unit="channel")) == baseline + units
+    assert count(build(script, unit="layer")) == baseline + 3 * 4
+    assert count(build(script, tasks=["item"])) == conv + dense + 1024 * 10 + 10
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("kind", ["channel", "layer"])
+def test_identity_units_are_exactly_the_baseline(script, garments, kind, training):
+    images = garment_batch(garments)
+    stitched, baseline = (build(script, unit=unit)(images, training=training) for unit in (kind, None))
+    for task in TASKS:
+        np.testing.assert_array_equal(stitched[task], baseline[task])
+
+
+def test_units_follow_pools_and_dense_layers(script):
+    network = build(script)
+    shapes = {layer.name: layer.alpha.shape for layer in network.layers if isinstance(layer, script.CrossStitch)}
+    assert shapes == {"pool_1": (2, 2, 32), "pool_2": (2, 2, 64), "fc_3": (2, 2, 1024)}
+
+
+def forward_by_numpy(network, images, tasks):
+    """The design's layers in float64 NumPy, in the order of the paper: conv, BN, ReLU, pool."""
+    weights = {v.path: np.float64(v.numpy()) for v in network.variables if "seed" not in v.path}
+
+    def batch_norm(x, name):
+        gamma, beta, mean, variance = (
+            weights[f"{name}/{kind}"] for kind in ("gamma", "beta", "moving_mean", "moving_variance")
+        )
+        return (x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
+
+    def stitch(columns, name):
+        alpha = weights[f"{name}/alpha"]
+        return [sum(alpha[i, j] * x for j, x in enumerate(columns)) for i in range(len(columns))]
+
+    columns = [(images - MEAN) / DEVIATION for _ in tasks]
+    for level in (1, 2):
+        for t, task in enumerate(tasks):
+            x, kernel = columns[t], weights[f"{task}_conv_{level}/kernel"]
+            padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+            x = np.maximum(batch_norm(np.einsum("nyxcij,ijcd->nyxd", windows, kernel), f"{task}_bn_{level}"), 0)
+            n, height, width, channels = x.shape
+            columns[t] = x.reshape(n, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+        columns = stitch(columns, f"pool_{level}")
+    for t, task in enumerate(tasks):
+        x = columns[t].reshape(len(images), -1) @ weights[f"{task}_fc_3/kernel"]
+        columns[t] = np.maximum(batch_norm(x, f"{task}_bn_3"), 0)
+    columns = stitch(columns, "fc_3")
+    return {task: x @ weights[f"{task}/kernel"] + weights[f"{task}/bias"] for task, x in zip(tasks, columns)}
+
+
+def test_equals_a_forward_pass_in_numpy(script, garments):
+    network = build(script)
+    rng = np.random.default_rng(0)
+    for v in network.variables:  # no weight may be at a value that hides a mistake, as 0 and 1 do
+        if v.name in ("alpha", "gamma", "beta", "bias", "moving_mean"):
+            v.assign(rng.normal(size=v.shape))
+        elif v.name == "moving_variance":
+            v.assign(rng.uniform(0.5, 2, size=v.shape))
+    images = garment_batch(garments)
+    expected = forward_by_numpy(network, images, TASKS)
+    for task, logits in network(images, training=False).items():
+        np.testing.assert_allclose(logits, expected[task], rtol=1e-3, atol=1e-3 * np.abs(expected[task]).max())
+
+
+def test_l2_touches_kernels_and_nothing_else(script):
+    network = build(script, unit="channel", init=0.9)
+    kernels = [v for v in network.trainable_variables if v.name == "kernel"]
+    assert sorted(v.path for v in kernels) == sorted(
+        f"{name}/kernel" for t in TASKS for name in (f"{t}_conv_1", f"{t}_conv_2", f"{t}_fc_3", t)
+    )
+    expected = sum(0.5 * np.sum(np.float64(v.numpy()) ** 2) for v in kernels)
+    with tf.GradientTape() as tape:
+        penalty = script.l2_regularisation(network)
+    np.testing.assert_allclose(penalty, expected, rtol=1e-5)
+    values = [v.value for v in network.trainable_variables]
+    for v, gradient in zip(network.trainable_variables, tape.gradient(penalty, values)):
+        if v.name == "kernel":
+            np.testing.assert_allclose(gradient, v.value, rtol=1e-6)
+        else:
+            assert gradient is None
+
+
+def test_initialisation_is_he(script):
+    for name, fan_in in (("item_conv_2", 9 * 32), ("group_fc_3", 3136)):
+        kernel = build(script).get_layer(name).kernel.numpy()
+        assert abs(kernel.std() / np.sqrt(2 / fan_in) - 1) < 0.03
+
+
+@pytest.mark.parametrize("shape", [(16, 6, 6, 5), (16, 9)])
+def test_batch_norm_equals_that_of_keras(script, shape):
+    ours, keras_layer = script.BatchNormalization(), keras.layers.BatchNormalization()
+    rng = np.random.default_rng(0)
+    for layer in (ours, keras_layer):
+        layer.build(shape)
+        layer.set_weights([np.linspace(low, 2, shape[-1]) for low in (0.5, -1, -2, 0.7)])
+    for training in (True, True, False):
+        x = tf.constant(rng.normal(2, 3, size=shape), tf.float32)
+        results = []
+        for layer in (ours, keras_layer):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x, training=training)
+                loss = tf.reduce_sum(y**3)
+            results.append([y, *tape.gradient(loss, [x, layer.gamma.value, layer.beta.value]), *layer.get_weights()])
+        for a, b in zip(*results):
+            np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
+
+
+def test_standardisation_is_part_of_the_network(script, garments):
+    standardise = build(script).get_layer("standardise")
+    images = garment_batch(garments)
+    np.testing.assert_allclose(standardise(images), (images - MEAN) / DEVIATION, atol=1e-5)
+
+
+def test_dropout_keeps_what_keep_prob_says(script, garments):
+    layer = build(script, keep_prob=0.8).get_layer("item_dropout")
+    kept = layer(np.ones((100, 1024), np.float32), training=True).numpy()
+    assert set(np.unique(kept)) == {0, np.float32(1 / 0.8)}
+    assert abs((kept > 0).mean() - 0.8) < 0.01
+
+
+def test_one_step_of_training_by_hand(script, garments):
+    """Loss, gradients and Adam's first step, against an eager tape and the formula of the optimizer's paper."""
+    lr, scale, reg_lambda = 0.01, 10, 1e-3
+    images, labels = garments[0][..., None], np.stack([garments[1], garments[1] % 3], axis=1).astype(np.int64)
+    batch = np.arange(0, 6000, 300)
+    network, twin = build(script, init=0.9, keep_prob=1.0), build(script, init=0.9, keep_prob=1.0)
+    before = [v.numpy() for v in twin.trainable_variables]
+    with tf.GradientTape() as tape:
+        logits = twin(images[batch], training=True)
+        loss = 0
+        for t, task in enumerate(TASKS):
+            log_softmax = logits[task] - tf.reduce_logsumexp(logits[task], axis=1, keepdims=True)
+            loss -= tf.reduce_mean(tf.gather(log_softmax, labels[batch, t], batch_dims=1))
+        for v in twin.trainable_variables:
+            if "kernel" in v.path:
+                loss += reg_lambda * 0.5 * tf.reduce_sum(v.value**2)
+    gradients = tape.gradient(loss, [v.value for v in twin.trainable_variables])
+
+    adams = [tf.compat.v1.train.AdamOptimizer(lr * factor) for factor in (1, scale)]
+    step = script.make_train_step(tf.distribute.get_strategy(), network, *adams, reg_lambda)
+    numbers = step(tf.constant(images), tf.constant(labels), tf.constant(batch)).numpy()
+    np.testing.assert_allclose(numbers[:3].sum(), loss, rtol=1e-5)
+    hits = [np.mean(np.argmax(logits[task], axis=1) == labels[batch, t]) for t, task in enumerate(TASKS)]
+    np.testing.assert_allclose(numbers[3:], hits, atol=1e-6)
+    for v, w, g in zip(network.trainable_variables, before, gradients):
+        rate = lr * scale if v.name == "alpha" else lr
+        expected = -rate * g / (np.abs(g) + 1e-8 / np.sqrt(1 - 0.999))  # Kingma and Ba, the first step
+        solid = np.abs(g) > 1e-5  # below, rounding decides the sign
+        np.testing.assert_allclose((v.numpy() - w)[solid], expected[solid], rtol=0.02)
+
+
+def test_without_unit_optimizer_the_units_stay(script, garments):
+    network = build(script)
+    adam = tf.compat.v1.train.AdamOptimizer(0.01)
+    step = script.make_train_step(tf.distribute.get_strategy(), network, adam, None, 0.0)
+    labels = np.stack([garments[1], garments[1] % 3], axis=1).astype(np.int64)
+    before = network.get_layer("item_fc_3").kernel.numpy()
+    step(tf.constant(garments[0][..., None]), tf.constant(labels), tf.range(32, dtype=tf.int64))
+    assert np.abs(network.get_layer("item_fc_3").kernel.numpy() - before).max() > 0.001
+    for name in ("pool_1", "pool_2", "fc_3"):
+        np.testing.assert_array_equal(network.get_layer(name).mixing(), np.eye(2))
+
+
+def test_the_fused_kernels_are_in_the_graph(script):
+    """What makes the training fast: the fused batch norm and Adam, and L2 by the kernel made for it."""
+    network = build(script)
+    adams = [tf.compat.v1.train.AdamOptimizer(0.01) for _ in range(2)]
+    step = script.make_train_step(tf.distribute.get_strategy(), network, *adams, 1e-5)
+    specs = [tf.TensorSpec((None, 28, 28, 1), tf.uint8)] + [tf.TensorSpec(s, tf.int64) for s in ((None, 2), (None,))]
+    kinds = [op.type for op in step.get_concrete_function(*specs).graph.get_operations()]
+    assert kinds.count("ResourceApplyAdam") == len(network.trainable_variables)
+    assert kinds.count("FusedBatchNormV3") == 6
+    assert kinds.count("L2Loss") == 8
