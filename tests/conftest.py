@@ -47,9 +47,12 @@ def garments(script):
 
 
 @pytest.fixture(scope="session")
-def small(garments, tmp_path_factory):
-    """A folder with every tenth garment of the sample, cut to 8x8 pixels: 600 to train, 100 to test."""
-    parts = [(garments[i][::10, 2:26:3, 2:26:3], garments[i + 1][::10]) for i in (0, 2)]
+def small(script, garments, tmp_path_factory):
+    """A folder with a tenth of each class of the sample, cut to 8x8 pixels: 600 to train, 100 to test."""
+    parts = []
+    for images, labels in (garments[:2], garments[2:]):
+        kept = script.stratified(labels, 0.1, seed=0)
+        parts.append((images[kept, 2:26:3, 2:26:3], labels[kept]))
     return write_folder(tmp_path_factory.mktemp("small"), *parts)
 
 

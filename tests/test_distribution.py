@@ -1,0 +1,112 @@
+"""The same run on one device, on four of one machine, and on two machines, as processes on loopback."""
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, checkpoint_arrays, finish, last_checkpoint, read_events, start
+
+pytestmark = pytest.mark.slow
+SCRIPT = "fashion_mnist_multi_task_learning.py"
+# 600 images: batches of 199 leave 3 for the last one, less than four devices. Adam divides by the size of the
+# gradient, so at the usual rate rounding grows without bound where the gradient is all but zero; at this one it
+# stays small, and the weights still move by 24 times the tolerance.
+FLAGS = {"n_epoch": 6, "n_batch_size": 199, "lr": 1e-5, "keep_prob": 1, "log_every": 1, "cross_stitch_init": 0.9}
+
+
+def flags(small, log_dir, **changed):
+    return [f"--{k}={v}" for k, v in {**FLAGS, "data_dir": small, "log_dir": log_dir, **changed}.items()]
+
+
+def start_workers(*arguments):
+    """Starts two workers of one cluster on loopback with the same arguments, the chief first."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    cluster = {"worker": [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]}
+    for s in sockets:
+        s.close()
+    configs = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
+    return [start(SCRIPT, *arguments, environment={"TF_CONFIG": config}) for config in configs]
+
+
+@pytest.fixture(scope="module")
+def alone(small, tmp_path_factory):
+    """The log folder of the run by one process on one device."""
+    log_dir = tmp_path_factory.mktemp("alone") / "run"
+    result = finish(start(SCRIPT, *flags(small, log_dir)))
+    assert result.status == 0, result
+    return log_dir
+
+
+def assert_nearly_same_run(one, other, tolerance=1e-5):
+    """Asserts that weights, moving statistics, and Adam's mean gradients (which show a wrong scale) agree."""
+    a, b = (checkpoint_arrays(last_checkpoint(log_dir)) for log_dir in (one, other))
+    assert a.keys() == b.keys() and len(a) > 90
+    for name in a:
+        if a[name].dtype == np.float32 and not name.endswith("/v/.ATTRIBUTES/VARIABLE_VALUE"):
+            scale = np.abs(a[name]).max() * 100 if "/m/" in name else 1
+            np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=tolerance * scale, err_msg=name)
+    a, b = read_events(one), read_events(other)
+    assert a.keys() == b.keys()
+    for tag in ("summary/loss_total", "item/loss", "summary/accuracy_train", "summary/accuracy_test"):
+        assert [step for step, _ in a[tag]] == [step for step, _ in b[tag]], tag
+        np.testing.assert_allclose([v for _, v in a[tag]], [v for _, v in b[tag]], atol=tolerance * 10, err_msg=tag)
+    sums = [[np.sum([int(n) for n in re.findall(r"\d+", str(x["group/confusion_matrix"][-1][1]))])] for x in (a, b)]
+    assert sums == [[100], [100]]  # every test image counted once
+
+
+FOUR_DEVICES = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+import fashion_mnist_multi_task_learning as script
+sys.exit(script.main())
+"""
+
+
+def test_four_devices(small, alone, tmp_path):
+    command = [sys.executable, "-c", FOUR_DEVICES, *flags(small, tmp_path / "run")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    assert "on 4 devices" in result.stdout
+    assert_nearly_same_run(alone, tmp_path / "run")
+
+
+def test_two_workers(small, alone, tmp_path):
+    log_dir = tmp_path / "run"
+    chief, other = (finish(process) for process in start_workers(*flags(small, log_dir)))
+    assert (chief.status, other.status) == (0, 0), (chief, other)
+    assert "on 2 devices" in chief.out and "overall" in chief.out and other.out == ""
+    assert len(list(log_dir.glob("*tfevents*"))) == 1
+    assert_nearly_same_run(alone, log_dir)
+
+
+def test_a_lost_worker_ends_the_others_and_all_resume(small, tmp_path):
+    whole, log_dir = tmp_path / "whole", tmp_path / "run"
+    long = {"n_epoch": 30, "n_batch_size": 100, "keep_prob": 0.8}
+    for process in start_workers(*flags(small, whole, **long)):
+        assert finish(process).status == 0
+    for lost in (1, 0):
+        arguments = ["--resume", log_dir] if log_dir.exists() else flags(small, log_dir, **long)
+        workers = start_workers(*arguments)
+        seen = len(list(log_dir.glob("checkpoints/*.index"))) and last_checkpoint(log_dir)
+        while workers[0].poll() is None and (
+            not log_dir.exists() or not list(log_dir.glob("checkpoints/*.index")) or last_checkpoint(log_dir) == seen
+        ):
+            time.sleep(0.05)
+        workers[lost].kill()
+        killed = time.monotonic()
+        left = finish(workers[1 - lost])
+        print(f"worker {lost} killed; the other ended after {time.monotonic() - killed:.0f} s")
+        workers[lost].communicate()
+        assert time.monotonic() - killed < 180
+        assert left.status == 1 and left.err.splitlines()[-1].startswith("error: "), left
+    for process in start_workers("--resume", log_dir):
+        result = finish(process)
+        assert result.status == 0, result
+    assert_nearly_same_run(whole, log_dir, tolerance=0)

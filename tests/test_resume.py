@@ -1,0 +1,294 @@
+"""Runs that are stopped, killed or damaged, and go on as if nothing had happened."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Result, assert_same_run, finish, last_checkpoint, read_events, start
+
+SCRIPT = "fashion_mnist_multi_task_learning.py"
+FLAGS = {"n_batch_size": 40, "log_every": 1, "eval_every": 7, "checkpoint_every": 4, "cross_stitch_init": 0.9}
+
+
+def begin(small, log_dir, n_epoch, **options):
+    flags = {**FLAGS, "n_epoch": n_epoch, "data_dir": small, "log_dir": log_dir}
+    return start(SCRIPT, *[f"--{name}={value}" for name, value in flags.items()], **options)
+
+
+def wait_for(process, condition, seconds=60):
+    """Waits until `condition` holds, the process running; returns whether it still ran then."""
+    deadline = time.monotonic() + seconds
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    return process.poll() is None
+
+
+def steps_saved(log_dir):
+    return [int(path.stem[5:]) for path in sorted(Path(log_dir, "checkpoints").glob("step-*.index"))]
+
+
+def half_written(log_dir):
+    """Whether a checkpoint is being written: its data are there and its index is not."""
+    names = os.listdir(Path(log_dir, "checkpoints"))
+    return any(n.split(".")[0] + ".index" not in names for n in names)
+
+
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    """The log folder of a run of 40 epochs that nothing stopped."""
+    log_dir = tmp_path_factory.mktemp("whole") / "run"
+    result = finish(begin(small, log_dir, 40))
+    assert result.status == 0, result
+    return log_dir
+
+
+@pytest.mark.slow
+def test_ten_kills(small, whole, tmp_path):
+    """kill -9 at ten moments, half of them inside the writing of a checkpoint, and the run ends with the same bits."""
+    log_dir, moments, kills, written = tmp_path / "run", random.Random(0), 0, 0
+    process = begin(small, log_dir, 40)
+    while kills < 10:
+        before = max(steps_saved(log_dir), default=-1) if log_dir.exists() else -1
+        running = wait_for(process, lambda: max(steps_saved(log_dir), default=-1) > before)
+        if running and kills % 2:
+            running = wait_for(process, lambda: half_written(log_dir))
+            written += running
+        elif running:
+            time.sleep(moments.uniform(0, 0.3))
+        assert running and process.poll() is None, finish(process)
+        process.kill()
+        process.communicate()
+        kills += 1
+        process = start(SCRIPT, "--resume", log_dir)
+    result = finish(process)
+    assert result.status == 0 and written == 5, result
+    assert_same_run(whole, log_dir)
+    assert read_events(whole).keys() == read_events(log_dir).keys()
+    one, other = (json.loads((folder / "results.json").read_text()) for folder in (whole, log_dir))
+    assert one["test"] == other["test"] and one["cross_stitch"] == other["cross_stitch"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals(small, whole, tmp_path, number, status):
+    log_dir = tmp_path / "run"
+    process = begin(small, log_dir, 40)
+    assert wait_for(process, lambda: log_dir.exists() and max(steps_saved(log_dir), default=0) > 5)
+    asked = time.monotonic()
+    process.send_signal(number)
+    result = finish(process)
+    assert time.monotonic() - asked < 5
+    assert result.status == status and "Traceback" not in result.err
+    assert result.out.splitlines()[-1].endswith(f"go on with: --resume {log_dir}")
+    stopped = int(result.out.splitlines()[-1].split()[3])
+    assert steps_saved(log_dir)[-1] == stopped
+    result = finish(start(SCRIPT, "--resume", log_dir))
+    assert result.status == 0, result
+    assert_same_run(whole, log_dir)
+
+
+@pytest.mark.slow
+def test_interrupt_before_the_first_step(small, tmp_path):
+    process = begin(small, tmp_path / "run", 40)
+    time.sleep(6)  # TensorFlow is being loaded, or the network built
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert result.status in (130, -signal.SIGINT), result
+
+
+def small_run(run, **changed):
+    return run(**{"n_epoch": 3, "n_batch_size": 200, "log_every": 1, **changed})
+
+
+def go_on(run, log_dir, **changed):
+    return run("--resume", log_dir, **{"log_dir": None, "data_dir": None, **changed})
+
+
+def test_finished_run_shows_its_table_again(run):
+    first = small_run(run)
+    before = {path: path.read_bytes() for path in first.log_dir.rglob("*") if path.is_file()}
+    again = go_on(run, first.log_dir)
+    assert again.status == 0
+    assert again.out.splitlines() == first.out.splitlines()[-len(again.out.splitlines()) :]
+    assert "overall" in again.out
+    assert before == {path: path.read_bytes() for path in first.log_dir.rglob("*") if path.is_file()}
+
+
+def test_more_epochs(run, tmp_path):
+    straight = small_run(run, n_epoch=4, log_dir=tmp_path / "straight")
+    short = small_run(run, n_epoch=2, log_dir=tmp_path / "longer")
+    longer = go_on(run, short.log_dir, n_epoch=4)
+    assert (straight.status, short.status, longer.status) == (0, 0, 0)
+    assert json.loads((tmp_path / "longer" / "results.json").read_text())["epochs"] == 4
+    assert json.loads((tmp_path / "longer" / "run.json").read_text())["arguments"]["n_epoch"] == 4
+    longer_events, straight_events = (read_events(tmp_path / name) for name in ("longer", "straight"))
+    assert [s for s, _ in longer_events["summary/loss_total"]] == list(range(1, 13))
+    assert longer_events["summary/loss_total"] == straight_events["summary/loss_total"]
+
+
+def test_killed_before_the_first_checkpoint(run, tmp_path):
+    first = small_run(run)
+    shutil.rmtree(first.log_dir / "checkpoints")
+    (first.log_dir / "results.json").unlink()
+    again = go_on(run, first.log_dir)
+    assert again.status == 0
+    assert [step for step, _ in read_events(first.log_dir)["summary/loss_total"]] == list(range(1, 10))
+
+
+def test_results_written_anew_without_a_second_evaluation_in_the_events(run):
+    first = small_run(run)
+    results = first.log_dir / "results.json"
+    before = json.loads(results.read_text())
+    results.unlink()
+    assert go_on(run, first.log_dir).status == 0
+    after = json.loads(results.read_text())
+    assert before["test"] == after["test"] and before["steps"] == after["steps"]
+    assert [step for step, _ in read_events(first.log_dir)["summary/accuracy_test"]] == [3, 6, 9]
+
+
+@pytest.mark.parametrize(
+    "flag, value, then",
+    [("lr", "0.01", "0.001"), ("n_epoch", "2", "3"), ("tasks", "item", "['item', 'group']"), ("seed", "1", "0")],
+)
+def test_another_experiment_is_refused(run, flag, value, then):
+    first = small_run(run)
+    (first.log_dir / "results.json").unlink()
+    before = {path: path.read_bytes() for path in first.log_dir.rglob("*") if path.is_file()}
+    result = go_on(run, first.log_dir, **{flag: value})
+    assert result.status == 2
+    expected = f"error: --resume {first.log_dir}: the run was begun with --{flag} {then}, got"
+    assert result.err.splitlines()[-1].startswith(expected)
+    assert before == {path: path.read_bytes() for path in first.log_dir.rglob("*") if path.is_file()}
+
+
+def test_data_may_move_but_not_change(run, script, small, tmp_path):
+    first = small_run(run)
+    (first.log_dir / "results.json").unlink()
+    shutil.copytree(small, tmp_path / "moved")
+    assert go_on(run, first.log_dir, data_dir=tmp_path / "moved").status == 0
+    (first.log_dir / "results.json").unlink()
+    result = go_on(run, first.log_dir, data_dir=script.SAMPLE)
+    assert result.status == 2 and "--resume: expected the data that the run was begun with" in result.err
+
+
+def test_other_libraries_are_refused(run):
+    first = small_run(run)
+    record = json.loads((first.log_dir / "run.json").read_text())
+    record["versions"]["tensorflow"] = "1.15.0"
+    (first.log_dir / "run.json").write_text(json.dumps(record))
+    (first.log_dir / "results.json").unlink()
+    result = go_on(run, first.log_dir)
+    assert result.status == 2 and "tensorflow 1.15.0" in result.err.splitlines()[-1]
+
+
+def damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "zeroed":
+        middle = len(content) // 2
+        content[middle : middle + 4096] = bytes(len(content[middle : middle + 4096]))
+        path.write_bytes(content)
+    elif how == "replaced":
+        path.write_bytes(b"PK\x03\x04 not a checkpoint, and nothing of it is run")
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "zeroed", "replaced", "missing"])
+@pytest.mark.parametrize("suffix", [".data-00000-of-00001", ".index"])
+def test_a_damaged_checkpoint_is_passed_over(run, tmp_path, how, suffix):
+    whole = small_run(run, log_dir=tmp_path / "whole")
+    hurt = small_run(run, log_dir=tmp_path / "hurt")
+    (hurt.log_dir / "results.json").unlink()
+    newest = last_checkpoint(hurt.log_dir)
+    damage(Path(f"{newest}{suffix}"), how)
+    result = go_on(run, hurt.log_dir)
+    assert result.status == 0, result
+    assert (how, suffix) == ("missing", ".index") or f"{newest} is damaged" in result.out
+    assert_same_run(whole.log_dir, hurt.log_dir)
+
+
+def test_no_good_checkpoint_is_an_error(run):
+    first = small_run(run)
+    (first.log_dir / "results.json").unlink()
+    for path in (first.log_dir / "checkpoints").glob("*.data*"):
+        damage(path, "truncated")
+    result = go_on(run, first.log_dir)
+    assert result.status == 2
+    expected = f"error: --resume {first.log_dir}: all checkpoints in its folder are damaged, expected a whole one"
+    assert result.err.splitlines()[-1] == expected
+
+
+def test_torn_event_file(run, tmp_path):
+    whole = small_run(run, log_dir=tmp_path / "whole")
+    torn = small_run(run, log_dir=tmp_path / "torn")
+    for path in torn.log_dir.glob("checkpoints/step-0000000009*"):
+        path.unlink()
+    (torn.log_dir / "results.json").unlink()
+    (events,) = torn.log_dir.glob("*tfevents*")
+    events.write_bytes(events.read_bytes()[:-20])
+    assert go_on(run, torn.log_dir).status == 0
+    assert_same_run(whole.log_dir, torn.log_dir)
+
+
+def test_loss_that_is_not_finite(run):
+    result = small_run(run, lr=1e30, n_epoch=5)
+    assert result.status == 3
+    line = result.err.splitlines()[-1]
+    assert line.startswith("error: step ") and "no longer finite" in line
+    assert steps_saved(result.log_dir)  # step 0 at least
+    result = go_on(run, result.log_dir)
+    assert result.status == 3  # the checkpoint was good, and the run ends where it ended before
+    assert result.err.splitlines()[-1] == line
+
+
+def limit_file_size():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, resource.RLIM_INFINITY))  # a checkpoint has 7 MB
+
+
+@pytest.mark.slow
+def test_full_disk(small, tmp_path):
+    log_dir = tmp_path / "run"
+    result = finish(begin(small, log_dir, 2, preexec_fn=limit_file_size))
+    assert result.status == 1, result
+    assert result.err.splitlines()[-1].startswith("error: ") and "Traceback" not in result.err
+    result = finish(start(SCRIPT, "--resume", log_dir))
+    assert result.status == 0, result
+    assert finish(begin(small, tmp_path / "whole", 2)).status == 0
+    assert_same_run(tmp_path / "whole", log_dir)
+
+
+@pytest.mark.slow
+def test_malicious_model_file_runs_nothing(tmp_path):
+    """A .keras file whose Lambda layer holds code, where data or a checkpoint is expected."""
+    make = (
+        "import keras, sys; x = keras.Input((1,)); "
+        "y = keras.layers.Lambda(lambda v: __import__('os').system('touch pwned') or v, output_shape=(1,))(x); "
+        "keras.Model(x, y).save('evil.keras')"
+    )
+    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "pwned").unlink(missing_ok=True)
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    shutil.copy(tmp_path / "evil.keras", data / "train-images-idx3-ubyte.gz")
+    result = finish(start(SCRIPT, "--data_dir", data, cwd=tmp_path))
+    assert (result.status, result.err.splitlines()[-1][:7]) == (2, "error: ")
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("run.json", "checkpoints/step-0000000001.index"):
+        shutil.copy(tmp_path / "evil.keras", run / name)
+        result = finish(start(SCRIPT, "--resume", run, cwd=tmp_path))
+        assert (result.status, result.err.splitlines()[-1][:7]) == (2, "error: ")
+    assert not (tmp_path / "pwned").exists()
