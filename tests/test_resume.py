@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Result, assert_same_run, finish, last_checkpoint, read_events, start
+from conftest import assert_same_run, finish, last_checkpoint, read_events, start
 
 SCRIPT = "fashion_mnist_multi_task_learning.py"
-FLAGS = {"n_batch_size": 40, "log_every": 1, "eval_every": 7, "checkpoint_every": 4, "cross_stitch_init": 0.9}
+FLAGS = {"n_batch_size": 40, "log_every": 1, "eval_every": 7, "checkpoint_every": 5, "cross_stitch_init": 0.9}
 
 
-def begin(small, log_dir, n_epoch, **options):
+def begin(small, log_dir, n_epoch=20, **options):
     flags = {**FLAGS, "n_epoch": n_epoch, "data_dir": small, "log_dir": log_dir}
     return start(SCRIPT, *[f"--{name}={value}" for name, value in flags.items()], **options)
 
@@ -44,9 +44,9 @@ def half_written(log_dir):
 
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory):
-    """The log folder of a run of 40 epochs that nothing stopped."""
+    """The log folder of a run that nothing stopped."""
     log_dir = tmp_path_factory.mktemp("whole") / "run"
-    result = finish(begin(small, log_dir, 40))
+    result = finish(begin(small, log_dir))
     assert result.status == 0, result
     return log_dir
 
@@ -55,10 +55,10 @@ def whole(small, tmp_path_factory):
 def test_ten_kills(small, whole, tmp_path):
     """kill -9 at ten moments, half of them inside the writing of a checkpoint, and the run ends with the same bits."""
     log_dir, moments, kills, written = tmp_path / "run", random.Random(0), 0, 0
-    process = begin(small, log_dir, 40)
+    process = begin(small, log_dir)
     while kills < 10:
         before = max(steps_saved(log_dir), default=-1) if log_dir.exists() else -1
-        running = wait_for(process, lambda: max(steps_saved(log_dir), default=-1) > before)
+        running = wait_for(process, lambda before=before: max(steps_saved(log_dir), default=-1) > before)
         if running and kills % 2:
             running = wait_for(process, lambda: half_written(log_dir))
             written += running
@@ -81,7 +81,7 @@ def test_ten_kills(small, whole, tmp_path):
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals(small, whole, tmp_path, number, status):
     log_dir = tmp_path / "run"
-    process = begin(small, log_dir, 40)
+    process = begin(small, log_dir)
     assert wait_for(process, lambda: log_dir.exists() and max(steps_saved(log_dir), default=0) > 5)
     asked = time.monotonic()
     process.send_signal(number)
@@ -98,95 +98,103 @@ def test_signals(small, whole, tmp_path, number, status):
 
 @pytest.mark.slow
 def test_interrupt_before_the_first_step(small, tmp_path):
-    process = begin(small, tmp_path / "run", 40)
+    process = begin(small, tmp_path / "run")
     time.sleep(6)  # TensorFlow is being loaded, or the network built
     process.send_signal(signal.SIGINT)
     result = finish(process)
     assert result.status in (130, -signal.SIGINT), result
 
 
-def small_run(run, **changed):
-    return run(**{"n_epoch": 3, "n_batch_size": 200, "log_every": 1, **changed})
+SHORT = {"n_epoch": 3, "n_batch_size": 200, "log_every": 1}  # 9 steps
+
+
+@pytest.fixture(scope="module")
+def finished(script, small, tmp_path_factory):
+    """The log folder of a short finished run; the tests change copies of it."""
+    log_dir = tmp_path_factory.mktemp("finished") / "run"
+    assert script.main([f"--{k}={v}" for k, v in {**SHORT, "data_dir": small, "log_dir": log_dir}.items()]) == 0
+    return log_dir
+
+
+@pytest.fixture
+def unfinished(finished, tmp_path):
+    """A copy of the finished run, as it is when killed before it writes its results."""
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    return tmp_path / "run"
+
+
+def contents(log_dir):
+    return {path: path.read_bytes() for path in log_dir.rglob("*") if path.is_file()}
 
 
 def go_on(run, log_dir, **changed):
     return run("--resume", log_dir, **{"log_dir": None, "data_dir": None, **changed})
 
 
-def test_finished_run_shows_its_table_again(run):
-    first = small_run(run)
-    before = {path: path.read_bytes() for path in first.log_dir.rglob("*") if path.is_file()}
-    again = go_on(run, first.log_dir)
-    assert again.status == 0
-    assert again.out.splitlines() == first.out.splitlines()[-len(again.out.splitlines()) :]
-    assert "overall" in again.out
-    assert before == {path: path.read_bytes() for path in first.log_dir.rglob("*") if path.is_file()}
+def scalar_steps(log_dir, tag):
+    return [step for step, _ in read_events(log_dir)[tag]]
 
 
-def test_more_epochs(run, tmp_path):
-    straight = small_run(run, n_epoch=4, log_dir=tmp_path / "straight")
-    short = small_run(run, n_epoch=2, log_dir=tmp_path / "longer")
-    longer = go_on(run, short.log_dir, n_epoch=4)
-    assert (straight.status, short.status, longer.status) == (0, 0, 0)
-    assert json.loads((tmp_path / "longer" / "results.json").read_text())["epochs"] == 4
-    assert json.loads((tmp_path / "longer" / "run.json").read_text())["arguments"]["n_epoch"] == 4
-    longer_events, straight_events = (read_events(tmp_path / name) for name in ("longer", "straight"))
-    assert [s for s, _ in longer_events["summary/loss_total"]] == list(range(1, 13))
-    assert longer_events["summary/loss_total"] == straight_events["summary/loss_total"]
+def test_finished_run_shows_its_table_again(run, finished):
+    before = contents(finished)
+    result = go_on(run, finished)
+    accuracy = json.loads((finished / "results.json").read_text())["test"]["accuracy"]
+    assert result.status == 0 and f"overall{accuracy:17.4f}" in result.out
+    assert contents(finished) == before
 
 
-def test_killed_before_the_first_checkpoint(run, tmp_path):
-    first = small_run(run)
-    shutil.rmtree(first.log_dir / "checkpoints")
-    (first.log_dir / "results.json").unlink()
-    again = go_on(run, first.log_dir)
-    assert again.status == 0
-    assert [step for step, _ in read_events(first.log_dir)["summary/loss_total"]] == list(range(1, 10))
+def test_more_epochs(run, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "longer")
+    straight = run(**{**SHORT, "n_epoch": 5}, log_dir=tmp_path / "straight")
+    longer = go_on(run, tmp_path / "longer", n_epoch=5)
+    assert (straight.status, longer.status) == (0, 0)
+    assert json.loads((tmp_path / "longer" / "results.json").read_text())["epochs"] == 5
+    assert json.loads((tmp_path / "longer" / "run.json").read_text())["arguments"]["n_epoch"] == 5
+    assert scalar_steps(tmp_path / "longer", "summary/loss_total") == list(range(1, 16))
+    assert_same_run(tmp_path / "straight", tmp_path / "longer")
 
 
-def test_results_written_anew_without_a_second_evaluation_in_the_events(run):
-    first = small_run(run)
-    results = first.log_dir / "results.json"
-    before = json.loads(results.read_text())
-    results.unlink()
-    assert go_on(run, first.log_dir).status == 0
-    after = json.loads(results.read_text())
-    assert before["test"] == after["test"] and before["steps"] == after["steps"]
-    assert [step for step, _ in read_events(first.log_dir)["summary/accuracy_test"]] == [3, 6, 9]
+def test_killed_before_the_first_checkpoint(run, finished, unfinished):
+    shutil.rmtree(unfinished / "checkpoints")
+    assert go_on(run, unfinished).status == 0
+    assert_same_run(finished, unfinished)
+
+
+def test_killed_between_the_last_step_and_the_results(run, finished, unfinished):
+    assert go_on(run, unfinished).status == 0
+    one, other = (json.loads((folder / "results.json").read_text()) for folder in (finished, unfinished))
+    assert one["test"] == other["test"] and one["steps"] == other["steps"]
+    assert_same_run(finished, unfinished)
 
 
 @pytest.mark.parametrize(
     "flag, value, then",
     [("lr", "0.01", "0.001"), ("n_epoch", "2", "3"), ("tasks", "item", "['item', 'group']"), ("seed", "1", "0")],
 )
-def test_another_experiment_is_refused(run, flag, value, then):
-    first = small_run(run)
-    (first.log_dir / "results.json").unlink()
-    before = {path: path.read_bytes() for path in first.log_dir.rglob("*") if path.is_file()}
-    result = go_on(run, first.log_dir, **{flag: value})
+def test_another_experiment_is_refused(run, unfinished, flag, value, then):
+    before = contents(unfinished)
+    result = go_on(run, unfinished, **{flag: value})
     assert result.status == 2
-    expected = f"error: --resume {first.log_dir}: the run was begun with --{flag} {then}, got"
+    expected = f"error: --resume {unfinished}: the run was begun with --{flag} {then}, got"
     assert result.err.splitlines()[-1].startswith(expected)
-    assert before == {path: path.read_bytes() for path in first.log_dir.rglob("*") if path.is_file()}
+    assert contents(unfinished) == before
 
 
-def test_data_may_move_but_not_change(run, script, small, tmp_path):
-    first = small_run(run)
-    (first.log_dir / "results.json").unlink()
-    shutil.copytree(small, tmp_path / "moved")
-    assert go_on(run, first.log_dir, data_dir=tmp_path / "moved").status == 0
-    (first.log_dir / "results.json").unlink()
-    result = go_on(run, first.log_dir, data_dir=script.SAMPLE)
+def test_data_may_move_but_not_change(run, script, small, unfinished, tmp_path):
+    before = contents(unfinished)
+    result = go_on(run, unfinished, data_dir=script.SAMPLE)
     assert result.status == 2 and "--resume: expected the data that the run was begun with" in result.err
+    assert contents(unfinished) == before
+    shutil.copytree(small, tmp_path / "moved")
+    assert go_on(run, unfinished, data_dir=tmp_path / "moved").status == 0
 
 
-def test_other_libraries_are_refused(run):
-    first = small_run(run)
-    record = json.loads((first.log_dir / "run.json").read_text())
+def test_other_libraries_are_refused(run, unfinished):
+    record = json.loads((unfinished / "run.json").read_text())
     record["versions"]["tensorflow"] = "1.15.0"
-    (first.log_dir / "run.json").write_text(json.dumps(record))
-    (first.log_dir / "results.json").unlink()
-    result = go_on(run, first.log_dir)
+    (unfinished / "run.json").write_text(json.dumps(record))
+    result = go_on(run, unfinished)
     assert result.status == 2 and "tensorflow 1.15.0" in result.err.splitlines()[-1]
 
 
@@ -200,51 +208,45 @@ def damage(path, how):
         middle = len(content) // 2
         content[middle : middle + 4096] = bytes(len(content[middle : middle + 4096]))
         path.write_bytes(content)
-    elif how == "replaced":
-        path.write_bytes(b"PK\x03\x04 not a checkpoint, and nothing of it is run")
     else:
         path.unlink()
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "zeroed", "replaced", "missing"])
-@pytest.mark.parametrize("suffix", [".data-00000-of-00001", ".index"])
-def test_a_damaged_checkpoint_is_passed_over(run, tmp_path, how, suffix):
-    whole = small_run(run, log_dir=tmp_path / "whole")
-    hurt = small_run(run, log_dir=tmp_path / "hurt")
-    (hurt.log_dir / "results.json").unlink()
-    newest = last_checkpoint(hurt.log_dir)
+HOWS = [(".data-00000-of-00001", how) for how in ("truncated", "zeroed", "missing")]
+HOWS += [(".index", how) for how in ("truncated", "zeroed", "empty", "missing")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix, how", HOWS)
+def test_a_damaged_checkpoint_is_passed_over(run, finished, unfinished, suffix, how):
+    newest = last_checkpoint(unfinished)
     damage(Path(f"{newest}{suffix}"), how)
-    result = go_on(run, hurt.log_dir)
+    result = go_on(run, unfinished)
     assert result.status == 0, result
-    assert (how, suffix) == ("missing", ".index") or f"{newest} is damaged" in result.out
-    assert_same_run(whole.log_dir, hurt.log_dir)
+    assert (suffix, how) == (".index", "missing") or f"{newest} is damaged" in result.out
+    assert_same_run(finished, unfinished)
 
 
-def test_no_good_checkpoint_is_an_error(run):
-    first = small_run(run)
-    (first.log_dir / "results.json").unlink()
-    for path in (first.log_dir / "checkpoints").glob("*.data*"):
+def test_no_good_checkpoint_is_an_error(run, unfinished):
+    for path in (unfinished / "checkpoints").glob("*.data*"):
         damage(path, "truncated")
-    result = go_on(run, first.log_dir)
+    result = go_on(run, unfinished)
     assert result.status == 2
-    expected = f"error: --resume {first.log_dir}: all checkpoints in its folder are damaged, expected a whole one"
+    expected = f"error: --resume {unfinished}: all checkpoints in its folder are damaged, expected a whole one"
     assert result.err.splitlines()[-1] == expected
 
 
-def test_torn_event_file(run, tmp_path):
-    whole = small_run(run, log_dir=tmp_path / "whole")
-    torn = small_run(run, log_dir=tmp_path / "torn")
-    for path in torn.log_dir.glob("checkpoints/step-0000000009*"):
+def test_torn_event_file(run, finished, unfinished):
+    for path in unfinished.glob("checkpoints/step-0000000009*"):
         path.unlink()
-    (torn.log_dir / "results.json").unlink()
-    (events,) = torn.log_dir.glob("*tfevents*")
+    (events,) = unfinished.glob("*tfevents*")
     events.write_bytes(events.read_bytes()[:-20])
-    assert go_on(run, torn.log_dir).status == 0
-    assert_same_run(whole.log_dir, torn.log_dir)
+    assert go_on(run, unfinished).status == 0
+    assert_same_run(finished, unfinished)
 
 
 def test_loss_that_is_not_finite(run):
-    result = small_run(run, lr=1e30, n_epoch=5)
+    result = run(**{**SHORT, "lr": 1e30})
     assert result.status == 3
     line = result.err.splitlines()[-1]
     assert line.startswith("error: step ") and "no longer finite" in line

@@ -162,6 +162,7 @@ def test_three_tasks_by_one_more_line(script, run, monkeypatch):
     assert read_events(result.log_dir)["cross_stitch/fc_3/alpha_cross"][0][1] == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_a_single_task(run):
     result = run(**SHORT, tasks="group")
     assert result.status == 0
@@ -171,8 +172,9 @@ def test_a_single_task(run):
     assert "summary/accuracy_test" in read_events(result.log_dir)
 
 
+@pytest.mark.slow
 def test_activation_unit_trains_on_small_images(run):
-    result = run(**SHORT, cross_stitch_unit="activation", cross_stitch_init=0.9)
+    result = run(**{**SHORT, "n_epoch": 4}, cross_stitch_unit="activation", cross_stitch_init=0.9)
     sides = (2 * 4 * 4 * 32, 2 * 2 * 2 * 64, 2 * 1024)
     weights = sum(side**2 for side in sides)
     assert f"{weights:,} weights, about {16 * weights / 1e9:.1f} GB" in result.out
@@ -190,6 +192,7 @@ def test_pretraining_holds_the_units_and_then_stitches(run):
     assert abs(alpha[13] - 0.9) < 0.006 and alpha[13] != np.float32(0.9)  # one step of Adam at 5 times the rate
 
 
+@pytest.mark.slow
 def test_pretraining_trains_the_columns_as_the_baseline_does(run, tmp_path):
     one = run(n_epoch=2, n_batch_size=100, log_every=1, pretrain_epoch=1, log_dir=tmp_path / "stitched")
     other = run(n_epoch=2, n_batch_size=100, log_every=1, cross_stitch_enabled="no", log_dir=tmp_path / "baseline")
@@ -197,11 +200,13 @@ def test_pretraining_trains_the_columns_as_the_baseline_does(run, tmp_path):
     assert losses[0][:6] == losses[1][:6] and losses[0][8:] != losses[1][8:]
 
 
+@pytest.mark.slow
 def test_evaluation_every_few_steps_and_at_the_end(run):
     result = run(**{**SHORT, "n_batch_size": 100}, eval_every=5)
     assert [step for step, _ in read_events(result.log_dir)["summary/accuracy_test"]] == [5, 10, 12]
 
 
+@pytest.mark.slow
 def test_the_sample_is_announced(script, run, monkeypatch, tmp_path):
     monkeypatch.setattr(script, "DEBIAN", str(tmp_path / "no-package"))
     monkeypatch.setattr(script, "DOWNLOAD", "http://127.0.0.1:9/")
