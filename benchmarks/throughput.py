@@ -1,0 +1,483 @@
+"""How fast the stitched Fashion-MNIST network trains, beside the same network by other means.
+
+    pip install -r benchmarks/requirements.txt     # PyTorch, its CPU build where there is a choice
+    python benchmarks/throughput.py --json throughput.json
+
+Contenders, each in a process of its own, measured in turns on an otherwise idle machine:
+
+    ours            the training step of fashion_mnist_multi_task_learning.py, imported from it
+    torch …         PyTorch: eager, channels_last, torch.compile; fused Adam, L2 as its weight decay (same gradient)
+    keras fit       Keras's own layers and optimizer, trained by Model.fit, as one would write it first
+    floor           the time that the step's matrix products alone would take at the speed of one large product
+
+Before anything is timed, every contender computes the loss and the gradients of one batch from the same weights,
+without dropout; the run ends with an error if they differ by more than 1e-3 of the largest.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TASKS = ["item", "group", "item_again", "group_again"]  # the first N of them are trained
+CLASSES = [10, 3, 10, 3]
+REG_LAMBDA, LEARNING_RATE, KEEP_PROB = 1e-5, 1e-3, 0.8
+IMAGES = 12_000
+OURS, FIT = "ours", "keras fit"
+TORCH = ("torch eager", "torch channels_last", "torch compile")
+
+
+def make_data():
+    """Returns random images, uint8 (IMAGES, 28, 28, 1), and labels, int64 (IMAGES, 4), the same in every process."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (IMAGES, 28, 28, 1), dtype=np.uint8)
+    return images, np.stack([rng.integers(0, classes, IMAGES) for classes in CLASSES], axis=1)
+
+
+class Ours:
+    """The script's own network and training step."""
+
+    def __init__(self, n_tasks, keep_prob):
+        sys.path.insert(0, ROOT)
+        import keras
+        import tensorflow as tf
+
+        import fashion_mnist_multi_task_learning as script
+
+        self.tf, self.script, self.tasks = tf, script, TASKS[:n_tasks]
+        script.TASKS.update({task: (list(range(n)), None) for task, n in zip(TASKS, CLASSES)})
+        tf.config.experimental.enable_op_determinism()
+        keras.utils.set_random_seed(0)
+        images, labels = make_data()
+        self.mean, self.deviation = images.mean(axis=0), images.std(axis=0)
+        self.data = tf.constant(images), tf.constant(labels[:, :n_tasks])
+        self.network = self.build(keep_prob)
+        self.finish()
+
+    def build(self, keep_prob):
+        return self.script.build_network(self.tasks, self.mean, self.deviation, "channel", 0.9, keep_prob)
+
+    def finish(self):
+        optimizers = [self.tf.compat.v1.train.AdamOptimizer(LEARNING_RATE) for _ in range(2)]
+        step = self.script.make_train_step(self.tf.distribute.get_strategy(), self.network, *optimizers, REG_LAMBDA)
+        specs = [self.tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in self.data]
+        self.step = step.get_concrete_function(*specs, self.tf.TensorSpec([None], self.tf.int64))
+
+    def weights(self):
+        """Returns {path: array} of the trainable weights."""
+        return {v.path: v.numpy() for v in self.network.trainable_variables}
+
+    def load(self, weights):
+        """Sets the trainable weights."""
+        for v in self.network.trainable_variables:
+            v.assign(weights[v.path])
+
+    def gradients(self, batch):
+        """Returns the loss on a batch of indices, and {path: gradient}."""
+        tf = self.tf
+        images, labels = (tf.gather(x, batch) for x in self.data)
+        with tf.GradientTape() as tape:
+            losses = self.script.cross_entropies(self.network(images, training=True), labels)
+            loss = tf.add_n(losses) / len(batch) + REG_LAMBDA * self.script.l2_regularisation(self.network)
+        found = tape.gradient(loss, [v.value for v in self.network.trainable_variables])
+        return float(loss), {v.path: g.numpy() for v, g in zip(self.network.trainable_variables, found)}
+
+    def train(self, batches):
+        """Trains one step on each of the batches (steps, batch) and returns the seconds that each took."""
+        seconds = []
+        for batch in batches:
+            began = time.perf_counter()
+            self.step(*self.data, self.tf.constant(batch)).numpy()
+            seconds.append(time.perf_counter() - began)
+        return seconds
+
+
+class Fit(Ours):
+    """The same layers as Keras has them, trained by Model.fit with Keras's Adam."""
+
+    def build(self, keep_prob):
+        from keras import layers, regularizers
+
+        def kernel(name):
+            l2 = regularizers.L2(REG_LAMBDA / 2)
+            return {"use_bias": False, "kernel_initializer": "he_normal", "kernel_regularizer": l2, "name": name}
+
+        stitch = self.script.CrossStitch
+        images = layers.Input((28, 28, 1), dtype="uint8")
+        columns = [layers.Normalization((1, 2, 3), self.mean, self.deviation**2)(images)] * len(self.tasks)
+        for level, filters in ((1, 32), (2, 64)):
+            for t, task in enumerate(self.tasks):
+                x = layers.Conv2D(filters, 3, padding="same", **kernel(f"{task}_conv_{level}"))(columns[t])
+                x = layers.ReLU()(layers.BatchNormalization(name=f"{task}_bn_{level}")(x))
+                columns[t] = layers.MaxPooling2D()(x)
+            columns = stitch("channel", 0.9, name=f"pool_{level}")(columns)
+        for t, task in enumerate(self.tasks):
+            x = layers.Dense(1024, **kernel(f"{task}_fc_3"))(layers.Flatten()(columns[t]))
+            columns[t] = layers.ReLU()(layers.BatchNormalization(name=f"{task}_bn_3")(x))
+        columns = stitch("channel", 0.9, name="fc_3")(columns)
+        outputs = {}
+        for t, task in enumerate(self.tasks):
+            x = layers.Dropout(1 - keep_prob)(columns[t])
+            outputs[task] = layers.Dense(CLASSES[t], **{**kernel(task), "use_bias": True})(x)
+        import keras
+
+        return keras.Model(images, outputs)
+
+    def finish(self):
+        import keras
+
+        loss = {task: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for task in self.tasks}
+        metrics = {task: ["accuracy"] for task in self.tasks}
+        self.network.compile(keras.optimizers.Adam(LEARNING_RATE), loss, metrics=metrics)
+        self.images, self.labels = (x.numpy() for x in self.data)
+
+    def train(self, batches):
+        import keras
+
+        class Clock(keras.callbacks.Callback):
+            """Notes the time after every step."""
+
+            def on_train_begin(self, logs=None):
+                self.times = []
+
+            def on_train_batch_end(self, batch, logs=None):
+                self.times.append(time.perf_counter())
+
+        clock, kept = Clock(), batches.reshape(-1)
+        targets = {task: self.labels[kept, t] for t, task in enumerate(self.tasks)}
+        options = {"batch_size": batches.shape[1], "shuffle": False, "verbose": 0, "callbacks": [clock]}
+        self.network.fit(self.images[kept], targets, **options)
+        return list(np.diff(clock.times))  # the first has what fit does once
+
+
+class Torch:
+    """The same network in PyTorch. `how` is one of TORCH, `threads` the size of its thread pool."""
+
+    def __init__(self, n_tasks, keep_prob, how, threads):
+        import torch
+        from torch import nn
+
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        self.torch, self.tasks = torch, TASKS[:n_tasks]
+        images, labels = make_data()
+        layout = torch.contiguous_format if how == "torch eager" else torch.channels_last
+        self.layout = layout
+        self.images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
+        self.labels = torch.from_numpy(labels[:, :n_tasks])
+
+        class Stitch(nn.Module):
+            def __init__(self, channels):
+                super().__init__()
+                mix = 0.1 / (n_tasks - 1) + (0.9 - 0.1 / (n_tasks - 1)) * torch.eye(n_tasks)
+                self.alpha = nn.Parameter(mix[:, :, None] * torch.ones(channels))
+
+            def forward(self, xs):
+                shape = [-1] + [1] * (xs[0].ndim - 2)  # PyTorch's channels come before height and width
+                return [sum(self.alpha[i, j].view(shape) * x for j, x in enumerate(xs)) for i in range(n_tasks)]
+
+        class Network(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.register_buffer("mean", torch.from_numpy(images.mean(axis=0)).permute(2, 0, 1).float())
+                self.register_buffer("deviation", torch.from_numpy(images.std(axis=0)).permute(2, 0, 1).float())
+                options = {"eps": 1e-3, "momentum": 0.01}
+
+                def per_task(make):
+                    return nn.ModuleList(make(t) for t in range(n_tasks))
+
+                self.conv_1 = per_task(lambda t: nn.Conv2d(1, 32, 3, padding=1, bias=False))
+                self.bn_1 = per_task(lambda t: nn.BatchNorm2d(32, **options))
+                self.conv_2 = per_task(lambda t: nn.Conv2d(32, 64, 3, padding=1, bias=False))
+                self.bn_2 = per_task(lambda t: nn.BatchNorm2d(64, **options))
+                self.fc_3 = per_task(lambda t: nn.Linear(3136, 1024, bias=False))
+                self.bn_3 = per_task(lambda t: nn.BatchNorm1d(1024, **options))
+                self.output = per_task(lambda t: nn.Linear(1024, CLASSES[t]))
+                self.stitch_1, self.stitch_2, self.stitch_3 = Stitch(32), Stitch(64), Stitch(1024)
+                self.dropout = nn.Dropout(1 - keep_prob)
+
+            def forward(self, x):
+                x = ((x.float() - self.mean) / self.deviation).contiguous(memory_format=layout)
+                xs = [nn.functional.max_pool2d(bn(conv(x)), 2).relu() for conv, bn in zip(self.conv_1, self.bn_1)]
+                xs = self.stitch_1(xs)
+                layers = zip(xs, self.conv_2, self.bn_2)
+                xs = self.stitch_2([nn.functional.max_pool2d(bn(conv(x)), 2).relu() for x, conv, bn in layers])
+                layers = zip(xs, self.fc_3, self.bn_3)
+                xs = self.stitch_3([bn(fc(x.flatten(1))).relu() for x, fc, bn in layers])
+                return [output(self.dropout(x)) for x, output in zip(xs, self.output)]
+
+        self.network = Network().to(memory_format=layout)
+        self.forward = torch.compile(self.network) if how == "torch compile" else self.network
+        kernels = [p for name, p in self.network.named_parameters() if self.is_kernel(name)]
+        others = [p for name, p in self.network.named_parameters() if not self.is_kernel(name)]
+        groups = [{"params": kernels, "weight_decay": REG_LAMBDA}, {"params": others}]
+        self.optimizer = torch.optim.Adam(groups, LEARNING_RATE, fused=True)
+
+    @staticmethod
+    def is_kernel(name):
+        return name.endswith("weight") and not name.startswith("bn")
+
+    def path(self, name):
+        """Returns the path that the script's network has for a parameter of this one."""
+        layer, *index, kind = name.split(".")
+        if layer.startswith("stitch"):
+            return f"{('pool_1', 'pool_2', 'fc_3')[int(layer[-1]) - 1]}/alpha"
+        task = self.tasks[int(index[0])]
+        kinds = {"weight": "gamma", "bias": "beta"} if layer.startswith("bn") else {"weight": "kernel", "bias": "bias"}
+        return f"{task if layer == 'output' else f'{task}_{layer}'}/{kinds[kind]}"
+
+    def from_script(self, name, array, back=False):
+        """Returns a weight of the script's network in the layout of the parameter `name`, or the reverse."""
+        if name.startswith("conv"):
+            return array.transpose((2, 3, 1, 0) if back else (3, 2, 0, 1))
+        if name.startswith("fc_3"):  # the script flattens height, width, channels; PyTorch channels, height, width
+            if back:
+                return array.reshape(1024, 64, 7, 7).transpose(2, 3, 1, 0).reshape(3136, 1024)
+            return array.reshape(7, 7, 64, 1024).transpose(3, 2, 0, 1).reshape(1024, 3136)
+        return array.T if name.startswith("output") else array
+
+    def load(self, weights):
+        """Sets the weights from {path: array} of the script's network."""
+        with self.torch.no_grad():
+            for name, parameter in self.network.named_parameters():
+                array = self.from_script(name, weights[self.path(name)])
+                parameter.copy_(self.torch.from_numpy(np.ascontiguousarray(array)).reshape(parameter.shape))
+
+    def loss(self, batch):
+        images, labels = self.images[batch], self.labels[batch]
+        losses = [self.torch.nn.functional.cross_entropy(x, y) for x, y in zip(self.forward(images), labels.T)]
+        return sum(losses)
+
+    def gradients(self, batch):
+        """Returns the loss on a batch of indices, L2 included, and {path: gradient} as the script has them."""
+        self.optimizer.zero_grad()
+        loss = self.loss(self.torch.from_numpy(batch))
+        loss.backward()
+        total, found = loss.item(), {}
+        for name, parameter in self.network.named_parameters():
+            gradient = parameter.grad
+            if self.is_kernel(name):
+                total += REG_LAMBDA * 0.5 * parameter.detach().square().sum().item()
+                gradient = gradient + REG_LAMBDA * parameter.detach()  # what weight_decay adds
+            found[self.path(name)] = self.from_script(name, gradient.numpy(), back=True)
+        return total, found
+
+    def train(self, batches):
+        """Trains one step on each of the batches (steps, batch) and returns the seconds that each took."""
+        seconds = []
+        for batch in batches:
+            began = time.perf_counter()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.loss(self.torch.from_numpy(batch))
+            loss.backward()
+            self.optimizer.step()
+            loss.item()
+            seconds.append(time.perf_counter() - began)
+        return seconds
+
+
+class Floor:
+    """The step's matrix products alone, at the speed of one large product."""
+
+    def __init__(self, n_tasks):
+        import tensorflow as tf
+
+        self.matrix, self.tf, self.n_tasks = tf.random.normal((2048, 2048)), tf, n_tasks
+
+    def train(self, batches):
+        """Returns, as often as there are batches, the seconds that a step's products would take."""
+        conv_1, conv_2, fc_3 = 28 * 28 * 9 * 32, 14 * 14 * 9 * 32 * 64, 3136 * 1024
+        products = 2 * conv_1 + 3 * (conv_2 + fc_3)  # forward, weights' and inputs' gradients; images need none
+        flops = 2 * batches.shape[1] * (self.n_tasks * products + 3 * 1024 * sum(CLASSES[: self.n_tasks]))
+        seconds = []
+        for _ in batches:
+            began = time.perf_counter()
+            self.tf.linalg.matmul(self.matrix, self.matrix).numpy()
+            seconds.append((time.perf_counter() - began) * flops / (2 * 2048**3))
+        return seconds
+
+
+def make(contender, n_tasks, keep_prob, threads):
+    """Returns the object of the contender's name."""
+    if contender in TORCH:
+        return Torch(n_tasks, keep_prob, contender, threads)
+    return Floor(n_tasks) if contender == "floor" else (Fit if contender == FIT else Ours)(n_tasks, keep_prob)
+
+
+def work(contender, n_tasks, threads):
+    """The process of one contender: answers the requests on standard input, each a line of JSON."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is not an answer
+    subject = make(contender, n_tasks, KEEP_PROB, threads)
+    rng = np.random.default_rng(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "check" in request:
+            checked = make(contender, n_tasks, 1.0, threads)
+            batch = np.arange(8)  # few: on the knife edges of ReLU and max-pool, rounding may decide otherwise
+            if os.path.exists(request["weights"]):
+                checked.load(np.load(request["weights"]))
+            else:
+                np.savez(request["weights"], **checked.weights())
+            loss, gradients = checked.gradients(batch)
+            np.savez(request["check"], loss=loss, **gradients)
+            answer = None
+        else:
+            answer = subject.train(rng.integers(0, IMAGES, (request["steps"], request["batch"])))
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+class Worker:
+    """A contender in a process of its own, idle but while it is asked."""
+
+    def __init__(self, contender, n_tasks=2, threads=None):
+        command = [sys.executable, os.path.abspath(__file__), "--worker", contender, "--n_tasks", str(n_tasks)]
+        command += ["--threads", str(threads or os.cpu_count())]
+        self.name = contender
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        self.process = subprocess.Popen(command, **pipes)
+
+    def ask(self, **request):
+        """Sends a request and returns the answer; raises SystemExit if the process ended instead."""
+        try:
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+            answer = self.process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            raise SystemExit(f"error: the process of {self.name} ended; is benchmarks/requirements.txt installed?")
+        return json.loads(answer)
+
+    def stop(self):
+        """Ends the process."""
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def check(workers):
+    """Raises SystemExit unless all contenders compute the same loss and gradients from the same weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        reference = None
+        for worker in workers:
+            path = os.path.join(folder, worker.name.replace(" ", "-") + ".npz")
+            worker.ask(check=path, weights=os.path.join(folder, "weights.npz"))
+            found = dict(np.load(path))
+            reference = reference or found
+            worst = 0
+            for name, expected in reference.items():
+                worst = max(worst, np.abs(found[name] - expected).max() / np.abs(expected).max())
+            print(f"  {worker.name:20} loss {float(found['loss']):.6f}, largest difference {worst:.1e}", flush=True)
+            if found.keys() != reference.keys() or not worst < 1e-3:
+                raise SystemExit(f"error: {worker.name} does not compute what {workers[0].name} does")
+
+
+def measure(workers, rounds, steps, batch):
+    """Returns {name: seconds of a step, one median a round}, the workers asked in turns."""
+    seconds = {worker.name: [] for worker in workers}
+    for worker in workers:
+        worker.ask(steps=3, batch=batch)  # compiles, allocates
+    for number in range(rounds):
+        for worker in workers:
+            seconds[worker.name].append(statistics.median(worker.ask(steps=steps, batch=batch)))
+        print(f"\r  round {number + 1}/{rounds}", end="", flush=True)
+    print()
+    return seconds
+
+
+def compare(args):
+    """Measures all contenders and returns what --json writes."""
+    print("the same loss and gradients?")
+    with_threads = {name: Worker(name) for name in (OURS, FIT, *TORCH)}
+    check(list(with_threads.values()))
+    print("PyTorch's threads")
+    settings = {}
+    for name in TORCH:
+        for threads in {1, os.cpu_count()}:
+            worker = with_threads[name] if threads == os.cpu_count() else Worker(name, threads=threads)
+            worker.ask(steps=3, batch=args.n_batch_size)
+            settings[name, threads] = statistics.median(worker.ask(steps=args.steps, batch=args.n_batch_size))
+            if threads != os.cpu_count():
+                worker.stop()
+        best = min((t for n, t in settings if n == name), key=lambda t: settings[name, t])
+        print(f"  {name:20} fastest with {best}", flush=True)
+        if best != os.cpu_count():
+            with_threads[name].stop()
+            with_threads[name] = Worker(name, threads=best)
+    print("in turns")
+    workers = [*with_threads.values(), Worker("floor")]
+    seconds = measure(workers, args.rounds, args.steps, args.n_batch_size)
+    for worker in workers:
+        worker.stop()
+    peers = {name: statistics.median(seconds[name]) for name in (FIT, *TORCH)}
+    best_peer = min(peers, key=peers.get)
+
+    def ratio(of, to):
+        return statistics.median(a / b for a, b in zip(seconds[of], seconds[to]))
+
+    print(f"\n{'':20}{'ms a step':>10}{'fastest':>9}{'slowest':>9}{'images/s':>10}{'time / ours':>13}")
+    for name, values in seconds.items():
+        times = "".join(f"{1e3 * f(values):>{w}.1f}" for f, w in ((statistics.median, 10), (min, 9), (max, 9)))
+        speed = args.n_batch_size / statistics.median(values)
+        print(f"{name:20}{times}{speed:>10,.0f}{ratio(name, OURS):>13.2f}")
+    return {
+        "images_per_second": {n: args.n_batch_size / statistics.median(v) for n, v in seconds.items()},
+        "seconds_per_step": seconds,
+        "best_peer": best_peer,
+        "ratio_to_best_peer": ratio(best_peer, OURS),
+        "ratio_to_floor": ratio(OURS, "floor"),
+    }
+
+
+def scale(args):
+    """Measures ours by batch size and by number of tasks, and returns what --json writes."""
+    print("\nours by batch size and by number of tasks")
+    two, four = Worker(OURS), Worker(OURS, n_tasks=4)
+    batches = {batch: [] for batch in (64, 128, 256, 512, 1024)}
+    tasks = {2: [], 4: []}
+    for worker, batch in [(two, batch) for batch in batches] + [(four, args.n_batch_size)]:
+        worker.ask(steps=3, batch=batch)
+    for _ in range(args.rounds):
+        for batch, values in batches.items():
+            steps = max(3, args.steps * args.n_batch_size // batch)
+            values.append(statistics.median(two.ask(steps=steps, batch=batch)) / batch)
+        for worker, values in ((two, tasks[2]), (four, tasks[4])):
+            values.append(statistics.median(worker.ask(steps=args.steps, batch=args.n_batch_size)))
+    two.stop()
+    four.stop()
+    for batch, values in batches.items():
+        print(f"  batch {batch:5}: {1e6 * statistics.median(values):7.1f} µs an image")
+    ratio = statistics.median(b / a for a, b in zip(tasks[2], tasks[4]))
+    print(f"  four tasks take {ratio:.2f} times as long as two")
+    return {"seconds_per_image_by_batch": batches, "four_tasks_to_two": ratio}
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n_batch_size", type=int, default=128, help="images a step (128)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (7)")
+    parser.add_argument("--steps", type=int, default=20, help="steps a turn (20)")
+    parser.add_argument("--json", metavar="FILE", help="write the figures into this file too")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--n_tasks", type=int, default=2, help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        return work(args.worker, args.n_tasks, args.threads)
+    figures = {**compare(args), **scale(args)}
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(figures, file, indent=2)
+    print(f"\n{figures['ratio_to_best_peer']:.2f} times as fast as {figures['best_peer']}, the best peer; ", end="")
+    print(f"{figures['ratio_to_floor']:.2f} times the time of the floor")
+
+
+if __name__ == "__main__":
+    main()
