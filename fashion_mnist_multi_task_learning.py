@@ -282,17 +282,17 @@ def build_network(tasks, mean, deviation, unit, init, keep_prob):
     units, or None for none; `init` is their initial α_ii. Call it in the scope of the distribution strategy.
     """
 
+    no_bias = {"use_bias": False, "kernel_initializer": "he_normal"}  # the batch norm behind it has one
+
     def convolution(task, level, filters, x):
-        kernel = {"use_bias": False, "kernel_initializer": "he_normal"}  # batch norm has the bias
-        x = layers.Conv2D(filters, 3, padding="same", name=f"{task}_conv_{level}", **kernel)(x)
+        x = layers.Conv2D(filters, 3, padding="same", name=f"{task}_conv_{level}", **no_bias)(x)
         x = BatchNormalization(synchronized=several, name=f"{task}_bn_{level}")(x)
         x = layers.MaxPooling2D(2, name=f"{task}_pool_{level}")(x)
         return layers.ReLU(name=f"{task}_relu_{level}")(x)  # after the pool: the same, on a quarter of the numbers
 
     def dense(task, level, width, x):
         x = layers.Flatten(name=f"{task}_flatten_{level}")(x)
-        kernel = {"use_bias": False, "kernel_initializer": "he_normal"}
-        x = layers.Dense(width, name=f"{task}_fc_{level}", **kernel)(x)
+        x = layers.Dense(width, name=f"{task}_fc_{level}", **no_bias)(x)
         x = BatchNormalization(synchronized=several, name=f"{task}_bn_{level}")(x)
         return layers.ReLU(name=f"{task}_relu_{level}")(x)
 
@@ -429,6 +429,7 @@ def train(args, resumed):
     when the loss is no longer finite, and SystemExit (130, 143) when a signal stopped the run, its state saved.
     """
     strategy, chief = choose_strategy()
+    replicas = strategy.num_replicas_in_sync
     if chief and not resumed:
         refuse_log_dir(args.log_dir)
     keras.utils.set_random_seed(args.seed)
@@ -441,15 +442,15 @@ def train(args, resumed):
     stitched = args.cross_stitch_enabled and len(args.tasks) > 1
     with strategy.scope():
         init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
-        unit = args.cross_stitch_unit if stitched else None
-        network = build_network(args.tasks, mean, deviation, unit, init, args.keep_prob)
+        kind = args.cross_stitch_unit if stitched else None
+        network = build_network(args.tasks, mean, deviation, kind, init, args.keep_prob)
         optimizer = tf.compat.v1.train.AdamOptimizer(args.lr)
         unit_optimizer = tf.compat.v1.train.AdamOptimizer(args.lr * args.cross_stitch_lr_scale)
         evaluated = tf.Variable(0, dtype=tf.int64)  # the last step whose evaluation is in the event file
     units = [layer for layer in network.layers if isinstance(layer, CrossStitch)]
     parameters = sum(math.prod(v.shape) for v in network.trainable_variables)
     if chief:
-        describe(args, data, parameters, units, strategy.num_replicas_in_sync)
+        describe(args, data, parameters, units, replicas)
 
     images, labels = parts["train"]
     specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in (images, labels)] + [tf.TensorSpec([None], tf.int64)]
@@ -520,7 +521,7 @@ def train(args, resumed):
                     began = time.perf_counter()
                     batch = order[position * args.n_batch_size : (position + 1) * args.n_batch_size]
                     # Each replica needs an image: what is too few for them is taken several times, the mean stays.
-                    batch = np.tile(batch, -(-strategy.num_replicas_in_sync // len(batch)))
+                    batch = np.tile(batch, -(-replicas // len(batch)))
                     one_step = column_step if step < pretraining else train_step
                     numbers = one_step(images, labels, tf.constant(batch)).numpy()
                     seconds, seen, step = seconds + time.perf_counter() - began, seen + len(batch), step + 1
@@ -626,7 +627,8 @@ def restore_checkpoint(checkpoint, log_dir):
 
 def refuse_log_dir(log_dir):
     """Raises Failure if `log_dir` already holds a run, or cannot be made or written."""
-    if any(name == "run.json" or "tfevents" in name for name in (os.path.isdir(log_dir) and os.listdir(log_dir)) or ()):
+    names = os.listdir(log_dir) if os.path.isdir(log_dir) else []
+    if any(name == "run.json" or "tfevents" in name for name in names):
         raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
     folder = os.path.abspath(log_dir)
     while not os.path.lexists(folder):
@@ -866,7 +868,7 @@ def main(argv=None):
     except Failure as failure:
         message, status = failure, failure.status
     except KeyboardInterrupt:
-        message, status = "interrupted before the first step", 130
+        message, status = "interrupted", 130
     except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
         message, status = Failure(error), 1
     print(f"error: {message}", file=sys.stderr, flush=True)
