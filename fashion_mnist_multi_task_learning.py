@@ -146,11 +146,12 @@ def stratified(labels, fraction, seed):
 
 
 def prepare_data(args):
-    """Returns the parts, the per-pixel mean and standard deviation of the training images, and a record.
+    """Returns the parts, the classes, the per-pixel mean and deviation of the training images, and a record.
 
     A part (`train`, `test` and, if asked for, `validation`) is a pair of tensors: images, uint8
-    (n, height, width, 1), and labels, int64 (n, tasks). The deviation is at least one grey level: in a small
-    training part a corner pixel can be constant, and would blow up in a test image where it is not.
+    (n, height, width, 1), and labels, int64 (n, tasks). The classes are {task: their names}. The deviation is at
+    least one grey level: in a small training part a corner pixel can be constant, and would blow up in a test image
+    where it is not.
     The record says where the data come from, their sizes, and the SHA-256 of all four arrays.
     """
     arrays, source = load_data(args.data_dir)
@@ -175,12 +176,13 @@ def prepare_data(args):
     mean = images.mean(axis=0, dtype=np.float64)
     square = np.einsum("nhw,nhw->hw", images, images, dtype=np.float64) / len(images)
     deviation = np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), 1)
-    classes = np.array([TASKS[task][1] for task in args.tasks]).T
+    classes = {task: TASKS[task][0] for task in args.tasks}
+    class_of = np.array([TASKS[task][1] for task in args.tasks]).T
     with tf.device("CPU:0"):
-        parts = {name: (tf.constant(x[..., None]), tf.constant(classes[y])) for name, (x, y) in parts.items()}
+        parts = {name: (tf.constant(x[..., None]), tf.constant(class_of[y])) for name, (x, y) in parts.items()}
     sizes = {name: len(x) for name, (x, _) in parts.items()}
     record = {"name": "Fashion-MNIST", "source": source, "sizes": sizes, "sha256": digest.hexdigest()}
-    return parts, mean[..., None], deviation[..., None], record
+    return parts, classes, mean[..., None], deviation[..., None], record
 
 
 # ------------------------------------------------------------------------------------ cross-stitch unit
@@ -275,13 +277,13 @@ class BatchNormalization(layers.BatchNormalization):
         return tf.reshape(outputs, tf.shape(inputs))
 
 
-def build_network(tasks, mean, deviation, unit, init, keep_prob):
+def build_network(classes, mean, deviation, unit, init, keep_prob):
     """Returns the network: uint8 images (batch, height, width, 1) in, {task: logits (batch, classes)} out.
 
-    `mean` and `deviation` (height, width, 1) standardise each pixel; `unit` is the kind of the cross-stitch
-    units, or None for none; `init` is their initial α_ii. Call it in the scope of the distribution strategy.
+    `classes` is {task: names of its classes}; `mean` and `deviation` (height, width, 1) standardise each pixel;
+    `unit` is the kind of the cross-stitch units, None for none; `init` is their initial α_ii. Call it in the scope
+    of the distribution strategy.
     """
-
     no_bias = {"use_bias": False, "kernel_initializer": "he_normal"}  # the batch norm behind it has one
 
     def convolution(task, level, filters, x):
@@ -298,7 +300,7 @@ def build_network(tasks, mean, deviation, unit, init, keep_prob):
 
     def output(task, x):
         x = layers.Dropout(1 - keep_prob, name=f"{task}_dropout")(x)
-        return layers.Dense(len(TASKS[task][0]), kernel_initializer="he_normal", name=task)(x)
+        return layers.Dense(len(classes[task]), kernel_initializer="he_normal", name=task)(x)
 
     def stitch(name, columns):
         return columns if unit is None or len(columns) == 1 else CrossStitch(unit, init, name=name)(columns)
@@ -306,10 +308,10 @@ def build_network(tasks, mean, deviation, unit, init, keep_prob):
     several = tf.distribute.has_strategy()
     images = keras.Input(mean.shape, dtype="uint8", name="images")
     x = layers.Normalization((1, 2, 3), mean, deviation**2, name="standardise")(images)
-    columns = stitch("pool_1", [convolution(task, 1, 32, x) for task in tasks])
-    columns = stitch("pool_2", [convolution(task, 2, 64, x) for task, x in zip(tasks, columns)])
-    columns = stitch("fc_3", [dense(task, 3, 1024, x) for task, x in zip(tasks, columns)])
-    return keras.Model(images, {task: output(task, x) for task, x in zip(tasks, columns)}, name=NAME)
+    columns = stitch("pool_1", [convolution(task, 1, 32, x) for task in classes])
+    columns = stitch("pool_2", [convolution(task, 2, 64, x) for task, x in zip(classes, columns)])
+    columns = stitch("fc_3", [dense(task, 3, 1024, x) for task, x in zip(classes, columns)])
+    return keras.Model(images, {task: output(task, x) for task, x in zip(classes, columns)}, name=NAME)
 
 
 # --------------------------------------------------------------------------------- losses and metrics
@@ -434,7 +436,7 @@ def train(args, resumed):
         refuse_log_dir(args.log_dir)
     keras.utils.set_random_seed(args.seed)
     tf.config.experimental.enable_op_determinism()
-    parts, mean, deviation, data = prepare_data(args)
+    parts, classes, mean, deviation, data = prepare_data(args)
     record = {"arguments": vars(args), "data": data, "versions": VERSIONS}
     if resumed:
         refuse_difference(resumed, record)
@@ -443,7 +445,7 @@ def train(args, resumed):
     with strategy.scope():
         init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
         kind = args.cross_stitch_unit if stitched else None
-        network = build_network(args.tasks, mean, deviation, kind, init, args.keep_prob)
+        network = build_network(classes, mean, deviation, kind, init, args.keep_prob)
         optimizer = tf.compat.v1.train.AdamOptimizer(args.lr)
         unit_optimizer = tf.compat.v1.train.AdamOptimizer(args.lr * args.cross_stitch_lr_scale)
         evaluated = tf.Variable(0, dtype=tf.int64)  # the last step whose evaluation is in the event file
@@ -487,13 +489,13 @@ def train(args, resumed):
                     raise Stopped
                 batch = tf.range(first, min(first + EVALUATION_BATCH, len(parts[part][0])), dtype=tf.int64)
                 batches.append([matrix.numpy() for matrix in evaluate_step(*parts[part], batch)])
-            found[part] = dict(zip(args.tasks, map(sum, zip(*batches))))
+            found[part] = dict(zip(classes, map(sum, zip(*batches))))
         if evaluated < step:
             for part, matrices in found.items():
                 for task, accuracy in accuracies(matrices).items():
                     tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
             if step == total:
-                summarise_confusion(found["test"])
+                summarise_confusion(found["test"], classes)
             evaluated.assign(step)
         return found
 
@@ -527,14 +529,14 @@ def train(args, resumed):
                     seconds, seen, step = seconds + time.perf_counter() - began, seen + len(batch), step + 1
                     tf.summary.experimental.set_step(step)
 
-                    of_task = dict(zip(args.tasks, numbers.tolist()))
+                    of_task = dict(zip(classes, numbers.tolist()))
                     if not np.isfinite(numbers).all():
                         raise Failure(f"step {step}: the loss is no longer finite: {of_task}; try a smaller --lr", 3)
-                    losses.append(float(numbers[: len(args.tasks) + 1].sum()))
+                    losses.append(float(numbers[: len(classes) + 1].sum()))
                     progress.update(position + 1, [("loss", losses[-1])])
                     if step % args.log_every == 0:
                         tf.summary.scalar("summary/loss_total", losses[-1])
-                        tf.summary.scalar("summary/accuracy_train", numbers[len(args.tasks) + 1 :].mean())
+                        tf.summary.scalar("summary/accuracy_train", numbers[len(classes) + 1 :].mean())
                         for task, loss in of_task.items():
                             tf.summary.scalar(f"{task}/loss", loss)
                         summarise_units(units)
@@ -565,7 +567,7 @@ def train(args, resumed):
         "arguments": vars(args),
         "data": data,
         **{part: accuracies(of_part) for part, of_part in matrices.items()},
-        "classes": {task: TASKS[task][0] for task in args.tasks},
+        "classes": classes,
         "cross_stitch": {unit.name: unit.mixing().tolist() for unit in units},
         "epochs": args.n_epoch,
         "steps": step,
@@ -719,10 +721,10 @@ def summarise_units(units):
             tf.summary.histogram(f"cross_stitch/{unit.name}/alpha", unit.alpha.value)
 
 
-def summarise_confusion(matrices):
+def summarise_confusion(matrices, classes):
     """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
     for task, matrix in matrices.items():
-        names = TASKS[task][0]
+        names = classes[task]
         rows = [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(names, matrix)]
         head = [f"| true, predicted: | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         tf.summary.text(f"{task}/confusion_matrix", "\n".join(head + rows))

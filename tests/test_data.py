@@ -150,7 +150,8 @@ def test_labels_of_the_tasks(script, garments):
 
 def test_standardisation_comes_from_the_training_images_alone(script, garments):
     args = arguments(data_dir=script.SAMPLE, validation_fraction=0.25, train_fraction=0.1)
-    parts, mean, deviation, record = script.prepare_data(args)
+    parts, classes, mean, deviation, record = script.prepare_data(args)
+    assert list(classes) == ["item", "group"] and classes["group"] == ["Shoes", "For Women", "Other"]
     images = parts["train"][0].numpy()
     assert record["sizes"] == {"train": 450, "test": 1000, "validation": 1500}
     np.testing.assert_allclose(mean, images.mean(axis=0), rtol=1e-10)

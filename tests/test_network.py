@@ -11,7 +11,8 @@ MEAN, DEVIATION = np.full((28, 28, 1), 72.9), np.full((28, 28, 1), 90.0)
 
 def build(script, tasks=TASKS, unit="channel", init=1.0, seed=0, keep_prob=0.8, size=28):
     keras.utils.set_random_seed(seed)
-    return script.build_network(tasks, MEAN[:size, :size], DEVIATION[:size, :size], unit, init, keep_prob)
+    classes = {task: script.TASKS[task][0] for task in tasks}
+    return script.build_network(classes, MEAN[:size, :size], DEVIATION[:size, :size], unit, init, keep_prob)
 
 
 def garment_batch(garments, n=8):
