@@ -548,9 +548,10 @@ def train(args, resumed):
                 tf.summary.scalar("throughput/images_per_second", speeds[-1])
                 save()
                 if chief:
-                    accuracy = accuracies(matrices["test"]) if evaluated == step else {}
-                    line = f"epoch {epoch + 1}/{args.n_epoch}  step {step}  loss {statistics.fmean(losses):.4f}  test"
-                    line += "".join(f"  {task} {value:.4f}" for task, value in accuracy.items())
+                    line = f"epoch {epoch + 1}/{args.n_epoch}  step {step}  loss {statistics.fmean(losses):.4f}"
+                    if evaluated == step:
+                        test = accuracies(matrices["test"])
+                        line += "  test " + "  ".join(f"{task} {value:.4f}" for task, value in test.items())
                     print(f"{line}  ({seconds:.1f} s, {speeds[-1]:,.0f} images/s)", flush=True)
             matrices = matrices or evaluate()  # the run was stopped between its last step and its results
             writer.flush()
