@@ -145,13 +145,22 @@ def stratified(labels, fraction, seed):
     return np.sort(np.concatenate([m[: max(1, round(fraction * len(m)))] for m in members]))
 
 
+def pixel_statistics(images):
+    """Returns the mean and the standard deviation of each pixel of uint8 images (n, height, width, C), float64.
+
+    The deviation is at least one grey level: in a small training part a corner pixel can be constant, and would blow
+    up in a test image where it is not.
+    """
+    mean = images.mean(axis=0, dtype=np.float64)
+    square = np.einsum("n...,n...->...", images, images, dtype=np.float64) / len(images)
+    return mean, np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), 1)
+
+
 def prepare_data(args):
     """Returns the parts, the classes, the per-pixel mean and deviation of the training images, and a record.
 
     A part (`train`, `test` and, if asked for, `validation`) is a pair of tensors: images, uint8
-    (n, height, width, 1), and labels, int64 (n, tasks). The classes are {task: their names}. The deviation is at
-    least one grey level: in a small training part a corner pixel can be constant, and would blow up in a test image
-    where it is not.
+    (n, height, width, 1), and labels, int64 (n, tasks). The classes are {task: their names}.
     The record says where the data come from, their sizes, and the SHA-256 of all four arrays.
     """
     arrays, source = load_data(args.data_dir)
@@ -173,16 +182,14 @@ def prepare_data(args):
     if args.n_batch_size > len(images):
         raise Failure(f"--n_batch_size {args.n_batch_size}: expected at most the {len(images)} training images")
     parts["train"] = images, labels
-    mean = images.mean(axis=0, dtype=np.float64)
-    square = np.einsum("nhw,nhw->hw", images, images, dtype=np.float64) / len(images)
-    deviation = np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), 1)
+    mean, deviation = pixel_statistics(images[..., None])
     classes = {task: TASKS[task][0] for task in args.tasks}
     class_of = np.array([TASKS[task][1] for task in args.tasks]).T
     with tf.device("CPU:0"):
         parts = {name: (tf.constant(x[..., None]), tf.constant(class_of[y])) for name, (x, y) in parts.items()}
     sizes = {name: len(x) for name, (x, _) in parts.items()}
     record = {"name": "Fashion-MNIST", "source": source, "sizes": sizes, "sha256": digest.hexdigest()}
-    return parts, classes, mean[..., None], deviation[..., None], record
+    return parts, classes, mean, deviation, record
 
 
 # ------------------------------------------------------------------------------------ cross-stitch unit
@@ -277,12 +284,11 @@ class BatchNormalization(layers.BatchNormalization):
         return tf.reshape(outputs, tf.shape(inputs))
 
 
-def build_network(classes, mean, deviation, unit, init, keep_prob):
+def build_network(args, classes, mean, deviation):
     """Returns the network: uint8 images (batch, height, width, 1) in, {task: logits (batch, classes)} out.
 
-    `classes` is {task: names of its classes}; `mean` and `deviation` (height, width, 1) standardise each pixel;
-    `unit` is the kind of the cross-stitch units, None for none; `init` is their initial α_ii. Call it in the scope
-    of the distribution strategy.
+    `classes` is {task: names of its classes}; `mean` and `deviation` (height, width, 1) standardise each pixel. Call
+    it in the scope of the distribution strategy.
     """
     no_bias = {"use_bias": False, "kernel_initializer": "he_normal"}  # the batch norm behind it has one
 
@@ -299,11 +305,14 @@ def build_network(classes, mean, deviation, unit, init, keep_prob):
         return layers.ReLU(name=f"{task}_relu_{level}")(x)
 
     def output(task, x):
-        x = layers.Dropout(1 - keep_prob, name=f"{task}_dropout")(x)
+        x = layers.Dropout(1 - args.keep_prob, name=f"{task}_dropout")(x)
         return layers.Dense(len(classes[task]), kernel_initializer="he_normal", name=task)(x)
 
     def stitch(name, columns):
-        return columns if unit is None or len(columns) == 1 else CrossStitch(unit, init, name=name)(columns)
+        if not args.cross_stitch_enabled or len(columns) == 1:
+            return columns
+        init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
+        return CrossStitch(args.cross_stitch_unit, init, name=name)(columns)
 
     several = tf.distribute.has_strategy()
     images = keras.Input(mean.shape, dtype="uint8", name="images")
@@ -441,11 +450,8 @@ def train(args, resumed):
     if resumed:
         refuse_difference(resumed, record)
 
-    stitched = args.cross_stitch_enabled and len(args.tasks) > 1
     with strategy.scope():
-        init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
-        kind = args.cross_stitch_unit if stitched else None
-        network = build_network(classes, mean, deviation, kind, init, args.keep_prob)
+        network = build_network(args, classes, mean, deviation)
         optimizer = tf.compat.v1.train.AdamOptimizer(args.lr)
         unit_optimizer = tf.compat.v1.train.AdamOptimizer(args.lr * args.cross_stitch_lr_scale)
         evaluated = tf.Variable(0, dtype=tf.int64)  # the last step whose evaluation is in the event file
@@ -807,11 +813,8 @@ class Parser(argparse.ArgumentParser):
         raise Failure(message.removeprefix("argument "))
 
 
-def parse_arguments(argv):
-    """Returns the arguments, and the record of the run that --resume names or None; raises Failure if they are wrong.
-
-    With --resume, what the command line leaves out is taken from the run, and what would change the run is refused.
-    """
+def make_parser():
+    """Returns the parser of this script's arguments."""
     kind = argparse.RawDescriptionHelpFormatter
     parser = Parser(description=__doc__, formatter_class=kind, allow_abbrev=False)
     add = parser.add_argument
@@ -835,12 +838,23 @@ def parse_arguments(argv):
     add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
     add("--checkpoint_every", type=number(int, "[0, inf)"), default=0, help="steps between checkpoints (0: an epoch)")
     add("--resume", metavar="LOG_DIR", help="go on with this run; only --n_epoch (upwards) and --data_dir may change")
+    return parser
+
+
+def parse_arguments(argv):
+    """Returns the arguments, and the record of the run that --resume names or None; raises Failure if they are wrong.
+
+    With --resume, what the command line leaves out is taken from the run, and what would change the run is refused.
+    """
+    parser = make_parser()
     args, resumed = parser.parse_args(argv), None
     if args.resume is not None:
         resumed = read_json(os.path.join(args.resume, "run.json"))
         settings = {**resumed["arguments"], "log_dir": args.resume, "resume": args.resume}
-        words = {k: ",".join(v) if isinstance(v, list) else v for k, v in settings.items() if v is not None}
-        begun = [f"--{name}={value}" for name, value in words.items()]
+        begun = []
+        for name, value in settings.items():
+            if value is not None:
+                begun.append(f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
         before, args = parser.parse_args(begun), parser.parse_args(begun + argv)
         for name, value in vars(args).items():
             then = getattr(before, name)

@@ -61,8 +61,9 @@ class Ours:
         self.finish()
 
     def build(self, keep_prob):
+        args, _ = self.script.parse_arguments([f"--keep_prob={keep_prob}", "--cross_stitch_init=0.9"])
         classes = {task: range(n) for task, n in zip(self.tasks, CLASSES)}
-        return self.script.build_network(classes, self.mean, self.deviation, "channel", 0.9, keep_prob)
+        return self.script.build_network(args, classes, self.mean, self.deviation)
 
     def finish(self):
         optimizers = [self.tf.compat.v1.train.AdamOptimizer(LEARNING_RATE) for _ in range(2)]

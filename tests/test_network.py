@@ -11,8 +11,10 @@ MEAN, DEVIATION = np.full((28, 28, 1), 72.9), np.full((28, 28, 1), 90.0)
 
 def build(script, tasks=TASKS, unit="channel", init=1.0, seed=0, keep_prob=0.8, size=28):
     keras.utils.set_random_seed(seed)
+    args, _ = script.parse_arguments([f"--cross_stitch_enabled={unit is not None}"])
+    args.cross_stitch_unit, args.cross_stitch_init, args.keep_prob = unit, init, keep_prob
     classes = {task: script.TASKS[task][0] for task in tasks}
-    return script.build_network(classes, MEAN[:size, :size], DEVIATION[:size, :size], unit, init, keep_prob)
+    return script.build_network(args, classes, MEAN[:size, :size], DEVIATION[:size, :size])
 
 
 def garment_batch(garments, n=8):
