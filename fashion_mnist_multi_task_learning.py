@@ -161,7 +161,7 @@ def prepare_data(args):
 
     A part (`train`, `test` and, if asked for, `validation`) is a pair of tensors: images, uint8
     (n, height, width, 1), and labels, int64 (n, tasks). The classes are {task: their names}.
-    The record says where the data come from, their sizes, and the SHA-256 of all four arrays.
+    The record says where the data come from, their sizes, the SHA-256 of all four arrays, and what to be warned of.
     """
     arrays, source = load_data(args.data_dir)
     images, labels, test_images, test_labels = arrays
@@ -189,6 +189,9 @@ def prepare_data(args):
         parts = {name: (tf.constant(x[..., None]), tf.constant(class_of[y])) for name, (x, y) in parts.items()}
     sizes = {name: len(x) for name, (x, _) in parts.items()}
     record = {"name": "Fashion-MNIST", "source": source, "sizes": sizes, "sha256": digest.hexdigest()}
+    if source == EMBEDDED:
+        record["warning"] = "Fashion-MNIST was not found: this run uses the embedded SAMPLE, a tenth of it, and its\n"
+        record["warning"] += "accuracies are not those of Fashion-MNIST. Give the four files with --data_dir FOLDER."
     return parts, classes, mean, deviation, record
 
 
@@ -741,7 +744,7 @@ def describe(args, data, parameters, units, replicas):
     """Prints the data, the network and where to look, before training starts."""
     sizes = ", ".join(f"{size:,} {part}" for part, size in data["sizes"].items())
     print(f"{data['name']} from {data['source']}: {sizes}")
-    warn_of_sample(data)
+    warn(data)
     print(f"{parameters:,} trainable weights on {replicas} device{'s' * (replicas > 1)}; seed {args.seed}")
     for unit in units:
         print(f"  cross-stitch unit {unit.name}: α {tuple(unit.alpha.shape)}")
@@ -752,12 +755,11 @@ def describe(args, data, parameters, units, replicas):
     print(f"writing to {args.log_dir}; to watch: tensorboard --logdir {args.log_dir}", flush=True)
 
 
-def warn_of_sample(data):
-    """Prints a warning that cannot be overlooked if the data are the embedded sample."""
-    if data["source"] == EMBEDDED:
-        line = "!" * 99
-        print(f"{line}\n!! Fashion-MNIST was not found: this run uses the embedded SAMPLE, a tenth of it.")
-        print(f"!! Its accuracies are not those of Fashion-MNIST. Give the four files with --data_dir FOLDER.\n{line}")
+def warn(data):
+    """Prints the warning that comes with the data, if there is one, so that it cannot be overlooked."""
+    if "warning" in data:
+        line = "!" * 100
+        print("\n".join([line, *(f"!! {text}" for text in data["warning"].split("\n")), line]))
 
 
 def print_results(results):
@@ -767,7 +769,7 @@ def print_results(results):
     for task in (*results["classes"], "accuracy"):
         name = "overall" if task == "accuracy" else task
         print(f"{name:12}" + "".join(f"{results[part][task]:12.4f}" for part in parts))
-    warn_of_sample(results["data"])
+    warn(results["data"])
 
 
 # ---------------------------------------------------------------------------------------- command line

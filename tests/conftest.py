@@ -1,5 +1,6 @@
 """What the tests share: the scripts as modules, a small data set of real garments, processes of their own."""
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -41,6 +42,14 @@ def script():
 
 
 @pytest.fixture(scope="session")
+def faces_script():
+    """The script for gender and age as a module."""
+    import gender_age_multi_task_learning
+
+    return gender_age_multi_task_learning
+
+
+@pytest.fixture(scope="session")
 def garments(script):
     """The embedded sample: images (6000, 28, 28) and labels, images (1000, 28, 28) and labels."""
     return script.read_folder(script.SAMPLE)
@@ -58,23 +67,20 @@ def small(script, garments, tmp_path_factory):
 
 @pytest.fixture
 def run(script, small, tmp_path, capfd):
-    """A function that runs the script's main on the small garments, in this process.
+    """A function that runs the script's main on the small garments, in this process, and returns its Result."""
+    return functools.partial(run_main, script, capfd, tmp_path / "run", data_dir=small)
 
-    It takes flags and returns the log folder, the exit status, and what was printed.
-    """
 
-    def run(*flags, **named):
-        flags = list(map(str, flags))
-        for name, value in {"data_dir": small, "log_dir": tmp_path / "run", **named}.items():
-            flags += [f"--{name}={value}"] if value is not None else []
-        capfd.readouterr()
-        try:
-            status = script.main(flags)
-        except SystemExit as stop:
-            status = stop.code
-        return Result(tmp_path / "run" if "log_dir" not in named else named["log_dir"], status, *capfd.readouterr())
-
-    return run
+def run_main(script, capfd, default_log_dir, *flags, **named):
+    """Runs a script's main in this process with flags as they are and others by name, and returns its Result."""
+    named = {"log_dir": default_log_dir, **named}
+    flags = [*map(str, flags), *(f"--{name}={value}" for name, value in named.items() if value is not None)]
+    capfd.readouterr()
+    try:
+        status = script.main(flags)
+    except SystemExit as stop:
+        status = stop.code
+    return Result(named["log_dir"] or default_log_dir, status, *capfd.readouterr())
 
 
 class Result:

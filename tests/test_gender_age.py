@@ -1,0 +1,277 @@
+"""Gender and age: both layouts with the quirks of the real files, the network, and runs on drawn faces."""
+
+import functools
+import json
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import assert_same_run, checkpoint_arrays, finish, last_checkpoint, load, read_events, run_main, start
+
+SCRIPT = "gender_age_multi_task_learning.py"
+draw = load("tests/draw_faces.py")
+
+
+@pytest.fixture(scope="module")
+def utkface(tmp_path_factory):
+    """600 drawn faces in the layout of UTKFace."""
+    folder = tmp_path_factory.mktemp("utkface")
+    draw.draw_utkface(str(folder), 600, size=48)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vggface2(tmp_path_factory):
+    """30 drawn people in the layout of VGGFace2."""
+    folder = tmp_path_factory.mktemp("vggface2")
+    draw.draw_vggface2(str(folder), 30, size=48)
+    return folder
+
+
+@pytest.fixture
+def run(faces_script, utkface, tmp_path, capfd):
+    """A function that runs the script's main on the drawn faces, in this process, and returns its Result."""
+    return functools.partial(run_main, faces_script, capfd, tmp_path / "run", data_dir=utkface, image_size=32)
+
+
+def prepare(script, folder, *flags):
+    args, _ = script.parse_arguments([f"--data_dir={folder}", "--image_size=32", "--n_batch_size=16", *flags])
+    return script.prepare_data(args)
+
+
+def test_labels_of_utkface(faces_script, tmp_path, capsys):
+    face = draw.draw_face(np.random.default_rng(0), 0, 20, 0)
+    names = ["1_0_0_20170109142408075", "29_1_4_20170109142408076", "30_0_2_20170109142408077", "116_1_3_2017"]
+    broken = ["61_1_20170109142408075", "24_0_1_20170116220224657 ", "39_1_5_20170116174525125", "x_0_0_1"]
+    for name in names + broken:
+        draw.write_jpeg(str(tmp_path / f"{name}.jpg.chip.jpg"), face)
+    paths, genders, ages, ethnicities, _ = faces_script.list_utkface(str(tmp_path))
+    order = [names.index(path.split("/")[-1].split(".")[0]) for path in paths]
+    assert sorted(order) == [0, 1, 2, 3]
+    assert [[0, 1, 0, 1][k] for k in order] == genders.tolist()
+    assert [[1, 29, 30, 116][k] for k in order] == ages.tolist()
+    assert [[0, 4, 2, 3][k] for k in order] == ethnicities.tolist()
+    assert "skipped 4 of 8 files for their names" in capsys.readouterr().out
+
+
+def test_age_bins(faces_script, utkface):
+    parts, classes, *_ = prepare(faces_script, utkface, "--age_bins=13,20,30,45,60", "--tasks=age")
+    assert classes == {"age": ["0-12", "13-19", "20-29", "30-44", "45-59", "60+"]}
+    years = [int(path.split("/")[-1].split("_")[0]) for path in faces_script.list_utkface(str(utkface))[0]]
+    expected = [sum(year >= bound for bound in (13, 20, 30, 45, 60)) for year in years]
+    found = np.concatenate([parts[part][1][:, 0] for part in parts])
+    assert np.bincount(found).tolist() == np.bincount(expected).tolist()
+
+
+def test_labels_of_vggface2(faces_script, vggface2):
+    paths, genders, ages, ethnicities, identities = faces_script.list_vggface2(str(vggface2))
+    assert len(paths) == 600 and ethnicities is None
+    for path, gender, age, identity in zip(paths, genders, ages, identities):
+        person, number = re.search(r"/test/n(\d+)/(\d+)_01\.jpg$", path).groups()
+        assert identity == f"n{person}"
+        assert gender == (int(person) - 1) % 2 and (age >= 30) == (int(number) > 10)
+
+
+def test_splits(faces_script, utkface, vggface2):
+    def digests(part):
+        return {image.tobytes() for image in part[0].numpy()}
+
+    for folder in (utkface, vggface2):
+        one, other = (prepare(faces_script, folder, f"--seed={k}", "--validation_fraction=0.2")[0] for k in (0, 1))
+        assert len(one["test"][0]) == pytest.approx(60, abs=10)
+        for part in ("test", "validation"):
+            assert digests(one[part]) == digests(other[part])
+            assert not digests(one[part]) & digests(one["train"])
+    identities = faces_script.list_vggface2(str(vggface2))[4]
+    genders = np.repeat(np.arange(30) % 2, 20)
+    held_out = faces_script.split_test(genders * 0, genders, identities, by_identity=True)
+    assert len(held_out) == 20 * len(set(identities[held_out])) == 40 or len(held_out) == 60
+    assert not set(identities[held_out]) & set(np.delete(identities, held_out))
+
+
+def test_split_by_image_says_what_it_leaks(faces_script, vggface2):
+    assert "warning" not in prepare(faces_script, vggface2)[4]
+    assert "same person" in prepare(faces_script, vggface2, "--split=image")[4]["warning"]
+
+
+def test_odd_images(faces_script, utkface, tmp_path, capsys):
+    """Grey, CMYK and PNG named .jpg are read; truncated, empty and missing ones are named, counted and skipped."""
+    from PIL import Image
+
+    folder = tmp_path / "odd"
+    shutil.copytree(utkface, folder)
+    paths = sorted(folder.iterdir())
+    picture = Image.open(paths[0])
+    picture.convert("L").save(paths[0], "JPEG")
+    picture.convert("CMYK").save(paths[1], "JPEG")
+    picture.save(paths[2], "PNG")
+    listed = [str(path) for path in paths]
+    paths[3].write_bytes(paths[3].read_bytes()[:400])
+    paths[4].write_bytes(b"")
+    paths[5].unlink()
+    images, kept = faces_script.decode_all(listed, 32)
+    assert kept.tolist() == [0, 1, 2, *range(6, 600)] and len(images) == 597
+    out = capsys.readouterr().out
+    assert "skipped 3 of 600 images" in out and all(listed[k] in out for k in (3, 4, 5))
+    grey, cmyk, png = images[:3].astype(float)
+    assert (grey == grey[..., :1]).all()
+    assert np.abs(cmyk - png).mean() < 8  # the same face, but for the loss of JPEG
+    assert prepare(faces_script, folder)[4]["sizes"]["train"] > 500
+
+
+def test_more_than_a_hundredth_damaged_is_an_error(run, utkface, tmp_path):
+    shutil.copytree(utkface, tmp_path / "odd")
+    for path in sorted((tmp_path / "odd").iterdir())[:7]:
+        path.write_bytes(b"")
+    result = run(data_dir=tmp_path / "odd")
+    assert result.status == 2 and "as 7 of 600 images, expected 1 % at most" in result.err.splitlines()[-1]
+    assert not result.log_dir.exists()
+
+
+def test_decoding_takes_the_middle_square_with_antialiasing(faces_script, tmp_path):
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, 20:60] = np.indices((40, 40)).sum(0)[..., None] % 2 * 255  # a chessboard of pixels, its mean 127.5
+    (tmp_path / "wide.png").write_bytes(tf.io.encode_png(image).numpy())
+    found = faces_script.decode(str(tmp_path / "wide.png"), 10).numpy()
+    assert found.shape == (10, 10, 3) and found.dtype == np.uint8
+    assert np.abs(found[1:-1, 1:-1].astype(float) - 127.5).max() < 12
+
+
+def build(script, *flags, classes=None):
+    keras.utils.set_random_seed(0)
+    args, _ = script.parse_arguments(list(flags))
+    shape = (args.image_size, args.image_size, 3)
+    classes = classes or {"gender": ["male", "female"], "age": ["young", "mature"]}
+    return script.build_network(args, classes, np.full(shape, 120.0), np.full(shape, 60.0))
+
+
+def test_parameter_count(faces_script):
+    column = 27 * 32 + 2 * 32 + 288 * 64 + 2 * 64 + 576 * 128 + 2 * 128 + 8 * 8 * 128 * 256 + 2 * 256 + 256 * 2 + 2
+    units = 4 * (32 + 64 + 128 + 256)
+    for flags, expected in (([], 2 * column + units), (["--cross_stitch_enabled=no"], 2 * column)):
+        network = build(faces_script, *flags)
+        assert sum(int(np.prod(v.shape)) for v in network.trainable_variables) == expected
+    names = [layer.name for layer in build(faces_script).layers if isinstance(layer, faces_script.CrossStitch)]
+    assert names == ["pool_1", "pool_2", "pool_3", "fc_4"]
+
+
+def test_three_columns_have_units_of_three_by_three(faces_script):
+    classes = {"gender": ["m", "f"], "age": ["young", "mature"], "ethnicity": list("abcde")}
+    network = build(faces_script, "--cross_stitch_init=0.9", "--image_size=32", classes=classes)
+    assert network.get_layer("pool_3").alpha.shape == (3, 3, 128)
+    assert {task: x.shape[1] for task, x in network.output.items()} == {"gender": 2, "age": 2, "ethnicity": 5}
+
+
+def test_augmentation_mirrors_and_shifts_in_training_alone(faces_script, utkface):
+    images = prepare(faces_script, utkface)[0]["train"][0][:64]
+    network = build(faces_script, "--image_size=32")
+    front = keras.Model(network.input, [network.get_layer(name).output for name in ("standardise", "mirror", "shift")])
+    plain, mirrored, shifted = front(images, training=True)
+    flipped = [np.array_equal(b, a[:, ::-1]) for a, b in zip(plain.numpy(), mirrored.numpy())]
+    kept = [np.array_equal(a, b) for a, b in zip(plain.numpy(), mirrored.numpy())]
+    assert all(f or k for f, k in zip(flipped, kept)) and 10 < sum(flipped) < 54
+    moved = np.abs(shifted - mirrored).numpy().max(axis=(1, 2, 3)) > 0.01
+    assert moved.mean() > 0.8
+    plain, _, shifted = front(images, training=False)
+    np.testing.assert_array_equal(plain, shifted)
+    assert "mirror" not in [layer.name for layer in build(faces_script, "--augment=False").layers]
+
+
+BAD = {
+    "--age_bins 30,20": "--age_bins: expected rising years such as 13,20,30,45,60, got '30,20'",
+    "--age_bins old": "--age_bins: expected a whole number in [1, 120], got 'old'",
+    "--image_size 8": "--image_size: expected a whole number in [16, 512], got '8'",
+    "--tasks gender,shoe": "--tasks: expected some of gender,age,ethnicity, each once, got 'gender,shoe'",
+    "--dataset imdb": "--dataset: invalid choice: 'imdb'",
+    "--augment maybe": "--augment: expected True or False, got 'maybe'",
+    "--split identity": "--split identity: UTKFace does not say who is who, expected image",
+    "--n_batch_size 1000": "--n_batch_size 1000: expected at most the",
+    "--predict a.jpg": "--predict: expected --model with the model.keras of a run",
+    "--dataset vggface2": "--data_dir",
+}
+
+
+@pytest.mark.parametrize("flags", BAD)
+def test_bad_flag(run, flags):
+    result = run(*flags.split(), image_size=None)
+    assert result.status == 2 and result.err.splitlines()[-1].startswith(f"error: {BAD[flags]}")
+    assert not result.log_dir.exists()
+
+
+def test_bad_data_folder(run, tmp_path):
+    for folder in (None, tmp_path / "absent", tmp_path):
+        last = run(data_dir=folder).err.splitlines()[-1]
+        assert last.startswith("error: --data_dir") and "UTKFace" in last and "VGGFace2" in last
+
+
+def test_what_vggface2_does_not_know(run, vggface2):
+    assert "VGGFace2 has no ethnicities" in run(data_dir=vggface2, tasks="gender,ethnicity").err.splitlines()[-1]
+    assert "VGGFace2 says young or mature" in run(data_dir=vggface2, age_bins="20").err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name, content, expected", [
+    ("identity_meta.csv", b"\xff\xfe\x00", "expected VGGFace2's"),
+    ("identity_meta.csv", b"a, b\n1, 2\n", "expected the columns Class_ID"),
+    ("test_agetemp_imglist.txt", b"", "expected one image path a line, found none"),
+    ("test_agetemp_imglist.txt", b"n999999/0001_01.jpg\n", "found n999999/0001_01.jpg"),
+])  # fmt: skip
+def test_damaged_lists_of_vggface2(run, vggface2, tmp_path, name, content, expected):
+    shutil.copytree(vggface2, tmp_path / "damaged")
+    (tmp_path / "damaged" / "meta" / name).write_bytes(content)
+    result = run(data_dir=tmp_path / "damaged")
+    assert result.status == 2 and expected in result.err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_learns_drawn_faces_and_predicts(run, faces_script, utkface, tmp_path, capfd):
+    result = run(n_epoch=12, n_batch_size=32, tasks="gender,age")
+    assert result.status == 0, result
+    results = json.loads((result.log_dir / "results.json").read_text())
+    assert results["test"]["gender"] > 0.85 and results["test"]["age"] > 0.85
+    assert 0.4 < results["data"]["majority"]["gender"] < 0.6
+    assert {"summary/accuracy_test", "gender/accuracy_test", "cross_stitch/pool_3/alpha"} <= read_events(
+        result.log_dir
+    ).keys()
+    photos = [str(tmp_path / name) for name in ("woman.jpg", "man.jpg")]
+    rng = np.random.default_rng(7)
+    for photo, female in zip(photos, (1, 0)):
+        draw.write_jpeg(photo, draw.draw_face(rng, female, 60, 0))
+    model = str(result.log_dir / "model.keras")
+    predicted = run("--predict", *photos, "--model", model, data_dir=None, image_size=None, log_dir=None)
+    assert predicted.status == 0
+    rows = [re.split(r"\s+", line) for line in predicted.out.strip().splitlines()[-2:]]
+    assert [row[:2] for row in rows] == [[photos[0], "female"], [photos[1], "male"]]
+    assert all(0.5 < float(row[2]) <= 1 and row[3] == "mature" for row in rows)
+    for words, named in (
+        (["absent.jpg", "--model", model], "absent.jpg"),
+        ([photos[0], "--model", photos[0]], "results.json"),
+    ):
+        failed = run("--predict", *words, data_dir=None, image_size=None, log_dir=None)
+        assert failed.status == 2 and named in failed.err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_learns_drawn_people_of_vggface2(run, vggface2):
+    result = run(data_dir=vggface2, n_epoch=12, n_batch_size=32)
+    results = json.loads((result.log_dir / "results.json").read_text())
+    assert results["test"]["gender"] > 0.8 and results["test"]["age"] > 0.8 and results["data"]["split"] == "identity"
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(utkface, tmp_path):
+    flags = ["--n_epoch=6", "--n_batch_size=60", "--image_size=16", "--log_every=1", f"--data_dir={utkface}"]
+    assert finish(start(SCRIPT, *flags, f"--log_dir={tmp_path / 'whole'}")).status == 0
+    process = start(SCRIPT, *flags, f"--log_dir={tmp_path / 'killed'}")
+    for line in process.stdout:
+        if line.startswith("epoch 2/6"):
+            break
+    process.kill()
+    process.communicate()
+    state = checkpoint_arrays(last_checkpoint(tmp_path / "killed"))
+    assert any("seed" in name or array.dtype.kind in "iu" for name, array in state.items())
+    result = finish(start(SCRIPT, "--resume", tmp_path / "killed"))
+    assert result.status == 0, result
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
