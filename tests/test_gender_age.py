@@ -81,14 +81,14 @@ def test_splits(faces_script, utkface, vggface2):
 
     for folder in (utkface, vggface2):
         one, other = (prepare(faces_script, folder, f"--seed={k}", "--validation_fraction=0.2")[0] for k in (0, 1))
-        assert len(one["test"][0]) == pytest.approx(60, abs=10)
+        assert len(one["test"][0]) == pytest.approx(70, abs=12)  # a tenth, rounded in every stratum
         for part in ("test", "validation"):
             assert digests(one[part]) == digests(other[part])
             assert not digests(one[part]) & digests(one["train"])
     identities = faces_script.list_vggface2(str(vggface2))[4]
     genders = np.repeat(np.arange(30) % 2, 20)
     held_out = faces_script.split_test(genders * 0, genders, identities, by_identity=True)
-    assert len(held_out) == 20 * len(set(identities[held_out])) == 40 or len(held_out) == 60
+    assert len(held_out) == 20 * len(set(identities[held_out])) == 80  # two men and two women, all their images
     assert not set(identities[held_out]) & set(np.delete(identities, held_out))
 
 
@@ -169,11 +169,11 @@ def test_augmentation_mirrors_and_shifts_in_training_alone(faces_script, utkface
     images = prepare(faces_script, utkface)[0]["train"][0][:64]
     network = build(faces_script, "--image_size=32")
     front = keras.Model(network.input, [network.get_layer(name).output for name in ("standardise", "mirror", "shift")])
-    plain, mirrored, shifted = front(images, training=True)
-    flipped = [np.array_equal(b, a[:, ::-1]) for a, b in zip(plain.numpy(), mirrored.numpy())]
-    kept = [np.array_equal(a, b) for a, b in zip(plain.numpy(), mirrored.numpy())]
+    plain, mirrored, shifted = (x.numpy() for x in front(images, training=True))
+    flipped = [np.array_equal(b, a[:, ::-1]) for a, b in zip(plain, mirrored)]
+    kept = [np.array_equal(a, b) for a, b in zip(plain, mirrored)]
     assert all(f or k for f, k in zip(flipped, kept)) and 10 < sum(flipped) < 54
-    moved = np.abs(shifted - mirrored).numpy().max(axis=(1, 2, 3)) > 0.01
+    moved = np.abs(shifted - mirrored).max(axis=(1, 2, 3)) > 0.01
     assert moved.mean() > 0.8
     plain, _, shifted = front(images, training=False)
     np.testing.assert_array_equal(plain, shifted)
