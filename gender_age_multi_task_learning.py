@@ -37,9 +37,10 @@ import shutil
 import signal
 import statistics
 import sys
+import threading
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes would bury our own lines
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer of TensorFlow's start-up notes, which bury our own lines
 
 import keras
 import numpy as np
@@ -325,13 +326,14 @@ class CrossStitch(layers.Layer):
 class BatchNormalization(layers.BatchNormalization):
     """Keras's batch normalisation over the last axis, by TensorFlow's fused kernel, several times as fast.
 
-    Takes and returns (batch, ..., C). Where several replicas share a batch (`synchronized`), Keras's own code
-    computes the same over all of them.
+    Takes and returns (batch, height, width, C) or (batch, C); has scale and centre. Where several replicas share a
+    batch (`synchronized`), Keras's own code computes the same over all of them.
     """
 
     def call(self, inputs, training=False):
         if self.synchronized:
             return super().call(inputs, training=training)
+        training = bool(training and self.trainable)
         x = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # what the kernel takes
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             x,
@@ -547,6 +549,7 @@ def train(args, resumed):
         step = restore_checkpoint(checkpoint, args.log_dir) if resumed else -1  # -1: nothing is saved yet
     writer = open_run(args.log_dir, record, step) if chief else tf.summary.create_noop_writer()
     new, step = step < 0, max(step, 0)
+    stop, speeds, matrices = [], [], {}  # stop: the signals that asked for it
 
     def save():
         if not all(np.isfinite(tf.convert_to_tensor(v)).all() for v in variables):
@@ -575,8 +578,10 @@ def train(args, resumed):
             evaluated.assign(step)
         return found
 
-    stop, speeds, matrices = [], [], {}
-    handlers = {n: signal.signal(n, lambda number, _: stop.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():  # others, as those of Ray Train, get no signals
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handlers[number] = signal.signal(number, lambda number, _: stop.append(number))
     tf.summary.experimental.set_step(step)
     try:
         with writer.as_default():
@@ -585,7 +590,7 @@ def train(args, resumed):
                 summarise_units(units)
                 save()
             elif step % evaluate_every == 0 and evaluated < step:
-                matrices = evaluate()  # the run was stopped in the midst of it
+                matrices = evaluate()  # the run was stopped in the midst of this step's evaluation
             for epoch in range(step // steps_per_epoch, args.n_epoch):
                 order = np.random.default_rng([args.seed, epoch]).permutation(len(images))
                 progress = keras.utils.Progbar(steps_per_epoch, verbose=chief and sys.stdout.isatty(), unit_name="step")
@@ -625,6 +630,8 @@ def train(args, resumed):
                 save()
                 if chief:
                     line = f"epoch {epoch + 1}/{args.n_epoch}  step {step}  loss {statistics.fmean(losses):.4f}"
+                    if len(losses) < steps_per_epoch:
+                        line += f" over its last {len(losses)} steps"
                     if evaluated == step:
                         test = accuracies(matrices["test"])
                         line += "  test " + "  ".join(f"{task} {value:.4f}" for task, value in test.items())
@@ -634,7 +641,9 @@ def train(args, resumed):
     except Stopped:
         save()
         if chief:
-            print(f"\nstopped at step {step} of {total}; go on with: --resume {args.log_dir}", flush=True)
+            print(
+                f"\nstopped at step {step} of {total}; go on with: python {NAME}.py --resume {args.log_dir}", flush=True
+            )
         raise SystemExit(128 + stop[0]) from None
     finally:
         for number, handler in handlers.items():
@@ -814,7 +823,7 @@ def describe(args, data, parameters, units, replicas):
     warn(data)
     print(f"{parameters:,} trainable weights on {replicas} device{'s' * (replicas > 1)}; seed {args.seed}")
     for unit in units:
-        print(f"  cross-stitch unit {unit.name}: α {tuple(unit.alpha.shape)}")
+        print(f"  cross-stitch unit {unit.name}: alpha {tuple(unit.alpha.shape)}")
     if any(unit.unit == "activation" for unit in units):
         weights = sum(math.prod(unit.alpha.shape) for unit in units)
         memory = 4 * 4 * weights / 1e9  # float32: the weight, its gradient, Adam's two moments
@@ -923,8 +932,8 @@ def age_bins(text):
 
 def make_parser():
     """Returns the parser of this script's arguments."""
-    kind = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=kind, allow_abbrev=False)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=layout, allow_abbrev=False)
     add = parser.add_argument
     add("--lr", type=number(float, "(0, inf)"), default=0.001, help="Adam's learning rate (0.001)")
     add("--n_epoch", type=number(int, "[1, inf)"), default=30, help="epochs (30)")
@@ -933,7 +942,7 @@ def make_parser():
     add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
     add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
-    add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial α of a task itself (1.0)")
+    add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
     add("--cross_stitch_lr_scale", type=number(float, "(0, inf)"), default=1.0, help="times --lr, for units (1)")
     add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
     add("--tasks", type=task_names, default="gender,age", help="a column each, of gender,age,ethnicity (gender,age)")

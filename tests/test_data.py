@@ -139,6 +139,14 @@ def test_damage_is_named(script, tmp_path, damage):
         script.read_folder(tmp_path)
 
 
+def test_what_cannot_be_read_is_not_called_damaged(script, tmp_path):
+    write_folder(tmp_path, (IMAGE_BYTES, LABEL_BYTES), (IMAGE_BYTES, LABEL_BYTES))
+    (tmp_path / IMAGES).unlink()
+    (tmp_path / IMAGES).mkdir()
+    with pytest.raises(script.Failure, match=f"{IMAGES}: cannot be read"):
+        script.read_folder(tmp_path)
+
+
 def test_labels_of_the_tasks(script, garments):
     labels = script.prepare_data(arguments(data_dir=script.SAMPLE))[0]["train"][1].numpy()
     np.testing.assert_array_equal(labels[:, 0], garments[1])

@@ -141,6 +141,15 @@ def test_batch_norm_equals_that_of_keras(script, shape):
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
 
 
+def test_frozen_batch_norm_keeps_its_statistics(script):
+    layer = script.BatchNormalization()
+    layer.build((None, 4))
+    layer.trainable = False
+    layer(np.full((8, 4), 5, np.float32), training=True)
+    np.testing.assert_array_equal(layer.moving_mean, np.zeros(4))
+    np.testing.assert_array_equal(layer.moving_variance, np.ones(4))
+
+
 def test_standardisation_is_part_of_the_network(script, garments):
     standardise = build(script).get_layer("standardise")
     images = garment_batch(garments)

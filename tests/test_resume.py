@@ -88,7 +88,7 @@ def test_signals(small, whole, tmp_path, number, status):
     result = finish(process)
     assert time.monotonic() - asked < 5
     assert result.status == status and "Traceback" not in result.err
-    assert result.out.splitlines()[-1].endswith(f"go on with: --resume {log_dir}")
+    assert result.out.splitlines()[-1].endswith(f"go on with: python {SCRIPT} --resume {log_dir}")
     stopped = int(result.out.splitlines()[-1].split()[3])
     assert steps_saved(log_dir)[-1] == stopped
     result = finish(start(SCRIPT, "--resume", log_dir))

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
@@ -160,6 +161,15 @@ def test_three_tasks_by_one_more_line(script, run, monkeypatch):
     assert np.shape(results["cross_stitch"]["pool_1"]) == (3, 3)
     assert results["test"]["sleeves"] > 0.7 and re.search(r"sleeves +0\.\d{4}\n", result.out)
     assert read_events(result.log_dir)["cross_stitch/fc_3/alpha_cross"][0][1] == pytest.approx(0.1)
+
+
+@pytest.mark.slow
+def test_in_a_thread_as_ray_train_calls_it(run):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(run(n_epoch=1, n_batch_size=200)))
+    thread.start()
+    thread.join()
+    assert results[0].status == 0, results
 
 
 @pytest.mark.slow
