@@ -163,15 +163,16 @@ def decode_all(paths, size):
     return images[: len(kept)], np.array(kept)
 
 
-def split_test(ages, genders, identities, by_identity):
-    """Returns the sorted indices of the test part, a tenth, the same for every seed and every set of tasks.
+def hold_out(genders, ages, people, fraction):
+    """Returns the sorted indices of a random part, the same for every seed and every set of tasks.
 
-    By image it is stratified by gender and decade of age; by identity, by gender, and no person is in both parts.
+    With `people` (who is on each image) it is stratified by gender, and nobody is on both sides; with None, by gender
+    and decade of age.
     """
-    if not by_identity:
-        return stratified(genders * 100 + ages // 10, 0.1, seed=0)
-    people, first = np.unique(identities, return_index=True)
-    return np.flatnonzero(np.isin(identities, people[stratified(genders[first], 0.1, seed=0)]))
+    if people is None:
+        return stratified(genders * 100 + ages // 10, fraction, seed=0)
+    names, first = np.unique(people, return_index=True)
+    return np.flatnonzero(np.isin(people, names[stratified(genders[first], fraction, seed=0)]))
 
 
 def stratified(labels, fraction, seed):
@@ -227,15 +228,16 @@ def prepare_data(args):
     digest = hashlib.sha256(images)
     digest.update(labels)
 
-    strata = genders * 100 + ages // 10
-    held_out = split_test(ages, genders, None if identities is None else identities[kept], split == "identity")
-    rows = {"train": np.setdiff1d(np.arange(len(images)), held_out), "test": held_out}
+    people = identities[kept] if split == "identity" else None
+    rows = {"test": hold_out(genders, ages, people, 0.1)}
+    rest = np.setdiff1d(np.arange(len(images)), rows["test"])
     if args.validation_fraction:
-        chosen = stratified(strata[rows["train"]], args.validation_fraction, seed=0)  # the same faces for every --seed
-        rows["validation"] = rows["train"][chosen]
-        rows["train"] = np.delete(rows["train"], chosen)
+        people = None if people is None else people[rest]
+        chosen = hold_out(genders[rest], ages[rest], people, args.validation_fraction)
+        rows["validation"], rest = rest[chosen], np.delete(rest, chosen)
     if args.train_fraction < 1:
-        rows["train"] = rows["train"][stratified(strata[rows["train"]], args.train_fraction, seed=args.seed)]
+        rest = rest[stratified(genders[rest] * 100 + ages[rest] // 10, args.train_fraction, seed=args.seed)]
+    rows = {"train": rest, **rows}
     if args.n_batch_size > len(rows["train"]):
         raise Failure(f"--n_batch_size {args.n_batch_size}: expected at most the {len(rows['train'])} training images")
     mean, deviation = pixel_statistics(images[rows["train"]])

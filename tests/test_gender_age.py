@@ -85,11 +85,19 @@ def test_splits(faces_script, utkface, vggface2):
         for part in ("test", "validation"):
             assert digests(one[part]) == digests(other[part])
             assert not digests(one[part]) & digests(one["train"])
+
+
+def test_nobody_is_on_both_sides(faces_script, vggface2):
     identities = faces_script.list_vggface2(str(vggface2))[4]
     genders = np.repeat(np.arange(30) % 2, 20)
-    held_out = faces_script.split_test(genders * 0, genders, identities, by_identity=True)
+    held_out = faces_script.hold_out(genders, genders * 0, identities, 0.1)
     assert len(held_out) == 20 * len(set(identities[held_out])) == 80  # two men and two women, all their images
     assert not set(identities[held_out]) & set(np.delete(identities, held_out))
+    images, _ = faces_script.decode_all(faces_script.list_vggface2(str(vggface2))[0], 32)
+    person_of = {image.tobytes(): person for image, person in zip(images, identities)}
+    parts = prepare(faces_script, vggface2, "--validation_fraction=0.2")[0]
+    people = [{person_of[image.tobytes()] for image in parts[part][0].numpy()} for part in parts]
+    assert sum(map(len, people)) == len(set.union(*people)) == 30
 
 
 def test_split_by_image_says_what_it_leaks(faces_script, vggface2):
