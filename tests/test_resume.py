@@ -63,7 +63,7 @@ def test_ten_kills(small, whole, tmp_path):
             running = wait_for(process, lambda: half_written(log_dir))
             written += running
         elif running:
-            time.sleep(moments.uniform(0, 0.3))
+            time.sleep(moments.uniform(0, 0.15))
         assert running and process.poll() is None, finish(process)
         process.kill()
         process.communicate()
