@@ -515,8 +515,8 @@ def train(args, resumed):
 
     handlers = {}
     if threading.current_thread() is threading.main_thread():  # others, as those of Ray Train, get no signals
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handlers[number] = signal.signal(number, lambda number, _: stop.append(number))
+        for kind in (signal.SIGINT, signal.SIGTERM):
+            handlers[kind] = signal.signal(kind, lambda kind, _: stop.append(kind))
     tf.summary.experimental.set_step(step)
     try:
         with writer.as_default():
@@ -581,8 +581,8 @@ def train(args, resumed):
             )
         raise SystemExit(128 + stop[0]) from None
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        for kind, handler in handlers.items():
+            signal.signal(kind, handler)
 
     results = {
         "arguments": vars(args),
