@@ -647,6 +647,9 @@ def train(args, resumed):
                 f"\nstopped at step {step} of {total}; go on with: python {NAME}.py --resume {args.log_dir}", flush=True
             )
         raise SystemExit(128 + stop[0]) from None
+    except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
+        reason = str(error).strip().split("\n\n")[-1].split("\n")[0]  # without TensorFlow's own stack
+        raise Failure(f"step {step}: {reason}; go on with: python {NAME}.py --resume {args.log_dir}", 1) from None
     finally:
         for kind, handler in handlers.items():
             signal.signal(kind, handler)
@@ -1021,7 +1024,7 @@ def main(argv=None):
         message, status = failure, failure.status
     except KeyboardInterrupt:
         message, status = "interrupted", 130
-    except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
+    except (OSError, tf.errors.OpError) as error:  # outside the training, which words its own
         message, status = Failure(error), 1
     print(f"error: {message}", file=sys.stderr, flush=True)
     return status

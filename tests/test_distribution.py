@@ -105,7 +105,8 @@ def test_a_lost_worker_ends_the_others_and_all_resume(small, tmp_path):
         print(f"worker {lost} killed; the other ended after {time.monotonic() - killed:.0f} s")
         workers[lost].communicate()
         assert time.monotonic() - killed < 180
-        assert left.status == 1 and left.err.splitlines()[-1].startswith("error: "), left
+        assert left.status == 1, left
+        assert re.fullmatch(rf"error: step \d+: .{{1,300}}--resume {log_dir}", left.err.splitlines()[-1]), left
     for process in start_workers("--resume", log_dir):
         result = finish(process)
         assert result.status == 0, result

@@ -266,7 +266,7 @@ def test_full_disk(small, tmp_path):
     log_dir = tmp_path / "run"
     result = finish(begin(small, log_dir, 2, preexec_fn=limit_file_size))
     assert result.status == 1, result
-    assert result.err.splitlines()[-1].startswith("error: ") and "Traceback" not in result.err
+    assert result.err.splitlines()[-1].startswith("error: step 0: ") and "Traceback" not in result.err
     result = finish(start(SCRIPT, "--resume", log_dir))
     assert result.status == 0, result
     assert finish(begin(small, tmp_path / "whole", 2)).status == 0
