@@ -44,6 +44,10 @@ def test_readme_links_to_what_is_there():
         assert (ROOT / path).exists(), path
 
 
+def test_readme_has_no_placeholder():
+    assert not re.search(r"^[A-Z_]{5,}$", README, re.MULTILINE)
+
+
 def test_ci_runs_the_readme_test_command():
     assert "-m pytest\n" in README and "-m pytest\n" in (ROOT / ".ci" / "run").read_text()
     assert "bash .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
