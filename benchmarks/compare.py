@@ -252,7 +252,11 @@ def main():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "experiments", nargs="*", choices=[[], *EXPERIMENTS], help="what to train: " + ", ".join(EXPERIMENTS)
+        "experiments",
+        nargs="*",
+        metavar="EXPERIMENT",
+        choices=[[], *EXPERIMENTS],
+        help="what to train: " + ", ".join(EXPERIMENTS),
     )
     parser.add_argument(
         "--seeds", type=lambda text: [int(k) for k in text.split(",")], default=[0, 1, 2], help="(0,1,2)"

@@ -93,6 +93,14 @@ class Result:
         return f"status {self.status}\n{self.out}\n{self.err}"
 
 
+def assert_refused(result, message):
+    """Asserts that a run ended with one clear line that begins with `message`, status 2, and nothing written."""
+    assert result.status == 2
+    assert result.err.splitlines()[-1].startswith(f"error: {message}")
+    assert "Traceback" not in result.err and "usage:" not in result.err
+    assert not result.log_dir.exists()
+
+
 def start(path, *flags, environment=None, **options):
     """Starts a script of the repository in a process of its own, its output in pipes, and returns the Popen."""
     command = [sys.executable, str(ROOT / path), *map(str, flags)]

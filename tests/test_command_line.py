@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from conftest import finish, start
+from conftest import assert_refused, finish, start
 
 BAD = {
     "--lr nan": "--lr: expected a number in (0, inf), got 'nan'",
@@ -45,10 +45,7 @@ BAD = {
 @pytest.mark.parametrize("flags", BAD)
 def test_bad_flag(run, flags):
     result = run(*flags.split())
-    assert result.status == 2
-    assert result.err.splitlines()[-1].startswith(f"error: {BAD[flags]}")
-    assert "Traceback" not in result.err and "usage:" not in result.err
-    assert not result.log_dir.exists()
+    assert_refused(result, BAD[flags])
 
 
 def test_bad_data_folder(run, tmp_path):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_same_run, checkpoint_arrays, finish, last_checkpoint, load, read_events, run_main, start
+from conftest import assert_refused, assert_same_run, finish, load, read_events, run_main, start
 
 SCRIPT = "gender_age_multi_task_learning.py"
 draw = load("tests/draw_faces.py")
@@ -205,8 +205,7 @@ BAD = {
 @pytest.mark.parametrize("flags", BAD)
 def test_bad_flag(run, flags):
     result = run(*flags.split(), image_size=None)
-    assert result.status == 2 and result.err.splitlines()[-1].startswith(f"error: {BAD[flags]}")
-    assert not result.log_dir.exists()
+    assert_refused(result, BAD[flags])
 
 
 def test_bad_data_folder(run, tmp_path):
@@ -278,8 +277,6 @@ def test_killed_and_resumed(utkface, tmp_path):
             break
     process.kill()
     process.communicate()
-    state = checkpoint_arrays(last_checkpoint(tmp_path / "killed"))
-    assert any("seed" in name or array.dtype.kind in "iu" for name, array in state.items())
     result = finish(start(SCRIPT, "--resume", tmp_path / "killed"))
     assert result.status == 0, result
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
