@@ -53,6 +53,7 @@ TASKS = {  # task: (names of its classes, its class for each of the ten labels o
     "item": (ITEMS, range(10)),
     "group": (["Shoes", "For Women", "Other"], (2, 2, 2, 1, 2, 0, 1, 0, 1, 0)),
 }
+UNITS = ("pool_1", "pool_2", "fc_3")  # the layers that a cross-stitch unit can follow
 EVALUATION_BATCH = 500  # images
 VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
 
@@ -316,7 +317,7 @@ def build_network(args, classes, mean, deviation):
         return layers.Dense(len(classes[task]), kernel_initializer="he_normal", name=task)(x)
 
     def stitch(name, columns):
-        if not args.cross_stitch_enabled or len(columns) == 1:
+        if not args.cross_stitch_enabled or len(columns) == 1 or name not in args.cross_stitch_at:
             return columns
         init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
         return CrossStitch(args.cross_stitch_unit, init, name=name)(columns)
@@ -385,13 +386,13 @@ def choose_strategy():
     return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
 
 
-def replica_share(images, labels, batch):
-    """Returns the images and labels of this replica's share of the global batch, `batch` being indices into them."""
+def replica_share(batch, *columns):
+    """Returns this replica's share of the global batch from each of the tensors; `batch` holds indices into them."""
     context = tf.distribute.get_replica_context()
     replica, replicas, n = context.replica_id_in_sync_group, context.num_replicas_in_sync, tf.size(batch)
     share = batch[n * replica // replicas : n * (replica + 1) // replicas]
     with tf.device("CPU:0"):  # the data set stays in the memory of the host
-        return tf.gather(images, share), tf.gather(labels, share)
+        return [tf.gather(column, share) for column in columns]
 
 
 def make_train_step(strategy, network, optimizer, unit_optimizer, reg_lambda):
@@ -405,7 +406,7 @@ def make_train_step(strategy, network, optimizer, unit_optimizer, reg_lambda):
 
     def replica_step(images, labels, batch):
         n = tf.cast(tf.size(batch), tf.float32)
-        x, y = replica_share(images, labels, batch)
+        x, y = replica_share(batch, images, labels)
         with tf.GradientTape() as tape:
             logits = network(x, training=True)
             losses = [total / n for total in cross_entropies(logits, y)]
@@ -429,7 +430,7 @@ def make_evaluate_step(strategy, network):
     """Returns the tf.function (images, labels, batch) -> the tasks' confusion matrices on a global batch."""
 
     def replica_step(images, labels, batch):
-        x, y = replica_share(images, labels, batch)
+        x, y = replica_share(batch, images, labels)
         return confusion_matrices(network(x, training=False), y)
 
     @tf.function
@@ -521,7 +522,8 @@ def train(args, resumed):
     try:
         with writer.as_default():
             if new:
-                summarise_setting(args, data, train_step.graph)
+                metrics = ["summary/accuracy_test", *(f"{task}/accuracy_test" for task in classes)]
+                summarise_setting(args, data, train_step.graph, metrics)
                 summarise_units(units)
                 save()
             elif step % evaluate_every == 0 and evaluated < step:
@@ -717,13 +719,12 @@ def markdown(table):
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in table.items())])
 
 
-def summarise_setting(args, data, graph):
-    """Logs the graph of the training step, the arguments and the data as text, and the hyper-parameters."""
+def summarise_setting(args, data, graph, metrics):
+    """Logs the training step's graph, the arguments and the data as text, the hyper-parameters and `metrics`, tags."""
     tf.summary.graph(graph)
     tf.summary.text("arguments", markdown(vars(args)))
     tf.summary.text("data", markdown(data))
     values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}
-    metrics = ["summary/accuracy_test", *(f"{task}/accuracy_test" for task in args.tasks)]
     hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
 
@@ -814,12 +815,16 @@ def number(kind, interval):
     return parse
 
 
-def task_names(text):
-    """Returns the list of tasks in a comma-separated `text`, each of them in TASKS and none twice."""
-    tasks = text.split(",")
-    if set(tasks) - set(TASKS) or len(set(tasks)) < len(tasks):
-        raise argparse.ArgumentTypeError(f"expected some of {','.join(TASKS)}, each once, got {text!r}")
-    return tasks
+def some_of(names):
+    """Returns an argparse type: a list of some of `names`, each once, from a text with commas between them."""
+
+    def parse(text):
+        words = text.split(",")
+        if set(words) - set(names) or len(set(words)) < len(words):
+            raise argparse.ArgumentTypeError(f"expected some of {','.join(names)}, each once, got {text!r}")
+        return words
+
+    return parse
 
 
 class Parser(argparse.ArgumentParser):
@@ -841,10 +846,11 @@ def make_parser():
     add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
     add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
+    add("--cross_stitch_at", type=some_of(UNITS), default=",".join(UNITS), help=f"units ({','.join(UNITS)})")
     add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
     add("--cross_stitch_lr_scale", type=number(float, "(0, inf)"), default=1.0, help="times --lr, for units (1)")
     add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
-    add("--tasks", type=task_names, default=",".join(TASKS), help=f"a column each ({','.join(TASKS)})")
+    add("--tasks", type=some_of(TASKS), default=",".join(TASKS), help=f"a column each ({','.join(TASKS)})")
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
     add("--validation_fraction", type=number(float, "[0, 1)"), default=0.0, help="part of it held out (0)")
     add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of weights, order and dropout (0)")
@@ -855,6 +861,11 @@ def make_parser():
     add("--checkpoint_every", type=number(int, "[0, inf)"), default=0, help="steps between checkpoints (0: an epoch)")
     add("--resume", metavar="LOG_DIR", help="go on with this run; only --n_epoch (upwards) and --data_dir may change")
     return parser
+
+
+def kind_of_run(args):
+    """Returns the word that stands in the name of the run's folder."""
+    return "single" if len(args.tasks) == 1 else "stitched" if args.cross_stitch_enabled else "baseline"
 
 
 def parse_arguments(argv):
@@ -879,9 +890,8 @@ def parse_arguments(argv):
     elif args.log_dir is None:
         if "TF_CONFIG" in os.environ:
             raise Failure("--log_dir: required with TF_CONFIG, a folder that all workers see")
-        kind = "single" if len(args.tasks) == 1 else "stitched" if args.cross_stitch_enabled else "baseline"
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-        args.log_dir = os.path.join("tf_logs", NAME, f"{now}-{kind}-seed{args.seed}")
+        args.log_dir = os.path.join("tf_logs", NAME, f"{now}-{kind_of_run(args)}-seed{args.seed}")
     if args.pretrain_epoch >= args.n_epoch:
         raise Failure(f"--pretrain_epoch {args.pretrain_epoch}: expected less than --n_epoch, {args.n_epoch}")
     del args.resume

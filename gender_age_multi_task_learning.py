@@ -54,6 +54,7 @@ TASKS = {  # task: names of its classes; those of age come from --age_bins
     "age": None,
     "ethnicity": ["White", "Black", "Asian", "Indian", "Others"],
 }
+UNITS = ("pool_1", "pool_2", "pool_3", "fc_4")  # the layers that a cross-stitch unit can follow
 EVALUATION_BATCH = 500  # images
 VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
 
@@ -140,15 +141,16 @@ def decode(path, size):
     return tf.ensure_shape(tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8), (size, size, 3))
 
 
-def decode_all(paths, size):
-    """Returns the images that can be decoded, uint8 (n, size, size, 3), and their indices into `paths`.
+def decode_all(decode, shape, paths, *columns):
+    """Returns the images that decode(path, ...) can give, uint8 (n, *shape), and their indices into `paths`.
 
-    The others are named and counted; raises Failure if they are more than 1 %.
+    `columns` hold what else `decode` takes for each path. Images that cannot be decoded are named and counted; raises
+    Failure if they are more than 1 %.
     """
-    indices = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), paths))
-    decoded = indices.map(lambda k, path: (k, decode(path, size)), num_parallel_calls=tf.data.AUTOTUNE)
+    rows = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), paths, *columns))
+    decoded = rows.map(lambda k, *row: (k, decode(*row)), num_parallel_calls=tf.data.AUTOTUNE)
     progress = keras.utils.Progbar(len(paths), verbose=sys.stdout.isatty(), unit_name="image")
-    images, kept = np.empty((len(paths), size, size, 3), np.uint8), []
+    images, kept = np.empty((len(paths), *shape), np.uint8), []
     for k, image in decoded.ignore_errors().as_numpy_iterator():
         images[len(kept)] = image
         kept.append(int(k))
@@ -215,7 +217,8 @@ def prepare_data(args):
         raise Failure(f"--tasks {','.join(args.tasks)}: VGGFace2 has no ethnicities, expected gender,age")
     if identities is not None and args.age_bins != [MATURE]:
         raise Failure(f"--age_bins: VGGFace2 says young or mature, expected {MATURE}, the default")
-    images, kept = decode_all(paths, args.image_size)
+    shape = (args.image_size, args.image_size, 3)
+    images, kept = decode_all(functools.partial(decode, size=args.image_size), shape, paths)
     genders, ages = genders[kept], ages[kept]
     bounds = [0, *args.age_bins]
     names = [f"{low}-{high - 1}" for low, high in zip(bounds, args.age_bins)] + [f"{args.age_bins[-1]}+"]
@@ -379,7 +382,7 @@ def build_network(args, classes, mean, deviation):
         return layers.Dense(len(classes[task]), kernel_initializer="he_normal", name=task)(x)
 
     def stitch(name, columns):
-        if not args.cross_stitch_enabled or len(columns) == 1:
+        if not args.cross_stitch_enabled or len(columns) == 1 or name not in args.cross_stitch_at:
             return columns
         init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
         return CrossStitch(args.cross_stitch_unit, init, name=name)(columns)
@@ -452,13 +455,13 @@ def choose_strategy():
     return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
 
 
-def replica_share(images, labels, batch):
-    """Returns the images and labels of this replica's share of the global batch, `batch` being indices into them."""
+def replica_share(batch, *columns):
+    """Returns this replica's share of the global batch from each of the tensors; `batch` holds indices into them."""
     context = tf.distribute.get_replica_context()
     replica, replicas, n = context.replica_id_in_sync_group, context.num_replicas_in_sync, tf.size(batch)
     share = batch[n * replica // replicas : n * (replica + 1) // replicas]
     with tf.device("CPU:0"):  # the data set stays in the memory of the host
-        return tf.gather(images, share), tf.gather(labels, share)
+        return [tf.gather(column, share) for column in columns]
 
 
 def make_train_step(strategy, network, optimizer, unit_optimizer, reg_lambda):
@@ -472,7 +475,7 @@ def make_train_step(strategy, network, optimizer, unit_optimizer, reg_lambda):
 
     def replica_step(images, labels, batch):
         n = tf.cast(tf.size(batch), tf.float32)
-        x, y = replica_share(images, labels, batch)
+        x, y = replica_share(batch, images, labels)
         with tf.GradientTape() as tape:
             logits = network(x, training=True)
             losses = [total / n for total in cross_entropies(logits, y)]
@@ -496,7 +499,7 @@ def make_evaluate_step(strategy, network):
     """Returns the tf.function (images, labels, batch) -> the tasks' confusion matrices on a global batch."""
 
     def replica_step(images, labels, batch):
-        x, y = replica_share(images, labels, batch)
+        x, y = replica_share(batch, images, labels)
         return confusion_matrices(network(x, training=False), y)
 
     @tf.function
@@ -588,7 +591,8 @@ def train(args, resumed):
     try:
         with writer.as_default():
             if new:
-                summarise_setting(args, data, train_step.graph)
+                metrics = ["summary/accuracy_test", *(f"{task}/accuracy_test" for task in classes)]
+                summarise_setting(args, data, train_step.graph, metrics)
                 summarise_units(units)
                 save()
             elif step % evaluate_every == 0 and evaluated < step:
@@ -784,13 +788,12 @@ def markdown(table):
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in table.items())])
 
 
-def summarise_setting(args, data, graph):
-    """Logs the graph of the training step, the arguments and the data as text, and the hyper-parameters."""
+def summarise_setting(args, data, graph, metrics):
+    """Logs the training step's graph, the arguments and the data as text, the hyper-parameters and `metrics`, tags."""
     tf.summary.graph(graph)
     tf.summary.text("arguments", markdown(vars(args)))
     tf.summary.text("data", markdown(data))
     values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}
-    metrics = ["summary/accuracy_test", *(f"{task}/accuracy_test" for task in args.tasks)]
     hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
 
@@ -911,12 +914,16 @@ def number(kind, interval):
     return parse
 
 
-def task_names(text):
-    """Returns the list of tasks in a comma-separated `text`, each of them in TASKS and none twice."""
-    tasks = text.split(",")
-    if set(tasks) - set(TASKS) or len(set(tasks)) < len(tasks):
-        raise argparse.ArgumentTypeError(f"expected some of {','.join(TASKS)}, each once, got {text!r}")
-    return tasks
+def some_of(names):
+    """Returns an argparse type: a list of some of `names`, each once, from a text with commas between them."""
+
+    def parse(text):
+        words = text.split(",")
+        if set(words) - set(names) or len(set(words)) < len(words):
+            raise argparse.ArgumentTypeError(f"expected some of {','.join(names)}, each once, got {text!r}")
+        return words
+
+    return parse
 
 
 class Parser(argparse.ArgumentParser):
@@ -947,10 +954,11 @@ def make_parser():
     add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
     add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
+    add("--cross_stitch_at", type=some_of(UNITS), default=",".join(UNITS), help=f"units ({','.join(UNITS)})")
     add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
     add("--cross_stitch_lr_scale", type=number(float, "(0, inf)"), default=1.0, help="times --lr, for units (1)")
     add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
-    add("--tasks", type=task_names, default="gender,age", help="a column each, of gender,age,ethnicity (gender,age)")
+    add("--tasks", type=some_of(TASKS), default="gender,age", help="of gender,age,ethnicity (gender,age)")
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
     add("--validation_fraction", type=number(float, "[0, 1)"), default=0.0, help="part of it held out (0)")
     add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of weights, order and dropout (0)")
@@ -975,6 +983,11 @@ def make_parser():
     return parser
 
 
+def kind_of_run(args):
+    """Returns the word that stands in the name of the run's folder."""
+    return "single" if len(args.tasks) == 1 else "stitched" if args.cross_stitch_enabled else "baseline"
+
+
 def parse_arguments(argv):
     """Returns the arguments, and the record of the run that --resume names or None; raises Failure if they are wrong.
 
@@ -997,9 +1010,8 @@ def parse_arguments(argv):
     elif args.log_dir is None:
         if "TF_CONFIG" in os.environ:
             raise Failure("--log_dir: required with TF_CONFIG, a folder that all workers see")
-        kind = "single" if len(args.tasks) == 1 else "stitched" if args.cross_stitch_enabled else "baseline"
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-        args.log_dir = os.path.join("tf_logs", NAME, f"{now}-{kind}-seed{args.seed}")
+        args.log_dir = os.path.join("tf_logs", NAME, f"{now}-{kind_of_run(args)}-seed{args.seed}")
     if args.pretrain_epoch >= args.n_epoch:
         raise Failure(f"--pretrain_epoch {args.pretrain_epoch}: expected less than --n_epoch, {args.n_epoch}")
     del args.resume

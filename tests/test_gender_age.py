@@ -42,6 +42,10 @@ def prepare(script, folder, *flags):
     return script.prepare_data(args)
 
 
+def decode_all(script, paths):
+    return script.decode_all(functools.partial(script.decode, size=32), (32, 32, 3), paths)
+
+
 def test_labels_of_utkface(faces_script, tmp_path, capsys):
     face = draw.draw_face(np.random.default_rng(0), 0, 20, 0)
     names = ["1_0_0_20170109142408075", "29_1_4_20170109142408076", "30_0_2_20170109142408077", "116_1_3_2017"]
@@ -93,7 +97,7 @@ def test_nobody_is_on_both_sides(faces_script, vggface2):
     held_out = faces_script.hold_out(genders, genders * 0, identities, 0.1)
     assert len(held_out) == 20 * len(set(identities[held_out])) == 80  # two men and two women, all their images
     assert not set(identities[held_out]) & set(np.delete(identities, held_out))
-    images, _ = faces_script.decode_all(faces_script.list_vggface2(str(vggface2))[0], 32)
+    images, _ = decode_all(faces_script, faces_script.list_vggface2(str(vggface2))[0])
     person_of = {image.tobytes(): person for image, person in zip(images, identities)}
     parts = prepare(faces_script, vggface2, "--validation_fraction=0.2")[0]
     people = [{person_of[image.tobytes()] for image in parts[part][0].numpy()} for part in parts]
@@ -120,7 +124,7 @@ def test_odd_images(faces_script, utkface, tmp_path, capsys):
     paths[3].write_bytes(paths[3].read_bytes()[:400])
     paths[4].write_bytes(b"")
     paths[5].unlink()
-    images, kept = faces_script.decode_all(listed, 32)
+    images, kept = decode_all(faces_script, listed)
     assert kept.tolist() == [0, 1, 2, *range(6, 600)] and len(images) == 597
     out = capsys.readouterr().out
     assert "skipped 3 of 600 images" in out and all(listed[k] in out for k in (3, 4, 5))

@@ -9,9 +9,9 @@ TASKS = ["item", "group"]
 MEAN, DEVIATION = np.full((28, 28, 1), 72.9), np.full((28, 28, 1), 90.0)
 
 
-def build(script, tasks=TASKS, unit="channel", init=1.0, seed=0, keep_prob=0.8, size=28):
+def build(script, *flags, tasks=TASKS, unit="channel", init=1.0, seed=0, keep_prob=0.8, size=28):
     keras.utils.set_random_seed(seed)
-    args, _ = script.parse_arguments([f"--cross_stitch_enabled={unit is not None}"])
+    args, _ = script.parse_arguments([f"--cross_stitch_enabled={unit is not None}", *flags])
     args.cross_stitch_unit, args.cross_stitch_init, args.keep_prob = unit, init, keep_prob
     classes = {task: script.TASKS[task][0] for task in tasks}
     return script.build_network(args, classes, MEAN[:size, :size], DEVIATION[:size, :size])
@@ -50,6 +50,8 @@ def test_units_follow_pools_and_dense_layers(script):
     network = build(script)
     shapes = {layer.name: layer.alpha.shape for layer in network.layers if isinstance(layer, script.CrossStitch)}
     assert shapes == {"pool_1": (2, 2, 32), "pool_2": (2, 2, 64), "fc_3": (2, 2, 1024)}
+    network = build(script, "--cross_stitch_at=fc_3,pool_1")
+    assert [x.name for x in network.layers if isinstance(x, script.CrossStitch)] == ["pool_1", "fc_3"]
 
 
 def forward_by_numpy(network, images, tasks):
