@@ -856,18 +856,23 @@ def print_results(results):
     warn(results["data"])
 
 
+def load_run(model_path):
+    """Returns the trained network in a run's model.keras and the content of results.json beside it, for --predict."""
+    if model_path is None:
+        raise Failure("--predict: expected --model with the model.keras of a run")
+    results = read_json(os.path.join(os.path.dirname(model_path), "results.json"))
+    try:
+        return keras.models.load_model(model_path), results
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Failure(f"--model {model_path}: expected the model.keras of a run ({error})") from None
+
+
 def predict(photos, model_path):
     """Prints each photo's most probable class of every task, with its probability, as a table.
 
     The classes are those of results.json beside the model; raises Failure for a photo or model that cannot be read.
     """
-    if model_path is None:
-        raise Failure("--predict: expected --model with the model.keras of a run")
-    results = read_json(os.path.join(os.path.dirname(model_path), "results.json"))
-    try:
-        network = keras.models.load_model(model_path)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise Failure(f"--model {model_path}: expected the model.keras of a run ({error})") from None
+    network, results = load_run(model_path)
     images = []
     for photo in photos:
         try:
