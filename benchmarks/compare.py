@@ -1,16 +1,18 @@
-"""Does cross-stitch help, when, and how sure are we? Settings x seeds through the real script, and what came of it.
+"""Does cross-stitch help, when, and how sure are we? Settings x seeds through the real scripts, and what came of it.
 
     python benchmarks/compare.py scarce_10 --seeds 0,1,2,3,4     # train what is not yet in benchmarks/results
-    python benchmarks/compare.py                                 # no training: README's table and figure anew
+    python benchmarks/compare.py gender_age --data_dir UTKFace   # faces have to be named
+    python benchmarks/compare.py                                 # no training: README's tables and figure anew
 
-Every run is a process of the script, in a log folder of its own below --folder. Stop it at any time: a finished run
-is kept in benchmarks/results/EXPERIMENT.json and never repeated, one that was stopped is resumed. The accuracy is
-that on the test images after the last epoch, never that of the best. A seed stands for the same part of the data and
-the same order in all settings, and in all with two columns for the same initial weights, so that differences to the
-baseline are paired.
+Every run is a process of its script, in a log folder of its own below --folder. Stop it at any time: a finished run
+is kept in benchmarks/results/EXPERIMENT.json and never repeated, one that was stopped is resumed. The figures are
+those after the last epoch, never those of the best. A seed stands for the same part of the data and the same order in
+all settings, and in all with two columns for the same initial weights, so that differences to the baseline are paired.
+Experiments named *_trials chose the defaults, on validation parts alone; their tables stand in benchmarks/TRIALS.md.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -23,15 +25,35 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RESULTS = os.path.join(ROOT, "benchmarks", "results")
 README = os.path.join(ROOT, "README.md")
+TRIALS = os.path.join(ROOT, "benchmarks", "TRIALS.md")
 FIGURE = os.path.join(ROOT, "img", "results.png")
-SCRIPT = "fashion_mnist_multi_task_learning.py"
 
 BASELINE = {"cross_stitch_enabled": False}
 PAPER = {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0}
 
 
+@dataclasses.dataclass
+class Experiment:
+    """Settings of one script, and what is told of them.
+
+    settings: {name: the arguments of its runs}, more than one run where each trains some of the tasks.
+    measures: {column of the table: (part, measure) as in results.json}, shares, shown in per cent; the last one is
+        compared with that of the setting `baseline`, seed by seed.
+    """
+
+    title: str
+    settings: dict
+    measures: dict
+    script: str = "fashion_mnist_multi_task_learning.py"
+    baseline: str = "baseline"
+
+
+GARMENTS = {"item": ("test", "item"), "group": ("test", "group"), "overall": ("test", "accuracy")}
+FACES = {"gender": ("test", "gender"), "age": ("test", "age"), "overall": ("test", "accuracy")}
+
+
 def scarce(fraction, n_epoch):
-    """Returns the experiment on a part of the training images, at 1,410 to 1,500 steps, evaluated every 141."""
+    """Returns the settings on a part of the training images, at 1,410 to 1,500 steps, evaluated every 141."""
     common = {"train_fraction": fraction, "n_epoch": n_epoch, "eval_every": 141}
     settings = {
         "single-task": [{"tasks": ["item"]}, {"tasks": ["group"]}],
@@ -42,9 +64,51 @@ def scarce(fraction, n_epoch):
     return {name: [{**common, **run} for run in runs] for name, runs in settings.items()}
 
 
-# experiment: (title, {setting: the arguments of its runs, more than one where each trains some of the tasks})
+def ablations():
+    """Returns the settings that differ from `channel` on a tenth of the training images in one thing each."""
+    changes = {
+        "baseline": BASELINE,
+        "channel": {},
+        "layer": {"cross_stitch_unit": "layer"},
+        "init 0.9": {"cross_stitch_init": 0.9},
+        "init 0.5": {"cross_stitch_init": 0.5},
+        "units' rate × 10": {"cross_stitch_lr_scale": 10.0},
+        "units' rate × 100": {"cross_stitch_lr_scale": 100.0},
+        "units' rate × 1000": {"cross_stitch_lr_scale": 1000.0},
+        "pretrained, 5 epochs": {"pretrain_epoch": 5},
+        "unit at pool_1 only": {"cross_stitch_at": ["pool_1"]},
+        "unit at pool_2 only": {"cross_stitch_at": ["pool_2"]},
+        "unit at fc_3 only": {"cross_stitch_at": ["fc_3"]},
+    }
+    common = {"train_fraction": 0.1, "n_epoch": 30, "eval_every": 141}
+    return {name: [{**common, **change}] for name, change in changes.items()}
+
+
+def gender_age_trials():
+    """Returns the settings tried for gender and age."""
+    common = {"n_epoch": 12, "validation_fraction": 0.1}
+    tried = {
+        "keep 0.8, L2 1e-5, lr 1e-3": {"keep_prob": 0.8, "reg_lambda": 1e-5, "lr": 1e-3},
+        "keep 0.5, L2 1e-4, lr 1e-3": {"keep_prob": 0.5, "reg_lambda": 1e-4, "lr": 1e-3},
+        "keep 0.8, L2 1e-5, lr 3e-4": {"keep_prob": 0.8, "reg_lambda": 1e-5, "lr": 3e-4},
+    }
+    return {name: [{**common, **change}] for name, change in tried.items()}
+
+
+def landmark_trials():
+    """Returns the settings tried for the landmarks, first with one network alone, then with two columns."""
+    alone = {"network": "single", "n_epoch": 30, "lr": 0.002, "lr_half_life": 6.0, "keep_prob": 1.0, "crop_scale": 1.2}
+    tried = {
+        "alone": {},
+        "alone, keep 0.8": {"keep_prob": 0.8},
+        "alone, crop 1.0": {"crop_scale": 1.0},
+        "alone, crop 1.4": {"crop_scale": 1.4},
+    }
+    return {name: [{**alone, "eval_every": 315, **change}] for name, change in tried.items()}
+
+
 EXPERIMENTS = {
-    "full": (
+    "full": Experiment(
         "all 60,000 training images, 30 epochs",
         {
             "baseline": [BASELINE],
@@ -52,16 +116,42 @@ EXPERIMENTS = {
             "layer": [{"cross_stitch_unit": "layer"}],
             "channel, 0.9, ×100": [PAPER],
         },
+        GARMENTS,
     ),
-    "scarce_25": ("25 % of the training images, 1,416 steps", scarce(0.25, 12)),
-    "scarce_10": ("10 % of the training images, 1,410 steps", scarce(0.1, 30)),
-    "scarce_5": ("5 % of the training images, 1,440 steps", scarce(0.05, 60)),
-    "scarce_1": ("1 % of the training images, 1,500 steps", scarce(0.01, 300)),
+    "scarce_25": Experiment("25 % of the training images, 1,416 steps", scarce(0.25, 12), GARMENTS),
+    "scarce_10": Experiment("10 % of the training images, 1,410 steps", scarce(0.1, 30), GARMENTS),
+    "scarce_5": Experiment("5 % of the training images, 1,440 steps", scarce(0.05, 60), GARMENTS),
+    "scarce_1": Experiment("1 % of the training images, 1,500 steps", scarce(0.01, 300), GARMENTS),
+    "ablations": Experiment("10 % of the training images, one thing changed", ablations(), GARMENTS),
+    "gender_age": Experiment(
+        "UTKFace, 12,784 training images, 12 epochs",
+        {
+            "baseline": [BASELINE],
+            "channel": [{}],
+            "channel, three tasks": [{"tasks": ["gender", "age", "ethnicity"]}],
+        },
+        FACES,
+        "gender_age_multi_task_learning.py",
+    ),
+    "gender_age_trials": Experiment(
+        "gender and age: UTKFace, 11,505 training images, 1,279 validation images",
+        gender_age_trials(),
+        {name: ("validation", measure) for name, (_, measure) in FACES.items()},
+        "gender_age_multi_task_learning.py",
+        "keep 0.8, L2 1e-5, lr 1e-3",
+    ),
+    "landmark_trials": Experiment(
+        "landmarks: MTFL, 8,000 training faces, 2,000 validation faces",
+        landmark_trials(),
+        {"failure rate": ("validation", "failure_rate"), "mean error": ("validation", "mean_error")},
+        "facial_landmark_multi_task_learning.py",
+        "alone",
+    ),
 }
 
 
 def load(experiment):
-    """Returns {setting: {seed: {"test": accuracies, ...}}} as stored, seeds as strings; empty if there is none."""
+    """Returns {setting: {seed: {part: measures, ...}}} as stored, seeds as strings; empty if there is none."""
     path = os.path.join(RESULTS, f"{experiment}.json")
     if not os.path.exists(path):
         return {}
@@ -75,12 +165,15 @@ def store(experiment, setting, seed, entry):
     results.setdefault(setting, {})[str(seed)] = entry
     path = os.path.join(RESULTS, f"{experiment}.json")
     with open(f"{path}.partial", "w") as file:
-        json.dump(results, file, indent=1)
-        file.write("\n")
+        lines = [
+            f'"{setting}": {{\n' + ",\n".join(f'"{k}": {json.dumps(v)}' for k, v in of_seed.items()) + "\n}"
+            for setting, of_seed in results.items()
+        ]
+        file.write("{\n" + ",\n".join(lines) + "\n}\n")  # a line for each run
     os.replace(f"{path}.partial", path)
 
 
-def run_script(log_dir, arguments):
+def run_script(script, log_dir, arguments, data_dir):
     """Trains in `log_dir`, or goes on there, unless the run is finished, and returns its results.json.
 
     Raises SystemExit if the run fails, or if the folder holds a run of other arguments.
@@ -89,11 +182,12 @@ def run_script(log_dir, arguments):
     if not os.path.exists(path):
         words = {name: ",".join(value) if isinstance(value, list) else value for name, value in arguments.items()}
         flags = [f"--{name}={value}" for name, value in words.items()] + [f"--log_dir={log_dir}"]
+        flags += [f"--data_dir={data_dir}"] if data_dir else []
         if os.path.exists(os.path.join(log_dir, "run.json")):
             flags = [f"--resume={log_dir}"]
-        finished = subprocess.run([sys.executable, SCRIPT, *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
+        finished = subprocess.run([sys.executable, script, *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
         if finished.returncode:
-            raise SystemExit(f"error: {SCRIPT} {' '.join(flags)} ended with status {finished.returncode}")
+            raise SystemExit(f"error: {script} {' '.join(flags)} ended with status {finished.returncode}")
     with open(path) as file:
         results = json.load(file)
     for name, value in arguments.items():
@@ -108,57 +202,61 @@ def run_script(log_dir, arguments):
 
 
 def read_curves(log_dir):
-    """Returns {tag: [[step, value], ...]} of the test accuracy and of the means of α."""
+    """Returns {tag: [[step, value], ...]} of the measures on held-out parts, and of the means of α."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
     events = EventAccumulator(log_dir, size_guidance={"tensors": 0}).Reload()
-    tags = [
-        t
-        for t in events.Tags()["tensors"]
-        if t == "summary/accuracy_test" or t.endswith(("/alpha_self", "/alpha_cross"))
-    ]
+    ends = ("/accuracy_test", "/mean_error_test", "_validation", "/alpha_self", "/alpha_cross")
+    tags = [t for t in events.Tags()["tensors"] if t.endswith(ends)]
     return {t: [[e.step, round(float(make_ndarray(e.tensor_proto)), 6)] for e in events.Tensors(t)] for t in tags}
 
 
-def train(experiment, seeds, folder):
+def train(name, seeds, folder, data_dir):
     """Runs what is missing of an experiment, seed by seed, so that a part of it is a fair comparison too."""
-    settings = EXPERIMENTS[experiment][1]
-    missing = [(seed, s) for seed in seeds for s in settings if str(seed) not in load(experiment).get(s, {})]
+    experiment = EXPERIMENTS[name]
+    missing = [(seed, s) for seed in seeds for s in experiment.settings if str(seed) not in load(name).get(s, {})]
     began = time.monotonic()
     for done, (seed, setting) in enumerate(missing):
         left = f", {(time.monotonic() - began) / done * (len(missing) - done) / 60:.0f} min left" if done else ""
-        print(f"{experiment}: {setting}, seed {seed} ({done + 1} of {len(missing)}{left})", flush=True)
-        entry = {"test": {}, "curves": []}
-        for number, arguments in enumerate(settings[setting]):
-            name = "".join(c if c.isalnum() else "-" for c in setting)
-            log_dir = os.path.abspath(os.path.join(folder, experiment, f"{name}-{number}-seed{seed}"))
-            results = run_script(log_dir, {**arguments, "seed": seed})
-            entry["test"] |= {task: results["test"][task] for task in results["arguments"]["tasks"]}
+        print(f"{name}: {setting}, seed {seed} ({done + 1} of {len(missing)}{left})", flush=True)
+        entry = {"curves": []}
+        for number, arguments in enumerate(experiment.settings[setting]):
+            words = "".join(c if c.isalnum() else "-" for c in setting)
+            log_dir = os.path.abspath(os.path.join(folder, name, f"{words}-{number}-seed{seed}"))
+            results = run_script(experiment.script, log_dir, {**arguments, "seed": seed}, data_dir)
+            for part in results.keys() & {"test", "aflw", "validation"}:
+                entry[part] = {**entry.get(part, {}), **results[part]}
             entry["curves"].append(read_curves(log_dir))
             entry |= {key: results[key] for key in ("parameters", "images_per_second", "versions")}
-            entry["sha256"] = results["data"]["sha256"]
-        entry["test"]["accuracy"] = statistics.fmean(entry["test"].values())
-        store(experiment, setting, seed, entry)
+            entry |= {key: results["data"][key] for key in ("sha256", "sizes", "majority") if key in results["data"]}
+        for part in entry.keys() & {"test", "aflw", "validation"}:
+            if "accuracy" in entry[part]:  # of tasks that were trained each in a run of its own
+                entry[part]["accuracy"] = statistics.fmean(v for k, v in entry[part].items() if k != "accuracy")
+        store(name, setting, seed, entry)
 
 
-def compare(results):
-    """Returns a row per setting: name, seeds, accuracies by task, mean and deviation, and the paired difference.
+def compare(name):
+    """Returns a row per setting: its name, seeds, the measures' means and deviations, and the paired difference.
 
-    The difference to the baseline is over the seeds that both have: its mean, the 95 % confidence interval and the
-    p-value of the paired t-test; None where fewer than two seeds leave them undefined.
+    The difference to the baseline, of the last measure, is over the seeds that both have: its mean, the 95 %
+    confidence interval and the p-value of the paired t-test; None where fewer than two seeds leave them undefined.
     """
     from scipy.stats import ttest_rel
 
-    rows = []
-    for setting, of_seed in results.items():
+    experiment, results, rows = EXPERIMENTS[name], load(name), []
+    for setting in [setting for setting in experiment.settings if setting in results]:
+        of_seed = results[setting]
         row = {"setting": setting, "seeds": len(of_seed)}
-        for task in ("item", "group", "accuracy"):
-            values = [entry["test"][task] for entry in of_seed.values()]
-            row[task] = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-        common = sorted(of_seed.keys() & results.get("baseline", {}).keys())
-        pairs = [[r[seed]["test"]["accuracy"] for seed in common] for r in (of_seed, results.get("baseline", {}))]
-        if setting != "baseline" and common:
+        for column, (part, measure) in experiment.measures.items():
+            values = [entry[part][measure] for entry in of_seed.values()]
+            row[column] = statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+        part, measure = list(experiment.measures.values())[-1]
+        baseline = results.get(experiment.baseline, {})
+        common = sorted(of_seed.keys() & baseline.keys())
+        same_tasks = all(of_seed[seed][part].keys() == baseline[seed][part].keys() for seed in common)
+        if setting != experiment.baseline and common and same_tasks:
+            pairs = [[r[seed][part][measure] for seed in common] for r in (of_seed, baseline)]
             row["difference"] = statistics.fmean(a - b for a, b in zip(*pairs))
             if len(common) > 1:
                 test = ttest_rel(*pairs)
@@ -173,17 +271,17 @@ def percent(value, sign=False):
     return f"{100 * value:{'+' if sign else ''}.2f}"
 
 
-def table(experiment):
+def table(name):
     """Returns the Markdown table of one experiment, a list of lines."""
-    lines = [f"**{EXPERIMENTS[experiment][0][0].upper()}{EXPERIMENTS[experiment][0][1:]}**", ""]
-    lines += [
-        "| setting | seeds | item | group | overall | minus baseline, paired | p |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in compare(load(experiment)):
+    experiment = EXPERIMENTS[name]
+    columns, rows = list(experiment.measures), compare(name)
+    lines = [f"**{experiment.title[0].upper()}{experiment.title[1:]}**, in %", ""]
+    head = ["setting", "seeds", *columns, f"{columns[-1]} minus {experiment.baseline}, paired", "p"]
+    lines += [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    for row in rows:
         means = []
-        for task in ("item", "group", "accuracy"):
-            mean, deviation = row[task]
+        for column in columns:
+            mean, deviation = row[column]
             means.append(percent(mean) + (f" ± {percent(deviation)}" if deviation is not None else ""))
         difference = percent(row["difference"], sign=True) if "difference" in row else ""
         if "interval" in row:
@@ -193,9 +291,10 @@ def table(experiment):
     return lines
 
 
-def tables():
-    """Returns the text between the two marks of README.md: the tables of all experiments that have results."""
-    return "\n\n".join("\n".join(table(name)) for name in EXPERIMENTS if load(name))
+def tables(trials=False):
+    """Returns the tables of all experiments that have results as Markdown: of the trials, or of all others."""
+    names = [name for name in EXPERIMENTS if name.endswith("_trials") == trials and load(name)]
+    return "\n\n".join("\n".join(table(name)) for name in names)
 
 
 def digest():
@@ -212,12 +311,13 @@ def draw():
     import matplotlib.pyplot as plt
     from scipy.stats import t
 
-    shown = [name for name in EXPERIMENTS if load(name)]
+    shown = [name for name in EXPERIMENTS if not name.endswith("_trials") and load(name)]
     figure, panels = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 3.6), squeeze=False)
-    for axes, experiment in zip(panels[0], shown):
-        results = load(experiment)
+    for axes, name in zip(panels[0], shown):
+        experiment, results = EXPERIMENTS[name], load(name)
+        column, (part, measure) = list(experiment.measures.items())[-1]
         for place, (setting, of_seed) in enumerate(results.items()):
-            values = [100 * entry["test"]["accuracy"] for entry in of_seed.values()]
+            values = [100 * entry[part][measure] for entry in of_seed.values()]
             colour = "#777777" if setting in ("baseline", "single-task") else "#2a6fbb"
             axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.45, markersize=6)
             if len(values) > 1:
@@ -225,8 +325,8 @@ def draw():
                 axes.errorbar(statistics.fmean(values), place, xerr=half, fmt="D", color=colour, capsize=5, lw=2)
         axes.set_yticks(range(len(results)), [f"{name} ({len(v)})" for name, v in results.items()])
         axes.set_ylim(len(results) - 0.5, -0.5)
-        axes.set_xlabel("test accuracy, mean of both tasks (%)")
-        axes.set_title(EXPERIMENTS[experiment][0], fontsize=10)
+        axes.set_xlabel(f"{column}, {part} (%)")
+        axes.set_title(experiment.title, fontsize=10)
         axes.grid(axis="x", alpha=0.3)
         axes.margins(x=0.12)
         low, high = axes.get_xlim()
@@ -238,13 +338,15 @@ def draw():
 
 
 def write():
-    """Puts the tables into README.md between the marks, and draws the figure."""
+    """Puts the tables into README.md between the marks, those of the trials into TRIALS.md, and draws the figure."""
     with open(README) as file:
         text = file.read()
     begin, end = "<!-- results, by benchmarks/compare.py -->\n", "\n<!-- end of results -->"
     before, after = text.split(begin)[0], text.split(end)[1]
     with open(README, "w") as file:
         file.write(before + begin + tables() + end + after)
+    with open(TRIALS, "w") as file:
+        file.write("# How the defaults were chosen, on validation parts alone\n\n" + tables(trials=True) + "\n")
     draw()
 
 
@@ -261,10 +363,12 @@ def main():
     parser.add_argument(
         "--seeds", type=lambda text: [int(k) for k in text.split(",")], default=[0, 1, 2], help="(0,1,2)"
     )
+    parser.add_argument("--data_dir", help="of the script, for faces")
     parser.add_argument("--folder", default=os.path.join(ROOT, "tf_logs", "compare"), help="of the log folders")
     args = parser.parse_args()
-    for experiment in args.experiments:
-        train(experiment, args.seeds, args.folder)
+    data_dir = args.data_dir and os.path.abspath(args.data_dir)
+    for name in args.experiments:
+        train(name, args.seeds, args.folder, data_dir)
     write()
 
 
