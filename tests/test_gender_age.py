@@ -47,7 +47,7 @@ def decode_all(script, paths):
 
 
 def test_labels_of_utkface(faces_script, tmp_path, capsys):
-    face = draw.draw_face(np.random.default_rng(0), 0, 20, 0)
+    face, _ = draw.draw_face(np.random.default_rng(0), 0, 20, 0)
     names = ["1_0_0_20170109142408075", "29_1_4_20170109142408076", "30_0_2_20170109142408077", "116_1_3_2017"]
     broken = ["61_1_20170109142408075", "24_0_1_20170116220224657 ", "39_1_5_20170116174525125", "x_0_0_1"]
     for name in names + broken:
@@ -249,7 +249,7 @@ def test_learns_drawn_faces_and_predicts(run, faces_script, utkface, tmp_path, c
     photos = [str(tmp_path / name) for name in ("woman.jpg", "man.jpg")]
     rng = np.random.default_rng(7)
     for photo, female in zip(photos, (1, 0)):
-        draw.write_jpeg(photo, draw.draw_face(rng, female, 60, 0))
+        draw.write_jpeg(photo, draw.draw_face(rng, female, 60, 0)[0])
     model = str(result.log_dir / "model.keras")
     predicted = run("--predict", *photos, "--model", model, data_dir=None, image_size=None, log_dir=None)
     assert predicted.status == 0

@@ -1,0 +1,586 @@
+"""Facial landmarks: the lists as they lie on disk, the geometry, the losses and measures, and runs on drawn faces."""
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import (
+    ROOT,
+    assert_refused,
+    assert_same_run,
+    checkpoint_arrays,
+    finish,
+    last_checkpoint,
+    load,
+    read_events,
+    run_main,
+    start,
+)
+
+SCRIPT = "facial_landmark_multi_task_learning.py"
+LISTS = ("training.txt", "trainImageList.txt", "testImageList.txt", "testing.txt")
+draw = load("tests/draw_faces.py")
+
+
+@pytest.fixture(scope="module")
+def mtfl(tmp_path_factory):
+    """300 + 60 + 40 drawn photos in the layout of MTFL."""
+    folder = tmp_path_factory.mktemp("mtfl")
+    draw.draw_mtfl(str(folder), 300, 60, 40, size=48)
+    return folder
+
+
+@pytest.fixture
+def run(landmark_script, mtfl, tmp_path, capfd):
+    """A function that runs the script's main on the drawn photos, in this process, and returns its Result."""
+    return functools.partial(run_main, landmark_script, capfd, tmp_path / "run", data_dir=mtfl, image_size=32)
+
+
+def parse(script, *flags):
+    return script.parse_arguments(["--image_size=32", "--n_batch_size=16", *flags])[0]
+
+
+def build(script, *flags):
+    keras.utils.set_random_seed(0)
+    args = parse(script, *flags)
+    shape = (args.image_size, args.image_size, 1)
+    return script.build_network(args, np.full(shape, 120.0), np.full(shape, 60.0))
+
+
+# ---- data
+
+
+def test_both_lists_tell_the_same_faces(landmark_script, mtfl):
+    """One counts from 0, the other from 1; one has a blank in front, both CRLF and back-slashes."""
+    for name in LISTS[:2]:
+        text = (mtfl / name).read_bytes()
+        assert text.count(b"\r\n") == 300 and b"lfw_5590\\Face_00001.jpg" in text
+    assert (mtfl / "training.txt").read_text().splitlines()[1].startswith(" ")
+    paths, points, classes = landmark_script.read_attributes(str(mtfl / "training.txt"))
+    others, boxes, same = landmark_script.read_boxes(str(mtfl / "trainImageList.txt"))
+    assert paths == others and all((mtfl / path).exists() for path in paths)
+    np.testing.assert_allclose(points, same, atol=1e-9)
+    assert classes.min(axis=0).tolist() == [0, 0, 0, 0] and classes.max(axis=0).tolist() == [1, 1, 1, 4]
+    assert ((landmark_script.to_box(points, boxes) > 0) & (landmark_script.to_box(points, boxes) < 1)).all()
+
+
+def test_numbers_of_a_line_by_hand(landmark_script, tmp_path):
+    (tmp_path / "training.txt").write_bytes(b"a\\b.jpg 1 2 3 4 5 6 7 8 9 10 2 1 2 5\r\n")
+    paths, points, classes = landmark_script.read_attributes(str(tmp_path / "training.txt"))
+    assert paths == [str(tmp_path / "a/b.jpg")] and classes.tolist() == [[1, 0, 1, 4]]
+    assert points.tolist() == [[[0, 5], [1, 6], [2, 7], [3, 8], [4, 9]]]
+    (tmp_path / "boxes.txt").write_bytes(b"a\\b.jpg 10 30 40 61 1 2 3 4 5 6 7 8 9 10\r\n")
+    _, boxes, points = landmark_script.read_boxes(str(tmp_path / "boxes.txt"))
+    assert boxes.tolist() == [[10, 40.5, 20]] and points.tolist() == [[[1, 2], [3, 4], [5, 6], [7, 8], [9, 10]]]
+
+
+def test_the_box_and_back_is_the_identity(landmark_script):
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 3000, (200, 5, 2))
+    boxes = np.concatenate([rng.uniform(-100, 3000, (200, 2)), rng.uniform(20, 2000, (200, 1))], axis=1)
+    inside = landmark_script.to_box(points, boxes).astype(np.float32)
+    assert np.abs(landmark_script.from_box(landmark_script.to_box(points, boxes), boxes) - points).max() < 1e-9
+    near = boxes[:, 2] > 300  # as float32, which the network computes with, for faces of the size of a photo's
+    assert np.abs(landmark_script.from_box(inside, boxes) - points)[near].max() < 1e-2
+    photo = rng.uniform(0, 250, (200, 5, 2))
+    boxes = np.concatenate([rng.uniform(0, 100, (200, 2)), rng.uniform(40, 250, (200, 1))], axis=1)
+    inside = landmark_script.to_box(photo, boxes).astype(np.float32)
+    assert np.abs(landmark_script.from_box(inside, boxes) - photo).max() < 1e-4
+
+
+def test_boxes_around_landmarks(landmark_script):
+    points = np.array([[[10, 20], [30, 20], [20, 25], [12, 60], [28, 60]]], float)
+    left, top, side = landmark_script.boxes_around(points)[0]
+    assert side == pytest.approx(1.78 * 40) and (left + side / 2, top + side / 2) == pytest.approx((20, 40))
+    boxes = landmark_script.boxes_around(points.repeat(500, axis=0))
+    one, same, other = (landmark_script.jitter(boxes, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1 and len(np.unique(one, axis=0)) == 500
+    middle = (one[:, :2] + one[:, 2:] / 2 - [20, 40]) / side
+    assert 0.07 < np.abs(middle).max() < 0.08 and 0.86 < (one[:, 2] / side).min() < (one[:, 2] / side).max() < 1.17
+
+
+def test_a_crop_shows_each_landmark_where_it_is_said_to_be(landmark_script, tmp_path):
+    """A disc drawn about a pixel of the photo has its centre of mass at that point of the crop."""
+    rng = np.random.default_rng(0)
+    for k in range(20):
+        photo = np.zeros((200, 160, 3), np.uint8)
+        point, box = rng.uniform(70, 110, 2), np.array([*rng.uniform(40, 60, 2), rng.uniform(60, 90)])
+        landmark_script.mark(photo, [point], (255, 255, 255), 6)
+        path = tmp_path / f"{k}.png"
+        path.write_bytes(tf.io.encode_png(photo).numpy())
+        face = landmark_script.crop(str(path), box.astype(np.float32), 40, 1.2).numpy()[..., 0].astype(float)
+        y, x = np.mgrid[:40, :40]
+        found = np.array([(face * x).sum(), (face * y).sum()]) / face.sum()
+        inside = (landmark_script.to_box(point[None, None], box[None])[0, 0] - 0.5) / 1.2 + 0.5
+        assert np.abs(found - (inside * 40 - 0.5)).max() < 0.1
+
+
+def test_a_crop_is_black_beyond_the_photo_and_grey_inside(landmark_script, tmp_path):
+    photo = np.full((50, 50, 3), (250, 100, 20), np.uint8)
+    (tmp_path / "a.png").write_bytes(tf.io.encode_png(photo).numpy())
+    face = landmark_script.crop(str(tmp_path / "a.png"), np.array([-25.5, -0.5, 50], np.float32), 40, 1.0).numpy()
+    assert (face[:, :19] == 0).all()
+    assert (np.abs(face[:, 21:].astype(float) - (0.2989 * 250 + 0.587 * 100 + 0.114 * 20)) <= 1).all()
+
+
+def test_margin_and_centre(landmark_script, mtfl):
+    """The middle of a face held with its margin is what a crop without margin shows."""
+    paths, boxes, _ = landmark_script.read_boxes(str(mtfl / "testImageList.txt"))
+    args = parse(landmark_script, f"--data_dir={mtfl}")
+    parts, *_ = landmark_script.prepare_data(args)
+    assert {part: len(x[0]) for part, x in parts.items()} == {"train": 239, "validation": 61, "test": 60, "aflw": 40}
+    assert parts["test"][0].shape[1:] == (48, 48, 1)
+    for k in (0, 30):
+        direct = landmark_script.crop(paths[k], boxes[k].astype(np.float32), 32, args.crop_scale).numpy()
+        middle = landmark_script.centre(parts["test"][0], 32)[k].numpy()
+        assert np.abs(direct.astype(int) - middle.astype(int)).max() <= 2
+
+
+def marked_faces(n, size, window, scale):
+    """Dark faces with a disc of another brightness at each landmark, and the landmarks, attributes and brightnesses."""
+    rng = np.random.default_rng(0)
+    points = np.array([[0.3, 0.3], [0.7, 0.3], [0.5, 0.5], [0.35, 0.7], [0.65, 0.7]]) + rng.uniform(
+        -0.04, 0.04, (n, 5, 2)
+    )
+    bright = np.array([60, 100, 140, 180, 220])
+    y, x = np.mgrid[:window, :window]
+    faces = np.zeros((n, window, window, 1), np.uint8)
+    for face, of_face in zip(faces, points):
+        for (across, down), value in zip(((of_face - 0.5) / scale * size + window / 2 - 0.5), bright):
+            face[(x - across) ** 2 + (y - down) ** 2 <= 9] = value
+    attributes = rng.integers(0, [2, 2, 2, 5], (n, 4))
+    return faces, points.astype(np.float32), attributes, bright
+
+
+def test_augmentation_moves_the_points_with_the_picture(landmark_script):
+    """In every crop each disc lies at the landmark that has its name; mirrored, names and poses change sides."""
+    size, window, scale = 64, 96, 1.2
+    faces, points, attributes, bright = marked_faces(64, size, window, scale)
+    draws = np.random.default_rng(1).uniform(-1, 1, (64, 5)).astype(np.float32)
+    crops, moved, poses = landmark_script.augment(faces, points, tf.constant(attributes), draws, size, scale)
+    crops, moved, poses = crops.numpy()[..., 0].astype(float), moved.numpy(), poses.numpy()
+    y, x = np.mgrid[:size, :size]
+    mirrored = draws[:, 0] > 0
+    assert 20 < mirrored.sum() < 44
+    np.testing.assert_array_equal(poses[:, :3], attributes[:, :3])
+    np.testing.assert_array_equal(poses[:, 3], np.where(mirrored, 4 - attributes[:, 3], attributes[:, 3]))
+    assert (moved[:, 0, 0] < moved[:, 1, 0]).all() and (moved[:, 3, 0] < moved[:, 4, 0]).all()
+    for crop, of_face, mirror in zip(crops, moved, mirrored):
+        expected = bright[[1, 0, 2, 4, 3]] if mirror else bright
+        for (across, down), value in zip(((of_face - 0.5) / scale + 0.5) * size - 0.5, expected):
+            near = (x - across) ** 2 + (y - down) ** 2 <= 25
+            assert np.abs(crop[near & (crop > 0)].max() - value) <= 2
+            mass = crop * near
+            centre = np.array([(mass * x).sum(), (mass * y).sum()]) / mass.sum()
+            assert np.abs(centre - [across, down]).max() < 0.35
+
+
+def test_augmentation_spreads_and_its_identity_is_the_centre(landmark_script):
+    faces, points, attributes, _ = marked_faces(64, 40, 60, 1.2)
+    still = np.zeros((64, 5), np.float32)
+    crops, same, poses = landmark_script.augment(faces, points, tf.constant(attributes), still, 40, 1.2)
+    np.testing.assert_array_equal(crops, landmark_script.centre(faces, 40))
+    np.testing.assert_allclose(same, points, atol=1e-6)
+    np.testing.assert_array_equal(poses, attributes)
+
+
+def test_boxes_from_landmarks_where_there_are_no_lists(landmark_script, mtfl, tmp_path, capsys):
+    shutil.copytree(mtfl, tmp_path / "bare")
+    (tmp_path / "bare" / "trainImageList.txt").unlink()
+    (tmp_path / "bare" / "testImageList.txt").unlink()
+    *_, record = landmark_script.prepare_data(parse(landmark_script, f"--data_dir={tmp_path / 'bare'}"))
+    assert record["boxes_from_landmarks"] == ["train", "aflw"] and "test" not in record["sizes"]
+    assert "train: boxes made from the landmarks, 1.78 times their extent, which flatters" in capsys.readouterr().out
+
+
+BAD_LISTS = {
+    "training.txt": [
+        (b"", "expected one face a line, found none"),
+        (b"a.jpg 1 2 3\n", "line 1: expected a path and 14 numbers, found 'a.jpg 1 2 3'"),
+        (b"a.jpg 1 2 3 4 5 6 7 8 9 nan 1 1 1 1\n", "line 1: expected a path and 14 numbers"),
+        (b"a.jpg 1 2 3 4 5 6 7 8 9 10 1 3 1 1\n", "face 1: expected smile in 1 to 2, found 3"),
+        (b"\xff\xfe\x00", "expected a list of faces"),
+    ],
+    "trainImageList.txt": [
+        (b"a.jpg 30 10 1 20 1 2 3 4 5 6 7 8 9 10\n", "face 1: expected left < right and top < bottom"),
+        (b"a.jpg 10 30 1 20 1 2 3 4 5 6 7 8 9 10\n", "expected a box for each face of training.txt"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name, content, message", [(n, *row) for n, rows in BAD_LISTS.items() for row in rows])
+def test_damaged_lists(run, mtfl, tmp_path, name, content, message):
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    for other in LISTS:
+        shutil.copy(mtfl / other, folder)
+    (folder / name).write_bytes(content)
+    result = run(data_dir=folder)
+    assert result.status == 2 and message in result.err.splitlines()[-1] and name in result.err.splitlines()[-1]
+    assert not result.log_dir.exists()
+
+
+def test_missing_photos_are_counted_and_too_many_are_an_error(run, mtfl, tmp_path):
+    shutil.copytree(mtfl, tmp_path / "gaps")
+    photos = sorted((tmp_path / "gaps" / "lfw_5590").iterdir())
+    photos[0].unlink()
+    photos[1].write_bytes(photos[1].read_bytes()[:300])
+    result = run(data_dir=tmp_path / "gaps", n_epoch=1)
+    assert result.status == 0 and "skipped 2 of 300 images" in result.out
+    for photo in photos[2:5]:
+        photo.unlink()
+    result = run(data_dir=tmp_path / "gaps", log_dir=tmp_path / "other")
+    assert result.status == 2 and "as 5 of 300 images" in result.err.splitlines()[-1]
+
+
+# ---- network
+
+
+def test_parameter_count(landmark_script):
+    conv = 9 * 32 + 9 * 32 * 48 + 9 * 48 * 64 + 9 * 64 * 80 + 2 * (32 + 48 + 64 + 80)
+    column = conv + 4 * 4 * 80 * 256 + 2 * 256
+    landmarks, attributes = 257 * 10, 257 * (2 + 2 + 2 + 5)
+    units = 4 * (32 + 48 + 64 + 256)
+    poster = 16 * 20 + 9 * 20 * 40 + 9 * 40 * 60 + 4 * 60 * 80 + 200 + 2 * 2 * 80 * 120 + 120
+    expected = {
+        "--network=single": column + landmarks,
+        "--network=split": column + landmarks + attributes,
+        "--cross_stitch_enabled=False": 2 * column + landmarks + attributes,
+        "--cross_stitch_enabled=True": 2 * column + landmarks + attributes + units,
+        "--preset=poster --image_size=39": 2 * poster + 121 * (10 + 8) + 4 * (20 + 40 + 60 + 80) + 4,
+    }
+    for flags, count in expected.items():
+        network = build(landmark_script, *flags.split())
+        assert sum(int(np.prod(v.shape)) for v in network.trainable_variables) == count, flags
+        units = [layer.name for layer in network.layers if isinstance(layer, landmark_script.CrossStitch)]
+        if "poster" in flags:
+            assert units == ["pool_1", "pool_2", "pool_3", "pool_4", "fc_5"]
+        else:
+            assert units == (["pool_1", "pool_2", "pool_3", "fc_5"] if "True" in flags else [])
+
+
+def test_identity_units_are_exactly_the_two_columns(landmark_script):
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
+    stitched, apart = (build(landmark_script, f"--cross_stitch_enabled={on}")(images) for on in (True, False))
+    for task in ("landmarks", "gender", "smile", "glasses", "pose"):
+        np.testing.assert_array_equal(stitched[task], apart[task])
+
+
+def test_the_poster_has_eight_sigmoids(landmark_script):
+    """A softmax over (0, z) is the sigmoid of z; the poses have five sigmoids; the loss of all is a sum over eight."""
+    images = np.random.default_rng(0).integers(0, 256, (6, 39, 39, 1), np.uint8)
+    outputs = build(landmark_script, "--preset=poster", "--image_size=39")(images)
+    labels = np.random.default_rng(1).integers(0, [2, 2, 2, 5], (6, 4))
+    points = np.random.default_rng(2).uniform(size=(6, 5, 2)).astype(np.float32)
+    losses = landmark_script.task_losses(outputs, points, tf.constant(labels), sigmoid_pose=True)
+    expected = []
+    for k, task in enumerate(("gender", "smile", "glasses", "pose")):
+        logits = np.float64(outputs[task])
+        if task == "pose":
+            z, y = logits, np.eye(5)[labels[:, k]]
+        else:
+            assert (logits[:, 0] == 0).all()
+            z, y = logits[:, 1:], labels[:, k : k + 1]
+        p = 1 / (1 + np.exp(-z))
+        expected.append(-(y * np.log(p) + (1 - y) * np.log(1 - p)).sum())
+    np.testing.assert_allclose(losses[1:], expected, rtol=1e-4)
+    np.testing.assert_allclose(losses[0], 0.5 * ((points - np.float64(outputs["landmarks"])) ** 2).sum(), rtol=1e-4)
+
+
+def test_preset_is_the_setting_of_the_poster(landmark_script):
+    args = parse(landmark_script, "--preset", "poster", "--n_epoch", "7")
+    assert (args.lr, args.n_epoch, args.weight_reg, args.cross_stitch_init, args.crop_scale) == (0.01, 7, "l2", 0.9, 1)
+    assert args.landmark_lambda * 0.5 == 1000 / 10 and args.aux_lambda[0] == "gender=0.125" and not args.augment
+    ours = parse(landmark_script)
+    assert ours.weight_reg == "none" and ours.augment and ours.n_epoch != 100
+
+
+# ---- losses and measures
+
+
+@pytest.mark.parametrize("kind", ["l2", "exp"])
+def test_related_weights_and_their_gradients(landmark_script, kind):
+    """Against NumPy in float64: the value by the formula, the gradients by the chain rule written out."""
+    rng = np.random.default_rng(0)
+    pairs = [tuple(rng.normal(size=shape) for _ in range(2)) for shape in ((3, 3, 1, 4), (6, 5), (2, 2))]
+    pairs[2] = (pairs[2][0] * 5, pairs[2][1])  # the mean square is above 10 there: the tangent
+    a, b = np.array([0.9, 1.1, 2.0]), np.array([0.1, -0.2, 0.5])
+    values, gradients, means = [], [], []
+    for j, (first, second) in enumerate(pairs):
+        d = a[j] * first + b[j] - second
+        m = (d**2).mean()
+        means.append(m)
+        if kind == "l2":
+            values.append(0.5 * (d**2).sum())
+            slope = d
+        else:
+            values.append(np.exp(m) - 1 if m < 10 else np.exp(10) - 1 + np.exp(10) * (m - 10))
+            slope = np.exp(min(m, 10)) * 2 * d / d.size
+        gradients += [a[j] * slope, -slope, (slope * first).sum(), slope.sum()]
+    assert means[0] < 10 < means[2]
+    variables = [[tf.Variable(x, dtype=tf.float32) for x in pair] for pair in pairs]
+    scales, offsets = tf.Variable(a, dtype=tf.float32), tf.Variable(b, dtype=tf.float32)
+    with tf.GradientTape() as tape:
+        found = landmark_script.related_weights(variables, scales, offsets, kind)
+    np.testing.assert_allclose(found, sum(values), rtol=1e-4)
+    *kernels, of_scales, of_offsets = tape.gradient(
+        found, [*variables[0], *variables[1], *variables[2], scales, offsets]
+    )
+    for j in range(3):
+        expected = gradients[4 * j : 4 * j + 4]
+        for got, want in zip((kernels[2 * j], kernels[2 * j + 1], of_scales[j], of_offsets[j]), expected):
+            np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
+
+
+def test_related_weights_of_the_network_are_those_that_both_columns_have(landmark_script):
+    network = build(landmark_script)
+    pairs = landmark_script.kernel_pairs(network)
+    layers = ["conv_1", "conv_2", "conv_3", "conv_4", "fc_5"]
+    assert len(pairs) == 5
+    for (first, second), name in zip(pairs, layers):
+        np.testing.assert_array_equal(first, network.get_layer(f"landmarks_{name}").kernel)
+        np.testing.assert_array_equal(second, network.get_layer(f"attributes_{name}").kernel)
+    huge = [tuple(x * 1e6 for x in pair) for pair in pairs]
+    assert np.isfinite(landmark_script.related_weights(huge, np.ones(5), np.zeros(5), "exp"))
+
+
+def test_measures_of_faces_by_hand(landmark_script):
+    true = np.zeros((3, 5, 2), np.float32)
+    true[:, 1] = [0.5, 0]  # the eyes are half a box apart
+    predicted = true.copy()
+    predicted[1, :, 0] += 0.03  # every landmark 3 % off: no failure by the box, 6 % of the eyes' distance
+    predicted[2, 0] += [0.3, 0.4]  # one landmark 50 % off: 10 % in the mean, 20 % of the eyes' distance
+    measures = landmark_script.face_measures(predicted, true).numpy()
+    np.testing.assert_allclose(measures[0], np.zeros(14), atol=1e-6)
+    np.testing.assert_allclose(measures[1], [0.03] * 5 + [0] * 5 + [0.03, 0, 0.06, 0], atol=1e-6)
+    np.testing.assert_allclose(measures[2], [0.5, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0.1, 1, 0.2, 1], atol=1e-6)
+    matrices = {"smile": np.array([[3, 1], [0, 2]]), "pose": np.zeros((5, 5))}
+    found = landmark_script.metrics(np.concatenate([[3], measures.sum(axis=0)]), matrices)
+    assert found["mean_error"] == pytest.approx(0.13 / 3) and found["failure_rate"] == pytest.approx(1 / 3)
+    assert found["mean_error_interocular"] == pytest.approx(0.26 / 3)
+    assert found["landmarks"]["left eye"] == pytest.approx({"mean_error": 0.53 / 3, "failure_rate": 1 / 3})
+    assert found["landmarks"]["nose"] == pytest.approx({"mean_error": 0.01, "failure_rate": 0})
+    assert found["smile"] == pytest.approx(5 / 6) and "pose" not in found
+
+
+def test_confusion_leaves_out_what_is_unknown(landmark_script):
+    logits = tf.constant([[2.0, 1], [0, 1], [0, 1], [3, 0]])
+    found = landmark_script.confusion_matrix(logits, tf.constant([0, 0, -1, 1], tf.int64))
+    assert found.numpy().tolist() == [[1, 1], [1, 0]]
+
+
+def test_split_without_auxiliary_weight_gives_the_gradients_of_single(landmark_script, mtfl):
+    gradients = {}
+    for kind in ("single", "split"):
+        args = parse(landmark_script, f"--network={kind}", "--aux_lambda=0", f"--data_dir={mtfl}", "--keep_prob=1")
+        parts, mean, deviation, _ = landmark_script.prepare_data(args)
+        keras.utils.set_random_seed(0)
+        network = landmark_script.build_network(args, mean, deviation)
+        output = network.get_layer("landmarks_points").kernel  # which starts at zero, and would hide all gradients
+        output.assign(np.random.default_rng(0).normal(size=output.shape))
+        spy = Spy()
+        lambdas = tf.Variable([float(text.split("=")[1]) for text in args.aux_lambda])
+        strategy = tf.distribute.get_strategy()
+        step = landmark_script.make_train_step(strategy, network, spy, None, [], lambdas, args)
+        draws = tf.constant(np.random.default_rng(0).uniform(-1, 1, (239, 5)), tf.float32)
+        step(*parts["train"], draws, tf.range(16, dtype=tf.int64))
+        names = [v.path for v in network.trainable_variables]
+        gradients[kind] = dict(zip(names, (v.numpy() for v in spy.kept)))
+    assert len(gradients["single"]) == 17 and gradients["single"].keys() < gradients["split"].keys()
+    for name, gradient in gradients["split"].items():
+        if name in gradients["single"]:
+            scale = np.abs(gradients["single"][name]).max()
+            assert scale > 1e-3
+            np.testing.assert_allclose(gradient, gradients["single"][name], rtol=1e-5, atol=1e-6 * scale, err_msg=name)
+        elif "kernel" not in name:
+            np.testing.assert_array_equal(gradient, 0, err_msg=name)  # kernels have the L2 term alone
+
+
+class Spy:
+    """An optimizer that keeps the gradients and changes nothing."""
+
+    def __init__(self):
+        self.kept = []
+
+    def apply_gradients(self, pairs):
+        pairs = list(pairs)
+        if not self.kept:
+            self.kept = [tf.Variable(tf.zeros_like(v)) for _, v in pairs]
+        for kept, (gradient, _) in zip(self.kept, pairs):
+            kept.assign(gradient)
+
+
+# ---- the command line
+
+BAD = {
+    "--preset paper": "--preset: invalid choice: 'paper'",
+    "--network triple": "--network: invalid choice: 'triple'",
+    "--aux_lambda hair=1": "--aux_lambda: expected some of gender,smile,glasses,pose, each once, got 'hair'",
+    "--aux_lambda smile=x": "--aux_lambda: expected a number in [0, inf), got 'x'",
+    "--aux_lambda=-1": "--aux_lambda: expected a number in [0, inf), got '-1'",
+    "--aux_stop_error 2": "--aux_stop_error: expected a number in [0, 1], got '2'",
+    "--weight_reg l1": "--weight_reg: invalid choice: 'l1'",
+    "--weight_reg l2 --network split": "--weight_reg l2: expected two columns, --network cross_stitch",
+    "--crop_scale 3": "--crop_scale: expected a number in [1, 2], got '3'",
+    "--patience -1": "--patience: expected a whole number in [0, inf), got '-1'",
+    "--validation_fraction 0": "--validation_fraction: expected a number in (0, 1), got '0'",
+    "--box 1,2,3": "--box: expected left,right,top,bottom in pixels, got '1,2,3'",
+    "--box 9,2,3,4": "--box: expected left,right,top,bottom in pixels, got '9,2,3,4'",
+    "--n_batch_size 1000": "--n_batch_size 1000: expected at most the 239 training images",
+}
+
+
+@pytest.mark.parametrize("flags", BAD)
+def test_bad_flag(run, flags):
+    assert_refused(run(*flags.split()), BAD[flags])
+
+
+def test_bad_data_folder(run, tmp_path, mtfl):
+    for folder in (None, tmp_path / "absent", tmp_path):
+        last = run(data_dir=folder).err.splitlines()[-1]
+        assert last.startswith("error: --data_dir") and "MTFL" in last and "trainImageList.txt" in last
+    shutil.copy(mtfl / "training.txt", tmp_path)
+    assert "expected testImageList.txt or testing.txt" in run(data_dir=tmp_path).err.splitlines()[-1]
+
+
+def test_aux_lambda(landmark_script):
+    read = landmark_script.aux_lambda
+    assert read("0.5") == ["gender=0.5", "smile=0.5", "glasses=0.5", "pose=0.5"]
+    assert read("pose=2,smile=1") == ["gender=0.0", "smile=1.0", "glasses=0.0", "pose=2.0"]
+    assert read(",".join(read("pose=2,smile=1"))) == read("pose=2,smile=1")
+
+
+# ---- runs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["single", "split"])
+def test_other_networks(run, kind):
+    result = run("--network", kind, n_epoch=1)
+    assert result.status == 0, result
+    results = json.loads((result.log_dir / "results.json").read_text())
+    assert results["test"].keys() >= {"mean_error", "failure_rate", "mean_error_interocular"}
+    assert ("smile" in results["aflw"]) == (kind == "split") and "smile" not in results["test"]
+    assert results["cross_stitch"] == {}
+
+
+@pytest.mark.slow
+def test_an_attribute_that_is_good_enough_is_stopped(run):
+    """With a threshold of 1 all attributes stop after the first evaluation, and their heads move no more."""
+    result = run(n_epoch=2, aux_stop_error=1, reg_lambda=0, log_every=1, checkpoint_every=1, n_batch_size=100)
+    assert result.status == 0 and "smile: validation error 0." in result.out and "from step 3 on" in result.out
+    results = json.loads((result.log_dir / "results.json").read_text())
+    assert results["stopped_attributes"] == {"gender": 3, "smile": 3, "glasses": 3, "pose": 3}
+    events = read_events(result.log_dir)
+    assert [float(v) for _, v in events["smile/lambda"]] == [0, 0]
+    arrays = checkpoint_arrays(last_checkpoint(result.log_dir))
+    assert any(name.startswith("aux_lambda") and (value == 0).all() for name, value in arrays.items())
+
+
+@pytest.mark.slow
+def test_early_stopping_keeps_the_best_weights(run, landmark_script, mtfl):
+    """At a rate so high that the error rises again, the run ends early, with the weights of its best evaluation."""
+    result = run(n_epoch=40, n_batch_size=24, lr=0.02, patience=3, lr_half_life=0)
+    assert result.status == 0, result
+    results = json.loads((result.log_dir / "results.json").read_text())
+    errors = {step: float(v) for step, v in read_events(result.log_dir)["landmarks/mean_error_validation"]}
+    best = min(errors, key=errors.get)
+    assert results["weights_of_step"] == best and len(errors) < 40 and max(errors) == best + 3 * 10 == results["steps"]
+    assert results["validation"]["mean_error"] == pytest.approx(errors[best], rel=1e-5)
+    parts, *_ = landmark_script.prepare_data(parse(landmark_script, f"--data_dir={mtfl}"))
+    faces, points, _ = parts["validation"]
+    network = keras.models.load_model(result.log_dir / "model.keras")
+    predicted = network(landmark_script.centre(faces, 32), training=False)["landmarks"].numpy()
+    found = np.linalg.norm(predicted - points.numpy(), axis=-1).mean()
+    assert found == pytest.approx(errors[best], rel=1e-4)
+    again = run("--resume", result.log_dir, data_dir=None, image_size=None, log_dir=None)
+    assert again.status == 0 and "weights of step" in again.out and "epoch" not in again.out
+
+
+@pytest.mark.slow
+def test_killed_and_resumed(mtfl, tmp_path):
+    flags = ["--n_epoch=6", "--n_batch_size=50", "--image_size=32", "--log_every=1", f"--data_dir={mtfl}"]
+    flags += ["--weight_reg=exp", "--patience=50", "--aux_stop_error=0.45", "--checkpoint_every=2", "--lr_half_life=2"]
+    assert finish(start(SCRIPT, *flags, f"--log_dir={tmp_path / 'whole'}")).status == 0
+    process = start(SCRIPT, *flags, f"--log_dir={tmp_path / 'killed'}")
+    for line in process.stdout:
+        if line.startswith("epoch 2/6"):
+            break
+    process.kill()
+    process.communicate()
+    result = finish(start(SCRIPT, "--resume", tmp_path / "killed"))
+    assert result.status == 0, result
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
+    for key in ("test", "aflw", "validation", "stopped_attributes", "weights_of_step", "cross_stitch"):
+        assert one[key] == other[key], key
+
+
+FOUR_DEVICES = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+import facial_landmark_multi_task_learning as script
+sys.exit(script.main())
+"""
+
+
+@pytest.mark.slow
+def test_four_devices(mtfl, tmp_path):
+    """Augmentation, related weights and measures are the same on one device and on four; the last batch has 3."""
+    flags = ["--n_epoch=3", "--n_batch_size=79", "--image_size=32", "--lr=1e-5", "--keep_prob=1", "--weight_reg=l2"]
+    flags += [f"--data_dir={mtfl}", "--cross_stitch_init=0.9"]
+    assert finish(start(SCRIPT, *flags, f"--log_dir={tmp_path / 'one'}")).status == 0
+    command = [sys.executable, "-c", FOUR_DEVICES, *flags, f"--log_dir={tmp_path / 'four'}"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0 and "on 4 devices" in result.stdout, result.stderr
+    a, b = (checkpoint_arrays(last_checkpoint(tmp_path / name)) for name in ("one", "four"))
+    assert a.keys() == b.keys()
+    for name in a:
+        if name.startswith(("network/", "relations/")) and a[name].dtype == np.float32:
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    a, b = (json.loads((tmp_path / name / "results.json").read_text())["test"] for name in ("one", "four"))
+    assert a["mean_error"] == pytest.approx(b["mean_error"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_learns_drawn_faces_and_predicts(landmark_script, tmp_path, capfd):
+    """README's run on drawn faces: below 3 % within two minutes; its predictions lie on the drawn landmarks."""
+    draw.draw_mtfl(str(tmp_path / "drawn"), 1500, 150, 100)
+    run = functools.partial(run_main, landmark_script, capfd, tmp_path / "run")
+    result = run(data_dir=tmp_path / "drawn", n_epoch=15, n_batch_size=32)
+    assert result.status == 0, result
+    results = json.loads((result.log_dir / "results.json").read_text())
+    assert results["test"]["mean_error"] < 0.03 and results["aflw"]["mean_error"] < 0.03
+    assert results["aflw"]["glasses"] > 0.9 and results["aflw"]["smile"] > 0.8 and results["aflw"]["pose"] > 0.7
+    events = read_events(result.log_dir)
+    assert {
+        "landmarks/mean_error_test",
+        "landmarks/failure_rate_test",
+        "landmarks/mean_error_validation",
+    } <= events.keys()
+    assert {"landmarks/failure_rate_validation", "landmarks/faces", "smile/accuracy_aflw"} <= events.keys()
+
+    names, boxes, points = landmark_script.read_boxes(str(tmp_path / "drawn" / "testImageList.txt"))
+    left, top, side = boxes[0]
+    model = str(result.log_dir / "model.keras")
+    box = f"--box={left},{left + side},{top},{top + side}"
+    predicted = run("--predict", names[0], "--model", model, box, log_dir=None)
+    assert predicted.status == 0, predicted
+    found = np.float64(re.findall(r"x +(-?[\d.]+)  y +(-?[\d.]+)", predicted.out))
+    assert found.shape == (5, 2) and np.linalg.norm(found - points[0], axis=1).mean() < 0.06 * side
+    copy, photo = (tf.io.decode_image(tf.io.read_file(names[0] + end)).numpy() for end in (".landmarks.png", ""))
+    changed = (copy != photo).any(axis=-1)
+    assert 5 <= changed.sum() < 150 and all(changed[round(y), round(x)] for x, y in found)
+    for words, named in (["absent.jpg", "--model", model], "absent.jpg"), ([names[0]], "expected --model"):
+        failed = run("--predict", *words, log_dir=None)
+        assert failed.status == 2 and named in failed.err.splitlines()[-1]
