@@ -97,14 +97,17 @@ def gender_age_trials():
 
 def landmark_trials():
     """Returns the settings tried for the landmarks, first with one network alone, then with two columns."""
-    alone = {"network": "single", "n_epoch": 30, "lr": 0.002, "lr_half_life": 6.0, "keep_prob": 1.0, "crop_scale": 1.2}
+    alone = {"network": "single", "n_epoch": 15, "lr_half_life": 3.0, "eval_every": 625}
+    alone |= {"lr": 0.002, "keep_prob": 1.0, "crop_scale": 1.2, "n_batch_size": 64}
     tried = {
         "alone": {},
+        "alone, batch 128": {"n_batch_size": 128},
         "alone, keep 0.8": {"keep_prob": 0.8},
         "alone, crop 1.0": {"crop_scale": 1.0},
-        "alone, crop 1.4": {"crop_scale": 1.4},
+        "alone, lr 0.001": {"lr": 0.001},
+        "alone, lr 0.004": {"lr": 0.004},
     }
-    return {name: [{**alone, "eval_every": 315, **change}] for name, change in tried.items()}
+    return {name: [{**alone, **change}] for name, change in tried.items()}
 
 
 EXPERIMENTS = {
