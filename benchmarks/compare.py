@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -294,10 +295,23 @@ def table(name):
     return lines
 
 
-def tables(trials=False):
-    """Returns the tables of all experiments that have results as Markdown: of the trials, or of all others."""
-    names = [name for name in EXPERIMENTS if name.endswith("_trials") == trials and load(name)]
-    return "\n\n".join("\n".join(table(name)) for name in names)
+def tables(names):
+    """Returns the tables of those of the named experiments that have results, as Markdown."""
+    return "\n\n".join("\n".join(table(name)) for name in names if load(name))
+
+
+def fill(text):
+    """Returns README's text with the tables between their marks, which name the experiments, made anew."""
+    marks = re.compile(
+        r"(<!-- results of (.+?), by benchmarks/compare\.py -->\n).*?(\n<!-- end of results -->)", re.DOTALL
+    )
+    return marks.sub(lambda mark: mark[1] + tables(mark[2].split(", ")) + mark[3], text)
+
+
+def trials():
+    """Returns the text of TRIALS.md."""
+    names = [name for name in EXPERIMENTS if name.endswith("_trials")]
+    return "# How the defaults were chosen, on validation parts alone\n\n" + tables(names) + "\n"
 
 
 def digest():
@@ -343,13 +357,10 @@ def draw():
 def write():
     """Puts the tables into README.md between the marks, those of the trials into TRIALS.md, and draws the figure."""
     with open(README) as file:
-        text = file.read()
-    begin, end = "<!-- results, by benchmarks/compare.py -->\n", "\n<!-- end of results -->"
-    before, after = text.split(begin)[0], text.split(end)[1]
-    with open(README, "w") as file:
-        file.write(before + begin + tables() + end + after)
-    with open(TRIALS, "w") as file:
-        file.write("# How the defaults were chosen, on validation parts alone\n\n" + tables(trials=True) + "\n")
+        text = fill(file.read())
+    for path, content in ((README, text), (TRIALS, trials())):
+        with open(path, "w") as file:
+            file.write(content)
     draw()
 
 
