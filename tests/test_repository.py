@@ -60,15 +60,17 @@ def test_readme_and_figure_are_what_the_results_give():
     assert compare.digest().encode() in (ROOT / "img" / "results.png").read_bytes()
 
 
-def test_paired_difference_by_hand():
+def test_paired_difference_by_hand(monkeypatch):
     """Three seeds whose differences are 1, 2 and 3: mean 2, deviation 1, t = 2 / (1 / sqrt(3)), two degrees."""
     compare = load("benchmarks/compare.py")
 
     def entries(values):
         return {str(k): {"test": {"item": v, "group": v, "accuracy": v}} for k, v in enumerate(values)}
 
-    baseline, row = compare.compare({"baseline": entries([10, 20, 30]), "channel": entries([11, 22, 33])})
-    assert baseline["accuracy"] == (20, 10) and "difference" not in baseline
+    stored = {"baseline": entries([10, 20, 30]), "channel": entries([11, 22, 33])}
+    monkeypatch.setattr(compare, "load", lambda name: stored)
+    baseline, row = compare.compare("full")
+    assert baseline["overall"] == (20, 10) and "difference" not in baseline
     assert row["difference"] == 2
     half = 4.302653 / 3**0.5  # the 97.5 % point of t with two degrees of freedom
     assert abs(row["interval"][0] - (2 - half)) < 1e-5 and abs(row["interval"][1] - (2 + half)) < 1e-5
@@ -80,21 +82,21 @@ def test_comparison_keeps_finished_runs_and_resumes_others(tmp_path, monkeypatch
     (tmp_path / "results").mkdir()
     monkeypatch.setattr(compare, "RESULTS", str(tmp_path / "results"))
     settings = {"baseline": [{"cross_stitch_enabled": False}], "channel": [{"lr": 0.1}]}
-    monkeypatch.setattr(compare, "EXPERIMENTS", {"tiny": ("tiny", settings)})
+    monkeypatch.setattr(compare, "EXPERIMENTS", {"tiny": compare.Experiment("tiny", settings, compare.GARMENTS)})
     calls = []
 
-    def run_script(log_dir, arguments):
+    def run_script(script, log_dir, arguments, data_dir):
         calls.append((arguments["seed"], arguments.get("lr")))
         if calls[-1] == (1, 0.1) and len(calls) == 4:
             raise KeyboardInterrupt
-        results = {"test": {"item": 0.5, "group": 0.7}, "arguments": {"tasks": ["item", "group"]}}
+        results = {"test": {"accuracy": 0, "item": 0.5, "group": 0.7}, "arguments": {"tasks": ["item", "group"]}}
         return {**results, "parameters": 1, "images_per_second": 1, "versions": {}, "data": {"sha256": "x"}}
 
     monkeypatch.setattr(compare, "run_script", run_script)
     monkeypatch.setattr(compare, "read_curves", lambda log_dir: {})
     try:
-        compare.train("tiny", [0, 1], str(tmp_path))
+        compare.train("tiny", [0, 1], str(tmp_path), None)
     except KeyboardInterrupt:
-        compare.train("tiny", [0, 1], str(tmp_path))
+        compare.train("tiny", [0, 1], str(tmp_path), None)
     assert calls == [(0, None), (0, 0.1), (1, None), (1, 0.1), (1, 0.1)]  # the stopped one again, no other
     assert abs(compare.load("tiny")["channel"]["1"]["test"]["accuracy"] - 0.6) < 1e-12
