@@ -67,10 +67,10 @@ POSTER = {  # the setting of the poster's code, where it differs from the defaul
     "lr": 0.01,
     "lr_half_life": 0.0,
     "n_epoch": 100,
+    "n_batch_size": 128,
     "reg_lambda": 0.0,
     "keep_prob": 1.0,
     "image_size": 39,
-    "crop_scale": 1.0,
     "augment": False,
     "landmark_lambda": 200.0,  # 1000 times the mean of ten squares is 200 times half their sum
     "aux_lambda": [f"{task}=0.125" for task in TASKS],  # the mean over eight outputs
@@ -329,7 +329,7 @@ def centre(faces, size):
 def augment(faces, points, attributes, draws, size, scale):
     """Returns crops (n, size, size, 1) at random places, and the points and attributes that go with them.
 
-    Each face is mirrored or not, turned by up to 20 degrees, scaled by up to 15 % and moved by up to 8 % of its box.
+    Each face is mirrored or not, turned by up to 10 degrees, scaled by up to 10 % and moved by up to 5 % of its box.
     A mirrored face has the other eye on the left, and looks to the other side.
 
     Arguments:
@@ -339,7 +339,7 @@ def augment(faces, points, attributes, draws, size, scale):
     window = faces.shape[1]
     mirror = draws[:, 0] > 0
     flip = tf.where(mirror, -1.0, 1.0)
-    angle, zoom, move = draws[:, 1] * (math.pi / 9), tf.exp(0.15 * draws[:, 2]), 0.08 * draws[:, 3:]
+    angle, zoom, move = draws[:, 1] * (math.pi / 18), tf.exp(0.1 * draws[:, 2]), 0.05 * draws[:, 3:]
     cos, sin = tf.cos(angle), tf.sin(angle)
     turn = tf.stack([tf.stack([cos * flip, -sin], 1), tf.stack([sin * flip, cos], 1)], 1)  # mirrors, then turns
     points = tf.einsum("nij,nkj->nki", turn * zoom[:, None, None], points - 0.5) + move[:, None] + 0.5
@@ -1263,10 +1263,10 @@ def make_parser():
     add = parser.add_argument
     add("--preset", action=Preset, choices=tuple(BLOCKS), default="ours", help="poster: its setting; flags behind win")
     add("--network", choices=("single", "split", "cross_stitch"), default="cross_stitch", help="kind (cross_stitch)")
-    add("--lr", type=number(float, "(0, inf)"), default=0.001, help="Adam's learning rate (0.001)")
-    add("--lr_half_life", type=number(float, "[0, inf)"), default=10.0, help="epochs that halve it (10; 0: constant)")
-    add("--n_epoch", type=number(int, "[1, inf)"), default=60, help="epochs (60)")
-    add("--n_batch_size", type=number(int, "[1, inf)"), default=128, help="images a step, over all devices (128)")
+    add("--lr", type=number(float, "(0, inf)"), default=0.002, help="Adam's learning rate (0.002)")
+    add("--lr_half_life", type=number(float, "[0, inf)"), default=4.0, help="epochs that halve it (4; 0: constant)")
+    add("--n_epoch", type=number(int, "[1, inf)"), default=20, help="epochs (20)")
+    add("--n_batch_size", type=number(int, "[1, inf)"), default=64, help="images a step, over all devices (64)")
     add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of the L2 term (1e-6)")
     add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
     add("--landmark_lambda", type=number(float, "(0, inf)"), default=1.0, help="weight of the landmarks' loss (1)")
@@ -1287,7 +1287,7 @@ def make_parser():
     add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of weights, order and dropout (0)")
     add("--data_dir", help="folder of MTFL")
     add("--image_size", type=number(int, "[32, 256]"), default=40, help="side of the faces in pixels (40)")
-    add("--crop_scale", type=number(float, "[1, 2]"), default=1.2, help="side of the faces over that of the box (1.2)")
+    add("--crop_scale", type=number(float, "[1, 2]"), default=1.0, help="side of the faces over that of the box (1)")
     add("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces (True)")
     add("--log_dir", help=f"folder of the run (tf_logs/{NAME}/<time>-<stitched|baseline|single|split>-seed<k>)")
     add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between training summaries (100)")

@@ -53,6 +53,9 @@ GARMENTS = {"item": ("test", "item"), "group": ("test", "group"), "overall": ("t
 FACES = {"gender": ("test", "gender"), "age": ("test", "age"), "overall": ("test", "accuracy")}
 
 
+ATTRIBUTES = ("gender", "smile", "glasses", "pose")
+
+
 def scarce(fraction, n_epoch):
     """Returns the settings on a part of the training images, at 1,410 to 1,500 steps, evaluated every 141."""
     common = {"train_fraction": fraction, "n_epoch": n_epoch, "eval_every": 141}
@@ -108,7 +111,27 @@ def landmark_trials():
         "alone, lr 0.001": {"lr": 0.001},
         "alone, lr 0.004": {"lr": 0.004},
     }
+    columns = {"crop_scale": 1.0, "keep_prob": 0.8, "network": "cross_stitch", "n_epoch": 6, "lr_half_life": 1.5}
+    columns |= {"eval_every": 750}
+    for rate in (0.001, 0.003, 0.01):
+        tried[f"columns, 6 epochs, λ^a {rate}"] = {**columns, "aux_lambda": [f"{task}={rate}" for task in ATTRIBUTES]}
+    for kind, rate in (("l2", 1e-6), ("l2", 1e-5), ("exp", 1e-2), ("exp", 1.0)):
+        related = {"weight_reg": kind, "weight_reg_lambda": rate}
+        tried[f"columns, 6 epochs, {kind} {rate:g}"] = {**columns, **related}
     return {name: [{**alone, **change}] for name, change in tried.items()}
+
+
+def landmarks():
+    """Returns the six settings of the poster's table: one network, a split one, and two columns."""
+    settings = {
+        "one network, landmarks alone": {"network": "single"},
+        "one network, split": {"network": "split"},
+        "two columns": BASELINE,
+        "cross-stitch": {},
+        "cross-stitch, related weights, l2": {"weight_reg": "l2", "weight_reg_lambda": 1e-6},
+        "cross-stitch, related weights, exp": {"weight_reg": "exp", "weight_reg_lambda": 1e-2},
+    }
+    return {name: [{"eval_every": 625, **change}] for name, change in settings.items()}
 
 
 EXPERIMENTS = {
@@ -128,13 +151,15 @@ EXPERIMENTS = {
     "scarce_1": Experiment("1 % of the training images, 1,500 steps", scarce(0.01, 300), GARMENTS),
     "ablations": Experiment("10 % of the training images, one thing changed", ablations(), GARMENTS),
     "gender_age": Experiment(
-        "UTKFace, 12,784 training images, 12 epochs",
-        {
-            "baseline": [BASELINE],
-            "channel": [{}],
-            "channel, three tasks": [{"tasks": ["gender", "age", "ethnicity"]}],
-        },
+        "UTKFace, 12,784 training images, 8 epochs",
+        {"baseline": [BASELINE], "channel": [{}]},
         FACES,
+        "gender_age_multi_task_learning.py",
+    ),
+    "three_tasks": Experiment(
+        "UTKFace, 12,784 training images, 8 epochs, three tasks",
+        {"channel": [{"tasks": ["gender", "age", "ethnicity"]}]},
+        {"ethnicity": ("test", "ethnicity"), **FACES},
         "gender_age_multi_task_learning.py",
     ),
     "gender_age_trials": Experiment(
@@ -143,6 +168,18 @@ EXPERIMENTS = {
         {name: ("validation", measure) for name, (_, measure) in FACES.items()},
         "gender_age_multi_task_learning.py",
         "keep 0.8, L2 1e-5, lr 1e-3",
+    ),
+    "landmarks": Experiment(
+        "MTFL, 8,000 training faces, 20 epochs",
+        landmarks(),
+        {
+            "failure rate": ("test", "failure_rate"),
+            "of AFLW": ("aflw", "failure_rate"),
+            "mean error of AFLW": ("aflw", "mean_error"),
+            "mean error": ("test", "mean_error"),
+        },
+        "facial_landmark_multi_task_learning.py",
+        "two columns",
     ),
     "landmark_trials": Experiment(
         "landmarks: MTFL, 8,000 training faces, 2,000 validation faces",
