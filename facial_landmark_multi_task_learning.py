@@ -1119,13 +1119,19 @@ def warn(data):
 def print_results(results):
     """Prints the measures of a finished run as a table, a row for each, a column for each part."""
     parts = [part for part in ("test", "aflw", "validation") if part in results]
-    print(f"\nweights of step {results['weights_of_step']}" + "".join(f"{part:>12}" for part in parts))
+    title = f"weights of step {results['weights_of_step']}"
+    print(f"\n{title:26}" + "".join(f"{part:>12}" for part in parts))
     measures = ["mean_error", "failure_rate", "mean_error_interocular", "failure_rate_interocular"]
     for name in measures + list(results["classes"]):
         label = f"accuracy of {name}" if name in results["classes"] else name
         print(f"{label:26}" + "".join(f"{results[p][name]:12.4f}" if name in results[p] else f"{'':12}" for p in parts))
+        if name in results["classes"]:
+            majority = results["data"]["majority"][name]
+            cells = (f"{majority[part]:12.4f}" if part in majority else f"{'':12}" for part in parts)
+            print(f"{'  of its majority class':26}" + "".join(cells))
+    print("mean_error of the landmarks")
     for name in LANDMARKS:
-        print(f"mean_error, {name:14}" + "".join(f"{results[p]['landmarks'][name]['mean_error']:12.4f}" for p in parts))
+        print(f"  {name:24}" + "".join(f"{results[p]['landmarks'][name]['mean_error']:12.4f}" for p in parts))
     warn(results["data"])
 
 
