@@ -23,11 +23,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RESULTS = os.path.join(ROOT, "benchmarks", "results")
 README = os.path.join(ROOT, "README.md")
 TRIALS = os.path.join(ROOT, "benchmarks", "TRIALS.md")
-FIGURE = os.path.join(ROOT, "img", "results.png")
+FIGURES = [os.path.join(ROOT, "img", name) for name in ("results.png", "alphas.png")]
 
 BASELINE = {"cross_stitch_enabled": False}
 PAPER = {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0}
@@ -248,15 +250,22 @@ def run_script(script, log_dir, arguments, data_dir):
     return results
 
 
-def read_curves(log_dir):
-    """Returns {tag: [[step, value], ...]} of the measures on held-out parts, and of the means of α."""
+def read_events(log_dir):
+    """Returns the curves and the histograms of a run: {tag: [[step, value], ...]} and {tag: [[low, high, count], ...]}.
+
+    The curves are the measures on held-out parts and the means of α, the histograms those of α at the end.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
     events = EventAccumulator(log_dir, size_guidance={"tensors": 0}).Reload()
     ends = ("/accuracy_test", "/mean_error_test", "_validation", "/alpha_self", "/alpha_cross")
-    tags = [t for t in events.Tags()["tensors"] if t.endswith(ends)]
-    return {t: [[e.step, round(float(make_ndarray(e.tensor_proto)), 6)] for e in events.Tensors(t)] for t in tags}
+    tags = events.Tags()["tensors"]
+    curves = {tag: [(e.step, make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)] for tag in tags}
+    return (
+        {tag: [[step, round(float(v), 6)] for step, v in curve] for tag, curve in curves.items() if tag.endswith(ends)},
+        {tag: np.round(curve[-1][1], 5).tolist() for tag, curve in curves.items() if tag.endswith("/alpha")},
+    )
 
 
 def train(name, seeds, folder, data_dir):
@@ -267,14 +276,15 @@ def train(name, seeds, folder, data_dir):
     for done, (seed, setting) in enumerate(missing):
         left = f", {(time.monotonic() - began) / done * (len(missing) - done) / 60:.0f} min left" if done else ""
         print(f"{name}: {setting}, seed {seed} ({done + 1} of {len(missing)}{left})", flush=True)
-        entry = {"curves": []}
+        entry = {"curves": [], "histograms": []}
         for number, arguments in enumerate(experiment.settings[setting]):
             words = "".join(c if c.isalnum() else "-" for c in setting)
             log_dir = os.path.abspath(os.path.join(folder, name, f"{words}-{number}-seed{seed}"))
             results = run_script(experiment.script, log_dir, {**arguments, "seed": seed}, data_dir)
             for part in results.keys() & {"test", "aflw", "validation"}:
                 entry[part] = {**entry.get(part, {}), **results[part]}
-            entry["curves"].append(read_curves(log_dir))
+            for kind, found in zip(("curves", "histograms"), read_events(log_dir)):
+                entry[kind].append(found)
             entry |= {key: results[key] for key in ("parameters", "images_per_second", "versions")}
             entry |= {key: results["data"][key] for key in ("sha256", "sizes", "majority") if key in results["data"]}
         for part in entry.keys() & {"test", "aflw", "validation"}:
@@ -385,47 +395,101 @@ def trials():
 
 
 def digest():
-    """Returns a hash of all stored results, which the figure carries to show what it was drawn from."""
+    """Returns a hash of all stored results, which the figures carry to show what they were drawn from."""
     content = json.dumps({name: load(name) for name in EXPERIMENTS}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def draw_differences(plt, path):
+    """Draws what each setting gains over its baseline: a dot for each seed, the mean, its 95 % confidence interval."""
+    rows = []
+    for name, experiment in EXPERIMENTS.items():
+        part, measure = list(experiment.measures.values())[-1]
+        found = {} if name.endswith("_trials") or measure != "accuracy" else {r["setting"]: r for r in compare(name)}
+        found = {setting: row for setting, row in found.items() if "difference" in row}
+        rows += [(experiment.title, None, None)] * bool(found)
+        for setting, row in found.items():
+            of_seed, baseline = load(name)[setting], load(name)[experiment.baseline]
+            common = of_seed.keys() & baseline.keys()
+            dots = [100 * (of_seed[k][part][measure] - baseline[k][part][measure]) for k in common]
+            rows.append((setting, row, dots))
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.36 * len(rows)))
+    for place, (label, row, dots) in enumerate(rows):
+        weight = "bold" if row is None else "normal"
+        text = label if row is None else f"{label} ({len(dots)})"
+        axes.text(-0.01, place, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontweight=weight)
+        if row is not None:
+            axes.plot(dots, [place] * len(dots), "o", color="#2a6fbb", alpha=0.4, markersize=6)
+        if row is not None and "interval" in row:
+            low, high = (100 * end for end in row["interval"])
+            axes.plot([low, high], [place, place], color="#2a6fbb", lw=2.2)
+            axes.plot(100 * row["difference"], place, "D", color="#2a6fbb", markersize=7)
+    axes.axvline(0, color="#444444", lw=1)
+    axes.set_yticks([])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(
+        "test accuracy minus that of the baseline with the same seed, mean of the tasks (percentage points)"
+    )
+    axes.grid(axis="x", alpha=0.3)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(
+        path, dpi=130, facecolor="white", bbox_inches="tight", pad_inches=0.15, metadata={"Source": digest()}
+    )
+
+
+def draw_alphas(plt, path):
+    """Draws α of each unit over training, and its histogram at the end, in the identity-initialised settings."""
+    titles = {"full": "Fashion-MNIST, related tasks", "gender_age": "UTKFace, less related tasks"}
+    shown = {name: title for name, title in titles.items() if "channel" in load(name)}
+    figure, panels = plt.subplots(2, len(shown), figsize=(4.6 * len(shown), 6), squeeze=False, sharey="row")
+    colours = ["#1b6ca8", "#d1495b", "#3a7d44", "#8d5a97"]
+    for column, (name, title) in enumerate(shown.items()):
+        above, below = panels[:, column]
+        entries = [entry for entry in load(name)["channel"].values() if entry.get("histograms")]
+        units = [tag.split("/")[1] for tag in entries[0]["histograms"][0]]
+        for entry in entries:
+            for unit, colour in zip(units, colours):
+                for kind, style in (("self", "-"), ("cross", "--")):
+                    steps, values = zip(*entry["curves"][0][f"cross_stitch/{unit}/alpha_{kind}"])
+                    label = f"{unit}, {'itself' if kind == 'self' else 'the other task'}"
+                    above.plot(steps, values, style, color=colour, lw=1.2, label=label if entry is entries[0] else None)
+        for unit, colour in zip(units, colours):
+            low, high, count = np.transpose(
+                [e["histograms"][0][f"cross_stitch/{unit}/alpha"] for e in entries], (2, 0, 1)
+            )
+            edges = np.linspace(-1, 2, 31)
+            share = np.zeros(len(edges) - 1)
+            middle = (low + high).ravel() / 2
+            np.add.at(share, np.clip(np.digitize(middle, edges) - 1, 0, len(share) - 1), count.ravel() / count.sum())
+            below.stairs(100 * share, edges, color=colour, lw=1.4, label=unit)
+        above.set_title(f"{title} ({len(entries)} seed{'s' * (len(entries) > 1)})", fontsize=11)
+        above.set_xlabel("step")
+        below.set_xlabel("α at the end, all channels")
+        above.legend(fontsize=8, loc="center right")
+        below.legend(fontsize=8)
+        for axes in (above, below):
+            axes.grid(alpha=0.3)
+    panels[0, 0].set_ylabel("mean of α")
+    panels[1, 0].set_ylabel("share of a unit's α (%)")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130, facecolor="white", metadata={"Source": digest()})
+
+
 def draw():
-    """Draws every run as a dot and each setting's mean with its 95 % confidence interval into img/results.png."""
+    """Draws both figures."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from scipy.stats import t
 
-    shown = [name for name in EXPERIMENTS if not name.endswith("_trials") and load(name)]
-    figure, panels = plt.subplots(1, len(shown), figsize=(5.2 * len(shown), 3.6), squeeze=False)
-    for axes, name in zip(panels[0], shown):
-        experiment, results = EXPERIMENTS[name], load(name)
-        column, (part, measure) = list(experiment.measures.items())[-1]
-        for place, (setting, of_seed) in enumerate(results.items()):
-            values = [100 * entry[part][measure] for entry in of_seed.values()]
-            colour = "#777777" if setting in ("baseline", "single-task") else "#2a6fbb"
-            axes.plot(values, [place] * len(values), "o", color=colour, alpha=0.45, markersize=6)
-            if len(values) > 1:
-                half = t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-                axes.errorbar(statistics.fmean(values), place, xerr=half, fmt="D", color=colour, capsize=5, lw=2)
-        axes.set_yticks(range(len(results)), [f"{name} ({len(v)})" for name, v in results.items()])
-        axes.set_ylim(len(results) - 0.5, -0.5)
-        axes.set_xlabel(f"{column}, {part} (%)")
-        axes.set_title(experiment.title, fontsize=10)
-        axes.grid(axis="x", alpha=0.3)
-        axes.margins(x=0.12)
-        low, high = axes.get_xlim()
-        if high - low < 0.6:  # per cent: dots closer than the noise of one seed shall look close
-            axes.set_xlim((low + high) / 2 - 0.3, (low + high) / 2 + 0.3)
-    figure.tight_layout()
-    figure.savefig(FIGURE, dpi=150, facecolor="white", metadata={"Source": digest()})
-    plt.close(figure)
+    for make, path in zip((draw_differences, draw_alphas), FIGURES):
+        make(plt, path)
+        plt.close("all")
 
 
 def write():
-    """Puts the tables into README.md between the marks, those of the trials into TRIALS.md, and draws the figure."""
+    """Puts the tables into README.md between the marks, those of the trials into TRIALS.md, and draws the figures."""
     with open(README) as file:
         text = fill(file.read())
     for path, content in ((README, text), (TRIALS, trials())):

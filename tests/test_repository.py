@@ -57,7 +57,8 @@ def test_readme_and_figure_are_what_the_results_give():
     compare = load("benchmarks/compare.py")
     assert compare.fill(README) == README and "| baseline |" in compare.tables(["full"])
     assert compare.trials() == (ROOT / "benchmarks" / "TRIALS.md").read_text()
-    assert compare.digest().encode() in (ROOT / "img" / "results.png").read_bytes()
+    for figure in ("results.png", "alphas.png"):
+        assert compare.digest().encode() in (ROOT / "img" / figure).read_bytes()
 
 
 def test_paired_difference_by_hand(monkeypatch):
@@ -94,7 +95,7 @@ def test_comparison_keeps_finished_runs_and_resumes_others(tmp_path, monkeypatch
         return {**results, "parameters": 1, "images_per_second": 1, "versions": {}, "data": {"sha256": "x"}}
 
     monkeypatch.setattr(compare, "run_script", run_script)
-    monkeypatch.setattr(compare, "read_curves", lambda log_dir: {})
+    monkeypatch.setattr(compare, "read_events", lambda log_dir: ({}, {}))
     try:
         compare.train("tiny", [0, 1], str(tmp_path), None)
     except KeyboardInterrupt:
