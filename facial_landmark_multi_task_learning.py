@@ -783,7 +783,7 @@ def train(args, resumed):
             write_checkpoint(checkpoint, args.log_dir, step)
 
     def evaluate():
-        """Returns {part: metrics} of all parts but the training part."""
+        """Returns {part: sums for `metrics`} of all parts but the training part."""
         found = {}
         for part in sorted(parts.keys() - {"train"}):
             sums = []
@@ -793,11 +793,14 @@ def train(args, resumed):
                 batch = tf.range(first, min(first + EVALUATION_BATCH, len(parts[part][0])), dtype=tf.int64)
                 sums.append([np.float64(x.numpy()) for x in evaluate_step(*parts[part], batch)])
             measures, *matrices = map(sum, zip(*sums))
-            found[part] = metrics(measures, dict(zip(tasks[1:], matrices)))
+            found[part] = measures, dict(zip(tasks[1:], matrices))
         return found
 
     def judge(found):
-        """Logs an evaluation, and lets it stop the training of attributes or count towards the end of the run."""
+        """Logs an evaluation and returns {part: metrics}; it can stop an attribute, and counts towards the end."""
+        if step == total and "aflw" in found:
+            summarise_confusion({task: matrix.astype(int) for task, matrix in found["aflw"][1].items()}, TASKS)
+        found = {part: metrics(*sums) for part, sums in found.items()}
         for part, of_part in found.items():
             tf.summary.scalar(f"landmarks/mean_error_{part}", of_part["mean_error"])
             tf.summary.scalar(f"landmarks/failure_rate_{part}", of_part["failure_rate"])
@@ -822,6 +825,7 @@ def train(args, resumed):
             for kept, v in zip(best, variables):
                 kept.assign(v)
         evaluated.assign(step)
+        return found
 
     handlers = {}
     if threading.current_thread() is threading.main_thread():  # others, as those of Ray Train, get no signals
@@ -836,8 +840,7 @@ def train(args, resumed):
                 summarise_units(units)
                 save()
             elif step % evaluate_every == 0 and evaluated < step:
-                measured = evaluate()  # the run was stopped in the midst of this step's evaluation
-                judge(measured)
+                measured = judge(evaluate())  # the run was stopped in the midst of this step's evaluation
             for epoch in range(step // steps_per_epoch, args.n_epoch):
                 if args.patience and waited >= args.patience:
                     if chief:
@@ -878,8 +881,7 @@ def train(args, resumed):
                             tf.summary.scalar("summary/related_weights", numbers[-2])
                         summarise_units(units)
                     if step % evaluate_every == 0 or step == total:
-                        measured = evaluate()
-                        judge(measured)
+                        measured = judge(evaluate())
                     if step % steps_per_epoch and args.checkpoint_every and step % args.checkpoint_every == 0:
                         save()
                 speeds.append(seen / seconds)
@@ -897,7 +899,7 @@ def train(args, resumed):
                 for v, kept in zip(variables, best):
                     v.assign(kept)
                 measured = {}  # of the last weights, not of the best
-            measured = measured or evaluate()
+            measured = measured or {part: metrics(*sums) for part, sums in evaluate().items()}
             writer.flush()
     except Stopped:
         save()
@@ -1070,6 +1072,15 @@ def summarise_units(units):
         tf.summary.image(f"cross_stitch/{unit.name}/alpha_mean", picture[None])
         if unit.unit != "activation":  # hundreds of millions of zeros would hide everything
             tf.summary.histogram(f"cross_stitch/{unit.name}/alpha", unit.alpha.value)
+
+
+def summarise_confusion(matrices, classes):
+    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
+    for task, matrix in matrices.items():
+        names = classes[task]
+        rows = [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(names, matrix)]
+        head = [f"| true, predicted: | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        tf.summary.text(f"{task}/confusion_matrix", "\n".join(head + rows))
 
 
 def mark(image, points, colour, radius):

@@ -56,6 +56,7 @@ GARMENTS = {"item": ("test", "item"), "group": ("test", "group"), "overall": ("t
 FACES = {"gender": ("test", "gender"), "age": ("test", "age"), "overall": ("test", "accuracy")}
 
 
+POSTER = {"preset": "poster", "eval_every": 630}  # ten epochs
 ATTRIBUTES = ("gender", "smile", "glasses", "pose")
 
 
@@ -188,6 +189,16 @@ EXPERIMENTS = {
         "facial_landmark_multi_task_learning.py",
         "two columns",
         {f"{task} of AFLW": ("aflw", task) for task in ATTRIBUTES},
+    ),
+    "poster": Experiment(
+        "MTFL, 8,000 training faces, the poster's setting, 100 epochs",
+        {
+            "one network, landmarks alone": [{**POSTER, "network": "single", "weight_reg": "none"}],
+            "cross-stitch, related weights, l2": [POSTER],
+        },
+        {"failure rate": ("test", "failure_rate"), "mean error": ("test", "mean_error")},
+        "facial_landmark_multi_task_learning.py",
+        "one network, landmarks alone",
     ),
     "landmark_trials": Experiment(
         "landmarks: MTFL, 8,000 training faces, 2,000 validation faces",

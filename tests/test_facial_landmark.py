@@ -569,6 +569,7 @@ def test_learns_drawn_faces_and_predicts(landmark_script, tmp_path, capfd):
         "landmarks/mean_error_validation",
     } <= events.keys()
     assert {"landmarks/failure_rate_validation", "landmarks/faces", "smile/accuracy_aflw"} <= events.keys()
+    assert len(events["smile/confusion_matrix"]) == 1 and "not smiling" in str(events["smile/confusion_matrix"][0][1])
 
     names, boxes, points = landmark_script.read_boxes(str(tmp_path / "drawn" / "testImageList.txt"))
     left, top, side = boxes[0]
