@@ -1290,7 +1290,7 @@ def make_parser():
     add("--aux_lambda", type=aux_lambda, default="0.003", help="of the attributes', or gender=...,pose=... (0.003)")
     add("--aux_stop_error", type=number(float, "[0, 1]"), default=0.0, help="validation error that ends an attribute's")
     add("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relates the columns' weights (none)")
-    add("--weight_reg_lambda", type=number(float, "[0, inf)"), default=1e-5, help="weight of that term (1e-5)")
+    add("--weight_reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of that term (1e-6)")
     add("--patience", type=number(int, "[0, inf)"), default=0, help="evaluations without progress, then end (0: never)")
     add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
