@@ -528,7 +528,7 @@ def build_network(args, mean, deviation):
 def task_losses(outputs, points, attributes, sigmoid_pose=False):
     """Returns the loss of each of the network's outputs, summed over the faces, as a list of scalars.
 
-    For the landmarks it is ½‖y - f(x)‖² over the ten coordinates (Zhang et al., ECCV 2014, equation 3), for an
+    For the landmarks it is ½‖y - f(x)‖² over the ten coordinates (Zhang et al., ECCV 2014), for an
     attribute the cross-entropy of its softmax. The poster's code gave each of the five poses a sigmoid of its own,
     `sigmoid_pose`: the cross-entropies of five yes-or-no questions.
     """
@@ -560,7 +560,7 @@ def related_weights(pairs, scales, offsets, kind):
     `offsets` hold the scalars a_j and b_j, (layers,) each, with d_j = a_j θ_j^1 + b_j - θ_j^2.
         "l2": r_w = ½‖d‖²
         "exp": r_w = exp(m) - 1, m the mean of the squares of d; beyond m = 10 continued by its tangent
-    The poster writes r_w(θ^1, θ^2) without saying more, after Rozantsev et al. (arXiv:1603.06432, equations 4 to 6):
+    The poster writes r_w(θ^1, θ^2) without saying more, after Rozantsev et al. (arXiv:1603.06432):
     ‖aθ^1 + b - θ^2‖² and exp(‖aθ^1 + b - θ^2‖²) - 1, where θ are all the parameters of a layer. This reading takes
     kernels alone, as the poster's code does; the half is that code's; and under the exponential it takes the mean
     instead of the sum, which over a hundred thousand weights would overflow at the first step.

@@ -473,6 +473,16 @@ def test_other_networks(run, kind):
 
 
 @pytest.mark.slow
+def test_the_preset_runs_and_resumes(run):
+    result = run("--preset", "poster", n_epoch=1)
+    assert result.status == 0 and "cross-stitch unit pool_4: alpha (2, 2, 80)" in result.out, result
+    again = run("--resume", result.log_dir, n_epoch=2, data_dir=None, image_size=None, log_dir=None)
+    assert again.status == 0 and "epoch 2/2" in again.out, again
+    arguments = json.loads((result.log_dir / "results.json").read_text())["arguments"]
+    assert (arguments["preset"], arguments["lr"], arguments["image_size"]) == ("poster", 0.01, 32)
+
+
+@pytest.mark.slow
 def test_an_attribute_that_is_good_enough_is_stopped(run):
     """With a threshold of 1 all attributes stop after the first evaluation, and their heads move no more."""
     result = run(n_epoch=2, aux_stop_error=1, reg_lambda=0, log_every=1, checkpoint_every=1, n_batch_size=100)
