@@ -653,17 +653,18 @@ def replica_share(batch, *columns):
 
 
 def make_train_step(strategy, network, optimizer, unit_optimizer, relations, aux_lambda, args):
-    """Returns the tf.function (faces, points, attributes, draws, batch) -> numbers that trains one global step.
+    """Returns the tf.function (faces, points, attributes, draws, batch, stop) -> numbers that trains one global step.
 
-    The numbers are a vector: the total loss, the loss of each output, the term of the related weights, and the mean
-    error of the landmarks on the batch. Without a `unit_optimizer` the units stay as they are. `relations` are the
+    The numbers are a vector: the total loss, the loss of each output, the term of the related weights, the mean error
+    of the landmarks on the batch, and the sum of `stop` over the replicas, by which each machine tells the others that
+    it was asked to. Without a `unit_optimizer` the units stay as they are. `relations` are the
     variables a and b of related_weights, `aux_lambda` the variable λ^a of the attributes, (4,).
     """
     alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
     weights = [v.value for v in network.trainable_variables if v.name != "alpha"]
     pairs = kernel_pairs(network)
 
-    def replica_step(faces, points, attributes, draws, batch):
+    def replica_step(faces, points, attributes, draws, batch, stop):
         n, replicas = tf.cast(tf.size(batch), tf.float32), strategy.num_replicas_in_sync
         x, y, a, d = replica_share(batch, faces, points, attributes, draws)
         if args.augment:
@@ -682,7 +683,7 @@ def make_train_step(strategy, network, optimizer, unit_optimizer, relations, aux
         if unit_optimizer is not None and alphas:
             unit_optimizer.apply_gradients(zip(gradients[-len(alphas) :], alphas))
         error = tf.reduce_sum(tf.norm(outputs["landmarks"] - y, axis=-1)) / (n * len(LANDMARKS))
-        return tf.stack([loss, *losses, relation / replicas, error])
+        return tf.stack([loss, *losses, relation / replicas, error, stop])
 
     @tf.function
     def train_step(*inputs):
@@ -750,15 +751,15 @@ def train(args, resumed):
     if chief:
         describe(args, data, parameters, units, replicas)
 
-    draws = tf.TensorSpec((None, 5), tf.float32)
     specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in parts["train"]]
     batches = tf.TensorSpec([None], tf.int64)
+    inputs = [*specs, tf.TensorSpec((None, 5)), batches, tf.TensorSpec([])]
     make_step = functools.partial(make_train_step, strategy, network, optimizer)
     rest = {"relations": relations, "aux_lambda": aux_lambda, "args": args}
-    train_step = make_step(unit_optimizer, **rest).get_concrete_function(*specs, draws, batches)
+    train_step = make_step(unit_optimizer, **rest).get_concrete_function(*inputs)
     column_step = train_step
     if args.pretrain_epoch:
-        column_step = make_step(None, **rest).get_concrete_function(*specs, draws, batches)
+        column_step = make_step(None, **rest).get_concrete_function(*inputs)
     evaluate_step = make_evaluate_step(strategy, network, args.image_size).get_concrete_function(*specs, batches)
 
     faces = len(parts["train"][0])
@@ -774,6 +775,7 @@ def train(args, resumed):
     writer = open_run(args.log_dir, record, step) if chief else tf.summary.create_noop_writer()
     new, step = step < 0, max(step, 0)
     stop, speeds, measured = [], [], {}  # stop: the signals that asked for it
+    many_machines, asked = "TF_CONFIG" in os.environ, False  # asked: by a signal to any of them, so all stop together
 
     def save():
         if not all(np.isfinite(tf.convert_to_tensor(v)).all() for v in variables):
@@ -788,7 +790,7 @@ def train(args, resumed):
         for part in sorted(parts.keys() - {"train"}):
             sums = []
             for first in range(0, len(parts[part][0]), EVALUATION_BATCH):
-                if stop:
+                if stop and not many_machines:
                     raise Stopped
                 batch = tf.range(first, min(first + EVALUATION_BATCH, len(parts[part][0])), dtype=tf.int64)
                 sums.append([np.float64(x.numpy()) for x in evaluate_step(*parts[part], batch)])
@@ -853,7 +855,7 @@ def train(args, resumed):
                 progress = keras.utils.Progbar(steps_per_epoch, verbose=chief and sys.stdout.isatty(), unit_name="step")
                 seconds, seen, losses = 0.0, 0, []
                 for position in range(step % steps_per_epoch, steps_per_epoch):
-                    if stop:
+                    if asked:
                         raise Stopped
                     if step == pretraining > 0:
                         for unit in units:
@@ -863,14 +865,15 @@ def train(args, resumed):
                     # Each replica needs an image: what is too few for them is taken several times, the mean stays.
                     batch = np.tile(batch, -(-replicas // len(batch)))
                     one_step = column_step if step < pretraining else train_step
-                    numbers = one_step(*parts["train"], draws, tf.constant(batch)).numpy()
+                    inputs = [*parts["train"], draws, tf.constant(batch), tf.constant(float(len(stop)))]
+                    *numbers, asked = one_step(*inputs).numpy().tolist()
                     seconds, seen, step = seconds + time.perf_counter() - began, seen + len(batch), step + 1
                     tf.summary.experimental.set_step(step)
 
-                    of_task = dict(zip(tasks, numbers[1:].tolist()))
+                    of_task = dict(zip(tasks, numbers[1:]))
                     if not np.isfinite(numbers).all():
                         raise Failure(f"step {step}: the loss is no longer finite: {of_task}; try a smaller --lr", 3)
-                    losses.append(float(numbers[0]))
+                    losses.append(numbers[0])
                     progress.update(position + 1, [("loss", losses[-1]), ("error", numbers[-1])])
                     if step % args.log_every == 0:
                         tf.summary.scalar("summary/loss_total", losses[-1])
@@ -907,7 +910,7 @@ def train(args, resumed):
             print(
                 f"\nstopped at step {step} of {total}; go on with: python {NAME}.py --resume {args.log_dir}", flush=True
             )
-        raise SystemExit(128 + stop[0]) from None
+        raise SystemExit(128 + (stop[0] if stop else signal.SIGTERM)) from None
     except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
         reason = str(error).strip().split("\n\n")[-1].split("\n")[0]  # without TensorFlow's own stack
         raise Failure(f"step {step}: {reason}; go on with: python {NAME}.py --resume {args.log_dir}", 1) from None
@@ -943,7 +946,7 @@ def train(args, resumed):
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop."""
+    """A signal asked the run to stop, here or on another machine."""
 
 
 def write_checkpoint(checkpoint, log_dir, step):

@@ -465,15 +465,16 @@ def replica_share(batch, *columns):
 
 
 def make_train_step(strategy, network, optimizer, unit_optimizer, reg_lambda):
-    """Returns the tf.function (images, labels, batch) -> numbers that trains one step on a global batch.
+    """Returns the tf.function (images, labels, batch, stop) -> numbers that trains one step on a global batch.
 
-    The numbers are a vector: each task's cross-entropy, the L2 term, and each task's accuracy on the batch.
+    The numbers are a vector: each task's cross-entropy, the L2 term, each task's accuracy on the batch, and the sum of
+    `stop` over the replicas, by which each machine tells the others that it was asked to.
     Without a `unit_optimizer` the units stay as they are. Adam is TensorFlow 1's: one fused kernel a weight.
     """
     alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
     weights = [v.value for v in network.trainable_variables if v.name != "alpha"]
 
-    def replica_step(images, labels, batch):
+    def replica_step(images, labels, batch, stop):
         n = tf.cast(tf.size(batch), tf.float32)
         x, y = replica_share(batch, images, labels)
         with tf.GradientTape() as tape:
@@ -486,11 +487,11 @@ def make_train_step(strategy, network, optimizer, unit_optimizer, reg_lambda):
         if unit_optimizer is not None and alphas:
             unit_optimizer.apply_gradients(zip(gradients[len(weights) :], alphas))
         hits = [tf.argmax(x, axis=1) == y[:, t] for t, x in enumerate(logits.values())]
-        return tf.stack(losses + [tf.reduce_sum(tf.cast(hit, tf.float32)) / n for hit in hits])
+        return tf.stack(losses + [tf.reduce_sum(tf.cast(hit, tf.float32)) / n for hit in hits] + [stop])
 
     @tf.function
-    def train_step(images, labels, batch):
-        return strategy.reduce("SUM", strategy.run(replica_step, (images, labels, batch)), axis=None)
+    def train_step(*inputs):
+        return strategy.reduce("SUM", strategy.run(replica_step, inputs), axis=None)
 
     return train_step
 
@@ -540,8 +541,9 @@ def train(args, resumed):
     images, labels = parts["train"]
     specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in (images, labels)] + [tf.TensorSpec([None], tf.int64)]
     make_step = functools.partial(make_train_step, strategy, network, optimizer, reg_lambda=args.reg_lambda)
-    train_step = make_step(unit_optimizer=unit_optimizer).get_concrete_function(*specs)
-    column_step = make_step(unit_optimizer=None).get_concrete_function(*specs) if args.pretrain_epoch else None
+    inputs = [*specs, tf.TensorSpec([])]
+    train_step = make_step(unit_optimizer=unit_optimizer).get_concrete_function(*inputs)
+    column_step = make_step(unit_optimizer=None).get_concrete_function(*inputs) if args.pretrain_epoch else None
     evaluate_step = make_evaluate_step(strategy, network).get_concrete_function(*specs)
 
     steps_per_epoch = -(-len(images) // args.n_batch_size)
@@ -555,6 +557,7 @@ def train(args, resumed):
     writer = open_run(args.log_dir, record, step) if chief else tf.summary.create_noop_writer()
     new, step = step < 0, max(step, 0)
     stop, speeds, matrices = [], [], {}  # stop: the signals that asked for it
+    many_machines, asked = "TF_CONFIG" in os.environ, False  # asked: by a signal to any of them, so all stop together
 
     def save():
         if not all(np.isfinite(tf.convert_to_tensor(v)).all() for v in variables):
@@ -569,7 +572,7 @@ def train(args, resumed):
         for part in sorted(parts.keys() - {"train"}):
             batches = []
             for first in range(0, len(parts[part][0]), EVALUATION_BATCH):
-                if stop:
+                if stop and not many_machines:
                     raise Stopped
                 batch = tf.range(first, min(first + EVALUATION_BATCH, len(parts[part][0])), dtype=tf.int64)
                 batches.append([matrix.numpy() for matrix in evaluate_step(*parts[part], batch)])
@@ -602,7 +605,7 @@ def train(args, resumed):
                 progress = keras.utils.Progbar(steps_per_epoch, verbose=chief and sys.stdout.isatty(), unit_name="step")
                 seconds, seen, losses = 0.0, 0, []
                 for position in range(step % steps_per_epoch, steps_per_epoch):
-                    if stop:
+                    if asked:
                         raise Stopped
                     if step == pretraining > 0:
                         for unit in units:
@@ -612,7 +615,8 @@ def train(args, resumed):
                     # Each replica needs an image: what is too few for them is taken several times, the mean stays.
                     batch = np.tile(batch, -(-replicas // len(batch)))
                     one_step = column_step if step < pretraining else train_step
-                    numbers = one_step(images, labels, tf.constant(batch)).numpy()
+                    numbers = one_step(images, labels, tf.constant(batch), tf.constant(float(len(stop)))).numpy()
+                    numbers, asked = numbers[:-1], numbers[-1] > 0
                     seconds, seen, step = seconds + time.perf_counter() - began, seen + len(batch), step + 1
                     tf.summary.experimental.set_step(step)
 
@@ -650,7 +654,7 @@ def train(args, resumed):
             print(
                 f"\nstopped at step {step} of {total}; go on with: python {NAME}.py --resume {args.log_dir}", flush=True
             )
-        raise SystemExit(128 + stop[0]) from None
+        raise SystemExit(128 + (stop[0] if stop else signal.SIGTERM)) from None
     except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
         reason = str(error).strip().split("\n\n")[-1].split("\n")[0]  # without TensorFlow's own stack
         raise Failure(f"step {step}: {reason}; go on with: python {NAME}.py --resume {args.log_dir}", 1) from None
@@ -684,7 +688,7 @@ def train(args, resumed):
 
 
 class Stopped(Exception):
-    """A signal asked the run to stop."""
+    """A signal asked the run to stop, here or on another machine."""
 
 
 def write_checkpoint(checkpoint, log_dir, step):

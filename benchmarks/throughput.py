@@ -69,7 +69,9 @@ class Ours:
         optimizers = [self.tf.compat.v1.train.AdamOptimizer(LEARNING_RATE) for _ in range(2)]
         step = self.script.make_train_step(self.tf.distribute.get_strategy(), self.network, *optimizers, REG_LAMBDA)
         specs = [self.tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in self.data]
-        self.step = step.get_concrete_function(*specs, self.tf.TensorSpec([None], self.tf.int64))
+        self.step = step.get_concrete_function(
+            *specs, self.tf.TensorSpec([None], self.tf.int64), self.tf.TensorSpec([])
+        )
 
     def weights(self):
         """Returns {path: array} of the trainable weights."""
@@ -95,7 +97,7 @@ class Ours:
         seconds = []
         for batch in batches:
             began = time.perf_counter()
-            self.step(*self.data, self.tf.constant(batch)).numpy()
+            self.step(*self.data, self.tf.constant(batch), self.tf.constant(0.0)).numpy()
             seconds.append(time.perf_counter() - began)
         return seconds
 

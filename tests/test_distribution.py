@@ -86,13 +86,37 @@ def test_two_workers(small, alone, tmp_path):
     assert_nearly_same_run(alone, log_dir)
 
 
-def test_a_lost_worker_ends_the_others_and_all_resume(small, tmp_path):
-    whole, log_dir = tmp_path / "whole", tmp_path / "run"
-    long = {"n_epoch": 30, "n_batch_size": 100, "keep_prob": 0.8}
-    for process in start_workers(*flags(small, whole, **long)):
+LONG = {"n_epoch": 30, "n_batch_size": 100, "keep_prob": 0.8}
+
+
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    """The log folder of a run of 30 epochs by two workers that nothing stopped."""
+    log_dir = tmp_path_factory.mktemp("whole") / "run"
+    for process in start_workers(*flags(small, log_dir, **LONG)):
         assert finish(process).status == 0
+    return log_dir
+
+
+def test_a_signal_to_one_worker_stops_all_at_one_step(small, whole, tmp_path):
+    log_dir = tmp_path / "run"
+    workers = start_workers(*flags(small, log_dir, **LONG))
+    for line in workers[0].stdout:
+        if line.startswith("epoch 2/"):
+            break
+    workers[1].terminate()
+    results = [finish(worker) for worker in workers]
+    assert [result.status for result in results] == [143, 143], results
+    assert re.search(r"stopped at step \d+ of 180; go on with: python .* --resume", results[0].out), results[0]
+    for process in start_workers("--resume", log_dir):
+        assert finish(process).status == 0
+    assert_nearly_same_run(whole, log_dir, tolerance=0)
+
+
+def test_a_lost_worker_ends_the_others_and_all_resume(small, whole, tmp_path):
+    log_dir = tmp_path / "run"
     for lost in (1, 0):
-        arguments = ["--resume", log_dir] if log_dir.exists() else flags(small, log_dir, **long)
+        arguments = ["--resume", log_dir] if log_dir.exists() else flags(small, log_dir, **LONG)
         workers = start_workers(*arguments)
         seen = len(list(log_dir.glob("checkpoints/*.index"))) and last_checkpoint(log_dir)
         while workers[0].poll() is None and (

@@ -391,7 +391,7 @@ def test_split_without_auxiliary_weight_gives_the_gradients_of_single(landmark_s
         strategy = tf.distribute.get_strategy()
         step = landmark_script.make_train_step(strategy, network, spy, None, [], lambdas, args)
         draws = tf.constant(np.random.default_rng(0).uniform(-1, 1, (239, 5)), tf.float32)
-        step(*parts["train"], draws, tf.range(16, dtype=tf.int64))
+        step(*parts["train"], draws, tf.range(16, dtype=tf.int64), tf.constant(0.0))
         names = [v.path for v in network.trainable_variables]
         gradients[kind] = dict(zip(names, (v.numpy() for v in spy.kept)))
     assert len(gradients["single"]) == 17 and gradients["single"].keys() < gradients["split"].keys()
