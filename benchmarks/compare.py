@@ -160,13 +160,13 @@ EXPERIMENTS = {
     "ablations": Experiment("10 % of the training images, one thing changed", ablations(), GARMENTS),
     "gender_age": Experiment(
         "UTKFace, 12,784 training images, 8 epochs",
-        {"baseline": [BASELINE], "channel": [{}]},
+        {"baseline": [{**BASELINE, "n_epoch": 8}], "channel": [{"n_epoch": 8}]},
         FACES,
         "gender_age_multi_task_learning.py",
     ),
     "three_tasks": Experiment(
         "UTKFace, 12,784 training images, 8 epochs, three tasks",
-        {"channel": [{"tasks": ["gender", "age", "ethnicity"]}]},
+        {"channel": [{"tasks": ["gender", "age", "ethnicity"], "n_epoch": 8}]},
         {"ethnicity": ("test", "ethnicity"), **FACES},
         "gender_age_multi_task_learning.py",
     ),
