@@ -474,7 +474,7 @@ def build_network(args, mean, deviation):
         padding = "valid" if poster else "same"
         x = layers.Conv2D(filters, kernel, padding=padding, name=f"{column}_conv_{level}", **no_bias)(x)
         if not poster:
-            x = BatchNormalization(synchronized=several, name=f"{column}_bn_{level}")(x)
+            x = BatchNormalization(momentum=args.bn_momentum, synchronized=several, name=f"{column}_bn_{level}")(x)
         if pool:
             x = layers.MaxPooling2D(2, name=f"{column}_pool_{level}")(x)
         return layers.ReLU(name=f"{column}_relu_{level}")(x)  # after the pool: the same, on a quarter of the numbers
@@ -483,7 +483,7 @@ def build_network(args, mean, deviation):
         x = layers.Flatten(name=f"{column}_flatten_{level}")(x)
         x = layers.Dense(width, name=f"{column}_fc_{level}", **no_bias)(x)
         if not poster:
-            x = BatchNormalization(synchronized=several, name=f"{column}_bn_{level}")(x)
+            x = BatchNormalization(momentum=args.bn_momentum, synchronized=several, name=f"{column}_bn_{level}")(x)
         return layers.ReLU(name=f"{column}_relu_{level}")(x)
 
     def landmarks(x):
@@ -1295,6 +1295,7 @@ def make_parser():
     add("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relates the columns' weights (none)")
     add("--weight_reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of that term (1e-6)")
     add("--patience", type=number(int, "[0, inf)"), default=0, help="evaluations without progress, then end (0: never)")
+    add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
     add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
     at = ",".join(name for name in UNITS if name != "pool_4")  # no pooling there

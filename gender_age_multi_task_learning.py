@@ -367,14 +367,14 @@ def build_network(args, classes, mean, deviation):
 
     def convolution(task, level, filters, x):
         x = layers.Conv2D(filters, 3, padding="same", name=f"{task}_conv_{level}", **no_bias)(x)
-        x = BatchNormalization(synchronized=several, name=f"{task}_bn_{level}")(x)
+        x = BatchNormalization(momentum=args.bn_momentum, synchronized=several, name=f"{task}_bn_{level}")(x)
         x = layers.MaxPooling2D(2, name=f"{task}_pool_{level}")(x)
         return layers.ReLU(name=f"{task}_relu_{level}")(x)  # after the pool: the same, on a quarter of the numbers
 
     def dense(task, level, width, x):
         x = layers.Flatten(name=f"{task}_flatten_{level}")(x)
         x = layers.Dense(width, name=f"{task}_fc_{level}", **no_bias)(x)
-        x = BatchNormalization(synchronized=several, name=f"{task}_bn_{level}")(x)
+        x = BatchNormalization(momentum=args.bn_momentum, synchronized=several, name=f"{task}_bn_{level}")(x)
         return layers.ReLU(name=f"{task}_relu_{level}")(x)
 
     def output(task, x):
@@ -961,6 +961,7 @@ def make_parser():
     add("--n_batch_size", type=number(int, "[1, inf)"), default=128, help="images a step, over all devices (128)")
     add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-4, help="weight of the L2 term (1e-4)")
     add("--keep_prob", type=number(float, "(0, 1]"), default=0.5, help="share that dropout keeps (0.5)")
+    add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
     add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
     add("--cross_stitch_at", type=some_of(UNITS), default=",".join(UNITS), help=f"units ({','.join(UNITS)})")
