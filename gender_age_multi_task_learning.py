@@ -957,7 +957,7 @@ def make_parser():
     parser = Parser(description=__doc__, formatter_class=layout, allow_abbrev=False)
     add = parser.add_argument
     add("--lr", type=number(float, "(0, inf)"), default=0.001, help="Adam's learning rate (0.001)")
-    add("--n_epoch", type=number(int, "[1, inf)"), default=12, help="epochs (12)")
+    add("--n_epoch", type=number(int, "[1, inf)"), default=8, help="epochs (8)")
     add("--n_batch_size", type=number(int, "[1, inf)"), default=128, help="images a step, over all devices (128)")
     add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-4, help="weight of the L2 term (1e-4)")
     add("--keep_prob", type=number(float, "(0, 1]"), default=0.5, help="share that dropout keeps (0.5)")

@@ -101,8 +101,7 @@ def gender_age_trials():
         "keep 0.8, L2 1e-5, lr 1e-3": {"keep_prob": 0.8, "reg_lambda": 1e-5, "lr": 1e-3},
         "keep 0.5, L2 1e-4, lr 1e-3": {"keep_prob": 0.5, "reg_lambda": 1e-4, "lr": 1e-3},
         "keep 0.8, L2 1e-5, lr 3e-4": {"keep_prob": 0.8, "reg_lambda": 1e-5, "lr": 3e-4},
-        "the second, 4 epochs": {"keep_prob": 0.5, "reg_lambda": 1e-4, "n_epoch": 4},
-        "the second, 4 epochs, batch norm 0.9": {
+        "keep 0.5, L2 1e-4, batch norm 0.9, 4 epochs": {
             "keep_prob": 0.5,
             "reg_lambda": 1e-4,
             "n_epoch": 4,
@@ -169,13 +168,13 @@ EXPERIMENTS = {
     "scarce_1": Experiment("1 % of the training images, 1,500 steps", scarce(0.01, 300), GARMENTS),
     "ablations": Experiment("10 % of the training images, one thing changed", ablations(), GARMENTS),
     "gender_age": Experiment(
-        "UTKFace, 12,784 training images, 12 epochs",
+        "UTKFace, 12,784 training images, 8 epochs",
         {"baseline": [BASELINE], "channel": [{}]},
         FACES,
         "gender_age_multi_task_learning.py",
     ),
     "three_tasks": Experiment(
-        "UTKFace, 12,784 training images, 12 epochs, three tasks",
+        "UTKFace, 12,784 training images, 8 epochs, three tasks",
         {"channel": [{"tasks": ["gender", "age", "ethnicity"]}]},
         {"ethnicity": ("test", "ethnicity"), **FACES},
         "gender_age_multi_task_learning.py",
@@ -188,7 +187,7 @@ EXPERIMENTS = {
         "keep 0.8, L2 1e-5, lr 1e-3",
     ),
     "landmarks": Experiment(
-        "MTFL, 8,000 training faces, 20 epochs",
+        "MTFL, 8,000 training faces, 15 epochs",
         landmarks(),
         {
             "failure rate": ("test", "failure_rate"),
@@ -211,7 +210,7 @@ EXPERIMENTS = {
         "one network, landmarks alone",
     ),
     "landmark_trials": Experiment(
-        "landmarks: MTFL, 8,000 training faces, 2,000 validation faces",
+        "landmarks: MTFL, 8,000 training faces, 2,000 validation faces, 15 epochs unless said",
         landmark_trials(),
         {"failure rate": ("validation", "failure_rate"), "mean error": ("validation", "mean_error")},
         "facial_landmark_multi_task_learning.py",
