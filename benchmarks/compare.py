@@ -184,7 +184,6 @@ EXPERIMENTS = {
         gender_age_trials(),
         {name: ("validation", measure) for name, (_, measure) in FACES.items()},
         "gender_age_multi_task_learning.py",
-        "keep 0.8, L2 1e-5, lr 1e-3",
     ),
     "landmarks": Experiment(
         "MTFL, 8,000 training faces, 15 epochs",
@@ -214,7 +213,6 @@ EXPERIMENTS = {
         landmark_trials(),
         {"failure rate": ("validation", "failure_rate"), "mean error": ("validation", "mean_error")},
         "facial_landmark_multi_task_learning.py",
-        "alone",
     ),
 }
 
@@ -357,10 +355,10 @@ def columns_of(of_seed, measures):
 
 
 def chance(results, measures):
-    """Returns the cells of the row of the most frequent class on a test part, None if the data do not tell it."""
+    """Returns the cells of the row of the most frequent class, None if the data do not tell it."""
     majority = next(iter(next(iter(results.values())).values())).get("majority", {})
     shares = [majority[measure] for _, measure in measures if measure in majority]
-    if not shares or measures[0][0] == "validation":
+    if not shares:
         return None
     shares = [share if isinstance(share, float) else share["aflw"] for share in shares]
     if measures[-1][1] == "accuracy":
@@ -409,9 +407,23 @@ def fill(text):
 
 
 def trials():
-    """Returns the text of TRIALS.md."""
-    names = [name for name in EXPERIMENTS if name.endswith("_trials")]
-    return "# How the defaults were chosen, on validation parts alone\n\n" + tables(names) + "\n"
+    """Returns the text of TRIALS.md: of each setting the last measures, and the last measure's whole course."""
+    lines = ["# How the defaults were chosen, on validation parts alone", ""]
+    lines += [
+        "Made by `benchmarks/compare.py`, in %, seed 0. The course is that of the last measure over the evaluations."
+    ]
+    for name in [name for name in EXPERIMENTS if name.endswith("_trials")]:
+        experiment, results = EXPERIMENTS[name], load(name)
+        columns, measures = list(experiment.measures), list(experiment.measures.values())
+        lines += ["", f"**{experiment.title[0].upper()}{experiment.title[1:]}**", ""]
+        lines += [f"| setting | {' | '.join(columns)} | course |", "|---|" + "---:|" * len(columns) + "---|"]
+        measure = measures[-1][1]
+        tag = f"{'summary' if measure == 'accuracy' else 'landmarks'}/{measure}_validation"
+        for setting in [setting for setting in experiment.settings if setting in results]:
+            course = [percent(value) for _, value in results[setting]["0"]["curves"][0].get(tag, [])]
+            cells = columns_of(results[setting], measures)
+            lines.append(f"| {setting} | {' | '.join(cells)} | {' '.join(course)} |")
+    return "\n".join(lines) + "\n"
 
 
 def digest():
