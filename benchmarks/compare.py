@@ -153,7 +153,7 @@ def landmarks():
 
 EXPERIMENTS = {
     "full": Experiment(
-        "all 60,000 training images, 30 epochs",
+        "Fashion-MNIST, all 60,000 training images, 30 epochs",
         {
             "baseline": [BASELINE],
             "channel": [{}],
@@ -162,11 +162,11 @@ EXPERIMENTS = {
         },
         GARMENTS,
     ),
-    "scarce_25": Experiment("25 % of the training images, 1,416 steps", scarce(0.25, 12), GARMENTS),
-    "scarce_10": Experiment("10 % of the training images, 1,410 steps", scarce(0.1, 30), GARMENTS),
-    "scarce_5": Experiment("5 % of the training images, 1,440 steps", scarce(0.05, 60), GARMENTS),
-    "scarce_1": Experiment("1 % of the training images, 1,500 steps", scarce(0.01, 300), GARMENTS),
-    "ablations": Experiment("10 % of the training images, one thing changed", ablations(), GARMENTS),
+    "scarce_25": Experiment("Fashion-MNIST, 25 % of the training images, 1,416 steps", scarce(0.25, 12), GARMENTS),
+    "scarce_10": Experiment("Fashion-MNIST, 10 % of the training images, 1,410 steps", scarce(0.1, 30), GARMENTS),
+    "scarce_5": Experiment("Fashion-MNIST, 5 % of the training images, 1,440 steps", scarce(0.05, 60), GARMENTS),
+    "scarce_1": Experiment("Fashion-MNIST, 1 % of the training images, 1,500 steps", scarce(0.01, 300), GARMENTS),
+    "ablations": Experiment("Fashion-MNIST, 10 % of the training images, one thing changed", ablations(), GARMENTS),
     "gender_age": Experiment(
         "UTKFace, 12,784 training images, 8 epochs",
         {"baseline": [BASELINE], "channel": [{}]},
