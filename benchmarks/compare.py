@@ -442,7 +442,7 @@ def draw_differences(plt, path):
         rows += [(experiment.title, None, None)] * bool(found)
         for setting, row in found.items():
             of_seed, baseline = load(name)[setting], load(name)[experiment.baseline]
-            common = of_seed.keys() & baseline.keys()
+            common = sorted(of_seed.keys() & baseline.keys())
             dots = [100 * (of_seed[k][part][measure] - baseline[k][part][measure]) for k in common]
             rows.append((setting, row, dots))
     figure, axes = plt.subplots(figsize=(9, 1 + 0.36 * len(rows)))
