@@ -468,11 +468,11 @@ def build_network(args, mean, deviation):
     poster = args.preset == "poster"
     blocks, width = BLOCKS[args.preset]
     initial = {"kernel_initializer": "glorot_uniform" if poster else "he_normal"}
-    no_bias = {"use_bias": poster, **initial}  # the batch norm behind it has one
+    hidden = {"use_bias": poster, **initial}  # ours have a batch norm behind them, which has a bias of its own
 
     def convolution(column, level, filters, kernel, pool, x):
         padding = "valid" if poster else "same"
-        x = layers.Conv2D(filters, kernel, padding=padding, name=f"{column}_conv_{level}", **no_bias)(x)
+        x = layers.Conv2D(filters, kernel, padding=padding, name=f"{column}_conv_{level}", **hidden)(x)
         if not poster:
             x = BatchNormalization(momentum=args.bn_momentum, synchronized=several, name=f"{column}_bn_{level}")(x)
         if pool:
@@ -481,7 +481,7 @@ def build_network(args, mean, deviation):
 
     def dense(column, level, x):
         x = layers.Flatten(name=f"{column}_flatten_{level}")(x)
-        x = layers.Dense(width, name=f"{column}_fc_{level}", **no_bias)(x)
+        x = layers.Dense(width, name=f"{column}_fc_{level}", **hidden)(x)
         if not poster:
             x = BatchNormalization(momentum=args.bn_momentum, synchronized=several, name=f"{column}_bn_{level}")(x)
         return layers.ReLU(name=f"{column}_relu_{level}")(x)
@@ -528,6 +528,7 @@ def build_network(args, mean, deviation):
 def task_losses(outputs, points, attributes, sigmoid_pose=False):
     """Returns the loss of each of the network's outputs, summed over the faces, as a list of scalars.
 
+    `outputs` is what the network gives, `points` (batch, 5, 2) and `attributes` (batch, 4) what it should.
     For the landmarks it is ½‖y - f(x)‖² over the ten coordinates (Zhang et al., ECCV 2014), for an
     attribute the cross-entropy of its softmax. The poster's code gave each of the five poses a sigmoid of its own,
     `sigmoid_pose`: the cross-entropies of five yes-or-no questions.
@@ -806,9 +807,8 @@ def train(args, resumed):
         for part, of_part in found.items():
             tf.summary.scalar(f"landmarks/mean_error_{part}", of_part["mean_error"])
             tf.summary.scalar(f"landmarks/failure_rate_{part}", of_part["failure_rate"])
-            for task in of_part.keys() & set(tasks):
-                if task != "landmarks":
-                    tf.summary.scalar(f"{task}/accuracy_{part}", of_part[task])
+            for task in [task for task in tasks[1:] if task in of_part]:
+                tf.summary.scalar(f"{task}/accuracy_{part}", of_part[task])
         for k, task in enumerate(tasks[1:]):
             error = 1 - found["validation"][task]
             if error < args.aux_stop_error and aux_lambda[k] > 0:
@@ -1093,8 +1093,12 @@ def mark(image, points, colour, radius):
         image[(x - across) ** 2 + (y - down) ** 2 <= radius**2] = colour
 
 
-def summarise_faces(network, part, size, scale, rows=4):
-    """Logs a sheet of the first faces of a part, with true points in green and predicted points in red over them."""
+def summarise_faces(network, part, size, scale):
+    """Logs a sheet of the first faces of a part, with true points in green and predicted points in red over them.
+
+    `part` is one of prepare_data, `size` the side of a crop in pixels, `scale` that side over the side of the box.
+    """
+    rows = 4
     crops = centre(part[0][: rows**2], size)
     predicted = network(crops, training=False)["landmarks"].numpy()
     sheet = []

@@ -109,6 +109,22 @@ def assert_refused(result, message):
     assert not result.log_dir.exists()
 
 
+FOUR_DEVICES = """
+import importlib, sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
+"""
+
+
+def run_on_four_devices(path, *flags):
+    """Runs a script of the repository to its end in a process with four logical devices, and returns its Result."""
+    command = [sys.executable, "-c", FOUR_DEVICES, Path(path).stem, *map(str, flags)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return finish(subprocess.Popen(command, cwd=ROOT, **pipes))
+
+
 def start(path, *flags, environment=None, **options):
     """Starts a script of the repository in a process of its own, its output in pipes, and returns the Popen."""
     command = [sys.executable, str(ROOT / path), *map(str, flags)]
@@ -164,3 +180,33 @@ def assert_same_run(one, other):
             assert [step for step, _ in a[tag]] == [step for step, _ in b[tag]], tag
             for (step, x), (_, y) in zip(a[tag], b[tag]):
                 np.testing.assert_array_equal(x, y, err_msg=f"{tag} at step {step}")
+
+
+def assert_nearly_same_run(one, other, tags, tolerance):
+    """Asserts that weights, moving statistics, Adam's mean gradients (which show a wrong scale) and scalars agree."""
+    a, b = (checkpoint_arrays(last_checkpoint(log_dir)) for log_dir in (one, other))
+    assert a.keys() == b.keys() and len(a) > 90
+    for name in a:
+        if a[name].dtype == np.float32 and not name.endswith("/v/.ATTRIBUTES/VARIABLE_VALUE"):
+            scale = np.abs(a[name]).max() * 100 if "/m/" in name else 1
+            np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=tolerance * scale, err_msg=name)
+    a, b = read_events(one), read_events(other)
+    assert a.keys() == b.keys()
+    for tag in ("summary/loss_total", *tags):
+        assert [step for step, _ in a[tag]] == [step for step, _ in b[tag]], tag
+        np.testing.assert_allclose([v for _, v in a[tag]], [v for _, v in b[tag]], atol=tolerance * 10, err_msg=tag)
+
+
+def assert_survives_a_kill(path, folder, *flags):
+    """Asserts that a run of a script for 6 epochs, killed after its second and resumed, is that which was not."""
+    flags = ["--n_epoch=6", *flags]
+    assert finish(start(path, *flags, f"--log_dir={folder / 'whole'}")).status == 0
+    process = start(path, *flags, f"--log_dir={folder / 'killed'}")
+    for line in process.stdout:
+        if line.startswith("epoch 2/6"):
+            break
+    process.kill()
+    process.communicate()
+    result = finish(start(path, "--resume", folder / "killed"))
+    assert result.status == 0, result
+    assert_same_run(folder / "whole", folder / "killed")

@@ -3,13 +3,17 @@
 import json
 import re
 import socket
-import subprocess
-import sys
 import time
 
-import numpy as np
 import pytest
-from conftest import ROOT, checkpoint_arrays, finish, last_checkpoint, read_events, start
+from conftest import (
+    assert_nearly_same_run,
+    finish,
+    last_checkpoint,
+    read_events,
+    run_on_four_devices,
+    start,
+)
 
 pytestmark = pytest.mark.slow
 SCRIPT = "fashion_mnist_multi_task_learning.py"
@@ -42,39 +46,17 @@ def alone(small, tmp_path_factory):
     return log_dir
 
 
-def assert_nearly_same_run(one, other, tolerance=1e-5):
-    """Asserts that weights, moving statistics, and Adam's mean gradients (which show a wrong scale) agree."""
-    a, b = (checkpoint_arrays(last_checkpoint(log_dir)) for log_dir in (one, other))
-    assert a.keys() == b.keys() and len(a) > 90
-    for name in a:
-        if a[name].dtype == np.float32 and not name.endswith("/v/.ATTRIBUTES/VARIABLE_VALUE"):
-            scale = np.abs(a[name]).max() * 100 if "/m/" in name else 1
-            np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=tolerance * scale, err_msg=name)
-    a, b = read_events(one), read_events(other)
-    assert a.keys() == b.keys()
-    for tag in ("summary/loss_total", "item/loss", "summary/accuracy_train", "summary/accuracy_test"):
-        assert [step for step, _ in a[tag]] == [step for step, _ in b[tag]], tag
-        np.testing.assert_allclose([v for _, v in a[tag]], [v for _, v in b[tag]], atol=tolerance * 10, err_msg=tag)
-    sums = [[np.sum([int(n) for n in re.findall(r"\d+", str(x["group/confusion_matrix"][-1][1]))])] for x in (a, b)]
-    assert sums == [[100], [100]]  # every test image counted once
-
-
-FOUR_DEVICES = """
-import sys
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-import fashion_mnist_multi_task_learning as script
-sys.exit(script.main())
-"""
+def assert_nearly_same(one, other, tolerance=1e-5):
+    """Asserts that two runs nearly agree, and that every test image was counted once."""
+    assert_nearly_same_run(one, other, ("item/loss", "summary/accuracy_train", "summary/accuracy_test"), tolerance)
+    for events in map(read_events, (one, other)):
+        assert sum(int(n) for n in re.findall(r"\d+", str(events["group/confusion_matrix"][-1][1]))) == 100
 
 
 def test_four_devices(small, alone, tmp_path):
-    command = [sys.executable, "-c", FOUR_DEVICES, *flags(small, tmp_path / "run")]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert result.returncode == 0, result.stderr
-    assert "on 4 devices" in result.stdout
-    assert_nearly_same_run(alone, tmp_path / "run")
+    result = run_on_four_devices(SCRIPT, *flags(small, tmp_path / "run"))
+    assert result.status == 0 and "on 4 devices" in result.out, result
+    assert_nearly_same(alone, tmp_path / "run")
 
 
 def test_two_workers(small, alone, tmp_path):
@@ -83,7 +65,7 @@ def test_two_workers(small, alone, tmp_path):
     assert (chief.status, other.status) == (0, 0), (chief, other)
     assert "on 2 devices" in chief.out and "overall" in chief.out and other.out == ""
     assert len(list(log_dir.glob("*tfevents*"))) == 1
-    assert_nearly_same_run(alone, log_dir)
+    assert_nearly_same(alone, log_dir)
 
 
 LONG = {"n_epoch": 30, "n_batch_size": 100, "keep_prob": 0.8}
@@ -110,7 +92,7 @@ def test_a_signal_to_one_worker_stops_all_at_one_step(small, whole, tmp_path):
     assert re.search(r"stopped at step \d+ of 180; go on with: python .* --resume", results[0].out), results[0]
     for process in start_workers("--resume", log_dir):
         assert finish(process).status == 0
-    assert_nearly_same_run(whole, log_dir, tolerance=0)
+    assert_nearly_same(whole, log_dir, tolerance=0)
 
 
 def test_a_lost_worker_ends_the_others_and_all_resume(small, whole, tmp_path):
@@ -134,4 +116,4 @@ def test_a_lost_worker_ends_the_others_and_all_resume(small, whole, tmp_path):
     for process in start_workers("--resume", log_dir):
         result = finish(process)
         assert result.status == 0, result
-    assert_nearly_same_run(whole, log_dir, tolerance=0)
+    assert_nearly_same(whole, log_dir, tolerance=0)
