@@ -1287,9 +1287,9 @@ def make_parser():
     add = parser.add_argument
     add("--preset", action=Preset, choices=tuple(BLOCKS), default="ours", help="poster: its setting; flags behind win")
     add("--network", choices=("single", "split", "cross_stitch"), default="cross_stitch", help="kind (cross_stitch)")
-    add("--lr", type=number(float, "(0, inf)"), default=0.002, help="Adam's learning rate (0.002)")
-    add("--lr_half_life", type=number(float, "[0, inf)"), default=3.0, help="epochs that halve it (3; 0: constant)")
-    add("--n_epoch", type=number(int, "[1, inf)"), default=15, help="epochs (15)")
+    add("--lr", type=number(float, "(0, inf)"), default=0.004, help="Adam's learning rate (0.004)")
+    add("--lr_half_life", type=number(float, "[0, inf)"), default=6.0, help="epochs that halve it (6; 0: constant)")
+    add("--n_epoch", type=number(int, "[1, inf)"), default=20, help="epochs (20)")
     add("--n_batch_size", type=number(int, "[1, inf)"), default=64, help="images a step, over all devices (64)")
     add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of the L2 term (1e-6)")
     add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")

@@ -68,12 +68,12 @@ def test_two_workers(small, alone, tmp_path):
     assert_nearly_same(alone, log_dir)
 
 
-LONG = {"n_epoch": 30, "n_batch_size": 100, "keep_prob": 0.8}
+LONG = {"n_epoch": 12, "n_batch_size": 100, "keep_prob": 0.8}
 
 
 @pytest.fixture(scope="module")
 def whole(small, tmp_path_factory):
-    """The log folder of a run of 30 epochs by two workers that nothing stopped."""
+    """The log folder of a run of 12 epochs by two workers that nothing stopped."""
     log_dir = tmp_path_factory.mktemp("whole") / "run"
     for process in start_workers(*flags(small, log_dir, **LONG)):
         assert finish(process).status == 0
@@ -89,7 +89,7 @@ def test_a_signal_to_one_worker_stops_all_at_one_step(small, whole, tmp_path):
     workers[1].terminate()
     results = [finish(worker) for worker in workers]
     assert [result.status for result in results] == [143, 143], results
-    assert re.search(r"stopped at step \d+ of 180; go on with: python .* --resume", results[0].out), results[0]
+    assert re.search(r"stopped at step \d+ of 72; go on with: python .* --resume", results[0].out), results[0]
     for process in start_workers("--resume", log_dir):
         assert finish(process).status == 0
     assert_nearly_same(whole, log_dir, tolerance=0)

@@ -524,7 +524,7 @@ def test_killed_and_resumed(mtfl, tmp_path):
 @pytest.mark.slow
 def test_four_devices(mtfl, tmp_path):
     """Augmentation, related weights and measures are the same on one device and on four; the last batch has 3."""
-    flags = ["--n_epoch=3", "--n_batch_size=79", "--image_size=32", "--lr=1e-5", "--keep_prob=1", "--weight_reg=l2"]
+    flags = ["--n_epoch=2", "--n_batch_size=79", "--image_size=32", "--lr=1e-5", "--keep_prob=1", "--weight_reg=l2"]
     flags += [f"--data_dir={mtfl}", "--cross_stitch_init=0.9", "--log_every=1"]
     assert finish(start(SCRIPT, *flags, f"--log_dir={tmp_path / 'one'}")).status == 0
     result = run_on_four_devices(SCRIPT, *flags, f"--log_dir={tmp_path / 'four'}")
