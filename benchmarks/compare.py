@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py scarce_10 --seeds 0,1,2,3,4     # train what is not yet in benchmarks/results
     python benchmarks/compare.py gender_age --data_dir UTKFace   # faces have to be named
-    python benchmarks/compare.py                                 # no training: README's tables and figure anew
+    python benchmarks/compare.py                                 # no training: README's tables and figures anew
 
 Every run is a process of its script, in a log folder of its own below --folder. Stop it at any time: a finished run
 is kept in benchmarks/results/EXPERIMENT.json and never repeated, one that was stopped is resumed. The figures are
@@ -29,7 +29,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RESULTS = os.path.join(ROOT, "benchmarks", "results")
 README = os.path.join(ROOT, "README.md")
 TRIALS = os.path.join(ROOT, "benchmarks", "TRIALS.md")
-FIGURES = [os.path.join(ROOT, "img", name) for name in ("results.png", "alphas.png")]
+FIGURES = [os.path.join(ROOT, "img", name) for name in ("results.png", "curves.png", "alphas.png")]
 
 BASELINE = {"cross_stitch_enabled": False}
 PAPER = {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0}
@@ -489,6 +489,35 @@ def draw_differences(plt, path):
     )
 
 
+def draw_curves(plt, path):
+    """Draws the test accuracy over training, a line for each seed, of the baseline and of the stitched network."""
+    titles = {
+        "full": "all images, momentum 0.99",
+        "scarce_10": "10 % of the images, momentum 0.99",
+        "ablations": "10 % of the images, momentum 0.9",
+    }
+    shown = {name: title for name, title in titles.items() if {"baseline", "channel"} <= load(name).keys()}
+    figure, panels = plt.subplots(1, len(shown), figsize=(4 * len(shown), 3.6), squeeze=False)
+    for axes, (name, title) in zip(panels[0], shown.items()):
+        for setting, colour, style in (("baseline", "#777777", "--"), ("channel", "#1b6ca8", "-")):
+            for number, entry in enumerate(load(name)[setting].values()):
+                steps, values = zip(*entry["curves"][0]["summary/accuracy_test"])
+                label = None if number else f"{setting} ({len(load(name)[setting])})"
+                axes.plot(steps, 100 * np.array(values), style, color=colour, lw=1.2, label=label)
+        if name == "full":
+            axes.plot(
+                [14_000] * 2, [93.0, 91.9], "x", color="#d1495b", mew=2, label="2018: stitched 93.0, baseline 91.9"
+            )
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("step")
+        axes.set_ylim(*((90, 94) if name == "full" else (84, 91)))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8, loc="lower right")
+    panels[0, 0].set_ylabel("test accuracy (%)")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130, facecolor="white", metadata={"Source": digest()})
+
+
 def draw_alphas(plt, path):
     """Draws α of each unit over training, and its histogram at the end, in the identity-initialised settings."""
     titles = {"full": "Fashion-MNIST, related tasks", "gender_age": "UTKFace, less related tasks"}
@@ -528,13 +557,13 @@ def draw_alphas(plt, path):
 
 
 def draw():
-    """Draws both figures."""
+    """Draws the figures."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    for make, path in zip((draw_differences, draw_alphas), FIGURES):
+    for make, path in zip((draw_differences, draw_curves, draw_alphas), FIGURES):
         make(plt, path)
         plt.close("all")
 
