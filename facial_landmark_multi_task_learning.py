@@ -138,7 +138,11 @@ def read_attributes(path):
             first = wrong.argmax()
             what = f"{task} in 1 to {len(TASKS[task])}, found {classes[first, k]:g}"
             raise Failure(f"{path}, face {first + 1}: expected {what}")
-    return names, numbers[:, :10].reshape(-1, 2, 5).transpose(0, 2, 1) - 1, classes.astype(np.int64) - 1
+    points = numbers[:, :10].reshape(-1, 2, 5).transpose(0, 2, 1) - 1
+    equal = (points == points[:, :1]).all(axis=(1, 2))
+    if equal.any():
+        raise Failure(f"{path}, face {equal.argmax() + 1}: expected five landmarks, found them all in one place")
+    return names, points, classes.astype(np.int64) - 1
 
 
 def read_boxes(path):
@@ -296,6 +300,8 @@ def prepare_data(args):
     pose = parts["train"][2][:, -1]
     held_out = stratified(pose, args.validation_fraction, seed=0)
     rest = np.setdiff1d(np.arange(len(pose)), held_out)
+    if not len(rest):
+        raise Failure(f"--validation_fraction {args.validation_fraction}: nothing left to train on")
     if args.train_fraction < 1:
         rest = rest[stratified(pose[rest], args.train_fraction, seed=args.seed)]
     if args.n_batch_size > len(rest):
@@ -755,12 +761,10 @@ def train(args, resumed):
     specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in parts["train"]]
     batches = tf.TensorSpec([None], tf.int64)
     inputs = [*specs, tf.TensorSpec((None, 5)), batches, tf.TensorSpec([])]
-    make_step = functools.partial(make_train_step, strategy, network, optimizer)
-    rest = {"relations": relations, "aux_lambda": aux_lambda, "args": args}
-    train_step = make_step(unit_optimizer, **rest).get_concrete_function(*inputs)
-    column_step = train_step
-    if args.pretrain_epoch:
-        column_step = make_step(None, **rest).get_concrete_function(*inputs)
+    terms = {"relations": relations, "aux_lambda": aux_lambda, "args": args}
+    make_step = functools.partial(make_train_step, strategy, network, optimizer, **terms)
+    train_step = make_step(unit_optimizer=unit_optimizer).get_concrete_function(*inputs)
+    column_step = make_step(unit_optimizer=None).get_concrete_function(*inputs) if args.pretrain_epoch else None
     evaluate_step = make_evaluate_step(strategy, network, args.image_size).get_concrete_function(*specs, batches)
 
     faces = len(parts["train"][0])
@@ -772,18 +776,20 @@ def train(args, resumed):
     optimizers = {"optimizer": optimizer, "unit_optimizer": unit_optimizer}
     with strategy.scope():
         checkpoint = tf.train.Checkpoint(network=variables, **progressed, **optimizers)
-        step = restore_checkpoint(checkpoint, args.log_dir) if resumed else -1  # -1: nothing is saved yet
-    writer = open_run(args.log_dir, record, step) if chief else tf.summary.create_noop_writer()
-    new, step = step < 0, max(step, 0)
-    stop, speeds, measured = [], [], {}  # stop: the signals that asked for it
+        saved = restore_checkpoint(checkpoint, args.log_dir) if resumed else -1  # the step; -1: nothing is saved yet
+    writer = open_run(args.log_dir, record, saved) if chief else tf.summary.create_noop_writer()
+    new, step = saved < 0, max(saved, 0)
+    stop, speeds, found = [], [], {}  # stop: the signals that asked for it
     many_machines, asked = "TF_CONFIG" in os.environ, False  # asked: by a signal to any of them, so all stop together
 
     def save():
+        nonlocal saved
         if not all(np.isfinite(tf.convert_to_tensor(v)).all() for v in variables):
             raise Failure(f"step {step}: the weights are no longer finite; try a smaller --lr", 3)
         if chief:
             writer.flush()
             write_checkpoint(checkpoint, args.log_dir, step)
+        saved = step
 
     def evaluate():
         """Returns {part: sums for `metrics`} of all parts but the training part."""
@@ -800,33 +806,36 @@ def train(args, resumed):
         return found
 
     def judge(found):
-        """Logs an evaluation and returns {part: metrics}; it can stop an attribute, and counts towards the end."""
-        if step == total and "aflw" in found:
-            summarise_confusion({task: matrix.astype(int) for task, matrix in found["aflw"][1].items()}, TASKS)
-        found = {part: metrics(*sums) for part, sums in found.items()}
-        for part, of_part in found.items():
+        """Logs an evaluation and returns it; it can stop an attribute, and counts towards the end.
+
+        One that the end of the run alone brings about does neither, so that a longer run goes the same way.
+        """
+        measured = {part: metrics(*sums) for part, sums in found.items()}
+        for part, of_part in measured.items():
             tf.summary.scalar(f"landmarks/mean_error_{part}", of_part["mean_error"])
             tf.summary.scalar(f"landmarks/failure_rate_{part}", of_part["failure_rate"])
             for task in [task for task in tasks[1:] if task in of_part]:
                 tf.summary.scalar(f"{task}/accuracy_{part}", of_part[task])
+        if chief:
+            summarise_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
+        evaluated.assign(step)
+        if step % evaluate_every:
+            return found
         for k, task in enumerate(tasks[1:]):
-            error = 1 - found["validation"][task]
+            error = 1 - measured["validation"][task]
             if error < args.aux_stop_error and aux_lambda[k] > 0:
                 aux_lambda.assign(tf.tensor_scatter_nd_update(aux_lambda, [[k]], [0.0]))
                 stopped_at.assign(tf.tensor_scatter_nd_update(stopped_at, [[k]], [step]))
                 if chief:
                     print(f"\n{task}: validation error {error:.4f}, no longer trained from step {step} on", flush=True)
             tf.summary.scalar(f"{task}/lambda", aux_lambda[k])
-        if chief:
-            summarise_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
         waited.assign_add(1)
-        if found["validation"]["mean_error"] < best_error:
-            best_error.assign(found["validation"]["mean_error"])
+        if measured["validation"]["mean_error"] < best_error:
+            best_error.assign(measured["validation"]["mean_error"])
             best_step.assign(step)
             waited.assign(0)
             for kept, v in zip(best, variables):
                 kept.assign(v)
-        evaluated.assign(step)
         return found
 
     handlers = {}
@@ -841,8 +850,9 @@ def train(args, resumed):
                 summarise_setting(args, data, train_step.graph, tags)
                 summarise_units(units)
                 save()
-            elif step % evaluate_every == 0 and evaluated < step:
-                measured = judge(evaluate())  # the run was stopped in the midst of this step's evaluation
+            elif (step % evaluate_every == 0 or step == total) and evaluated < step:
+                found = judge(evaluate())  # the run was stopped in the midst of this step's evaluation
+                save()
             for epoch in range(step // steps_per_epoch, args.n_epoch):
                 if args.patience and waited >= args.patience:
                     if chief:
@@ -884,7 +894,7 @@ def train(args, resumed):
                             tf.summary.scalar("summary/related_weights", numbers[-2])
                         summarise_units(units)
                     if step % evaluate_every == 0 or step == total:
-                        measured = judge(evaluate())
+                        found = judge(evaluate())
                     if step % steps_per_epoch and args.checkpoint_every and step % args.checkpoint_every == 0:
                         save()
                 speeds.append(seen / seconds)
@@ -895,17 +905,21 @@ def train(args, resumed):
                     if len(losses) < steps_per_epoch:
                         line += f" over its last {len(losses)} steps"
                     if evaluated == step:
-                        errors = {part: of_part["mean_error"] for part, of_part in measured.items()}
+                        errors = {part: metrics(*sums)["mean_error"] for part, sums in found.items()}
                         line += "  mean error" + "".join(f"  {part} {error:.4f}" for part, error in errors.items())
                     print(f"{line}  ({seconds:.1f} s, {speeds[-1]:,.0f} images/s)", flush=True)
-            if args.patience:
+            keep_best = args.patience > 0 and best_step > 0
+            if keep_best:
                 for v, kept in zip(variables, best):
                     v.assign(kept)
-                measured = {}  # of the last weights, not of the best
-            measured = measured or {part: metrics(*sums) for part, sums in evaluate().items()}
+            if keep_best or not found:  # found is of the last weights; {}: stopped between last step and results
+                found = evaluate()
+            if "aflw" in found:
+                summarise_confusion({task: matrix.astype(int) for task, matrix in found["aflw"][1].items()}, TASKS)
             writer.flush()
     except Stopped:
-        save()
+        if saved < step:  # otherwise the weights may already be the best ones, which are not the run's state
+            save()
         if chief:
             print(
                 f"\nstopped at step {step} of {total}; go on with: python {NAME}.py --resume {args.log_dir}", flush=True
@@ -921,13 +935,13 @@ def train(args, resumed):
     results = {
         "arguments": vars(args),
         "data": data,
-        **measured,
+        **{part: metrics(*sums) for part, sums in found.items()},
         "classes": {task: TASKS[task] for task in tasks[1:]},
         "cross_stitch": {unit.name: unit.mixing().tolist() for unit in units},
         "stopped_attributes": {task: int(k) for task, k in zip(TASKS, stopped_at.numpy()) if k >= 0},
         "epochs": args.n_epoch,
         "steps": step,
-        "weights_of_step": int(best_step) if args.patience else step,
+        "weights_of_step": int(best_step) if keep_best else step,
         "parameters": parameters,
         "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
         "seed": args.seed,
@@ -1159,9 +1173,12 @@ def load_run(model_path):
         raise Failure("--predict: expected --model with the model.keras of a run")
     results = read_json(os.path.join(os.path.dirname(model_path), "results.json"))
     try:
-        return keras.models.load_model(model_path), results
+        network = keras.models.load_model(model_path)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise Failure(f"--model {model_path}: expected the model.keras of a run ({error})") from None
+    if network.name != NAME:
+        raise Failure(f"--model {model_path}: expected a model of {NAME}.py, found one of {network.name}")
+    return network, results
 
 
 def predict(photos, model_path, box):
@@ -1171,12 +1188,13 @@ def predict(photos, model_path, box):
     Raises Failure for a photo or model that cannot be read.
     """
     network, results = load_run(model_path)
-    args = results["arguments"]
+    args, images = results["arguments"], []
     for photo in photos:
         try:
-            image = tf.io.decode_image(tf.io.read_file(photo), channels=3, expand_animations=False).numpy()
+            images.append(tf.io.decode_image(tf.io.read_file(photo), channels=3, expand_animations=False).numpy())
         except tf.errors.OpError as error:
             raise Failure(f"--predict {photo}: expected an image file ({error.message})") from None
+    for photo, image in zip(photos, images):
         height, width = image.shape[:2]
         side = min(height, width)
         square = [(width - side) / 2 - 0.5, (height - side) / 2 - 0.5, side]
@@ -1194,7 +1212,8 @@ def predict(photos, model_path, box):
             print(f"  {name:20} x {x:7.1f}  y {y:7.1f}")
         for task, logits in outputs.items():
             if task != "landmarks":
-                probabilities = tf.nn.softmax(logits[0]).numpy()
+                sigmoids = args["preset"] == "poster" and task == "pose"
+                probabilities = (tf.sigmoid if sigmoids else tf.nn.softmax)(logits[0]).numpy()
                 best = probabilities.argmax()
                 print(f"  {task:20} {results['classes'][task][best]} {probabilities[best]:.3f}")
 
@@ -1349,7 +1368,7 @@ def parse_arguments(argv):
             then = getattr(before, name)
             if value != then and name != "data_dir" and not (name == "n_epoch" and value > then):
                 raise Failure(f"--resume {args.resume}: the run was begun with --{name} {then}, got {value}")
-    elif args.log_dir is None:
+    elif not args.log_dir:
         if "TF_CONFIG" in os.environ:
             raise Failure("--log_dir: required with TF_CONFIG, a folder that all workers see")
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
@@ -1367,9 +1386,11 @@ def main(argv=None):
         if args.predict:
             predict(args.predict, args.model, args.box)
             return 0
+        if args.model or args.box:
+            raise Failure("--model, --box: expected with --predict PHOTO")
         del args.predict, args.model, args.box
         if args.weight_reg != "none" and args.network != "cross_stitch":
-            raise Failure(f"--weight_reg {args.weight_reg}: expected two columns, --network cross_stitch")
+            raise Failure(f"--weight_reg {args.weight_reg}: expected --network cross_stitch (or --weight_reg none)")
         results = os.path.join(args.log_dir, "results.json")
         if resumed and os.path.exists(results) and read_json(results)["epochs"] >= args.n_epoch:
             print_results(read_json(results))

@@ -529,8 +529,9 @@ def train(args, resumed):
                 summarise_setting(args, data, train_step.graph, metrics)
                 summarise_units(units)
                 save()
-            elif step % evaluate_every == 0 and evaluated < step:
+            elif (step % evaluate_every == 0 or step == total) and evaluated < step:
                 matrices = evaluate()  # the run was stopped in the midst of this step's evaluation
+                save()
             for epoch in range(step // steps_per_epoch, args.n_epoch):
                 order = np.random.default_rng([args.seed, epoch]).permutation(len(images))
                 progress = keras.utils.Progbar(steps_per_epoch, verbose=chief and sys.stdout.isatty(), unit_name="step")
@@ -892,7 +893,7 @@ def parse_arguments(argv):
             then = getattr(before, name)
             if value != then and name != "data_dir" and not (name == "n_epoch" and value > then):
                 raise Failure(f"--resume {args.resume}: the run was begun with --{name} {then}, got {value}")
-    elif args.log_dir is None:
+    elif not args.log_dir:
         if "TF_CONFIG" in os.environ:
             raise Failure("--log_dir: required with TF_CONFIG, a folder that all workers see")
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")

@@ -238,6 +238,8 @@ def prepare_data(args):
         people = None if people is None else people[rest]
         chosen = hold_out(genders[rest], ages[rest], people, args.validation_fraction)
         rows["validation"], rest = rest[chosen], np.delete(rest, chosen)
+    if not len(rest):
+        raise Failure(f"--validation_fraction {args.validation_fraction}: nothing left to train on")
     if args.train_fraction < 1:
         rest = rest[stratified(genders[rest] * 100 + ages[rest] // 10, args.train_fraction, seed=args.seed)]
     rows = {"train": rest, **rows}
@@ -598,8 +600,9 @@ def train(args, resumed):
                 summarise_setting(args, data, train_step.graph, metrics)
                 summarise_units(units)
                 save()
-            elif step % evaluate_every == 0 and evaluated < step:
+            elif (step % evaluate_every == 0 or step == total) and evaluated < step:
                 matrices = evaluate()  # the run was stopped in the midst of this step's evaluation
+                save()
             for epoch in range(step // steps_per_epoch, args.n_epoch):
                 order = np.random.default_rng([args.seed, epoch]).permutation(len(images))
                 progress = keras.utils.Progbar(steps_per_epoch, verbose=chief and sys.stdout.isatty(), unit_name="step")
@@ -866,9 +869,12 @@ def load_run(model_path):
         raise Failure("--predict: expected --model with the model.keras of a run")
     results = read_json(os.path.join(os.path.dirname(model_path), "results.json"))
     try:
-        return keras.models.load_model(model_path), results
+        network = keras.models.load_model(model_path)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise Failure(f"--model {model_path}: expected the model.keras of a run ({error})") from None
+    if network.name != NAME:
+        raise Failure(f"--model {model_path}: expected a model of {NAME}.py, found one of {network.name}")
+    return network, results
 
 
 def predict(photos, model_path):
@@ -1017,7 +1023,7 @@ def parse_arguments(argv):
             then = getattr(before, name)
             if value != then and name != "data_dir" and not (name == "n_epoch" and value > then):
                 raise Failure(f"--resume {args.resume}: the run was begun with --{name} {then}, got {value}")
-    elif args.log_dir is None:
+    elif not args.log_dir:
         if "TF_CONFIG" in os.environ:
             raise Failure("--log_dir: required with TF_CONFIG, a folder that all workers see")
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
@@ -1035,6 +1041,8 @@ def main(argv=None):
         if args.predict:
             predict(args.predict, args.model)
             return 0
+        if args.model:
+            raise Failure("--model: expected with --predict PHOTO")
         del args.predict, args.model
         results = os.path.join(args.log_dir, "results.json")
         if resumed and os.path.exists(results) and read_json(results)["epochs"] >= args.n_epoch:

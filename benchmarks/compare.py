@@ -29,9 +29,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RESULTS = os.path.join(ROOT, "benchmarks", "results")
 README = os.path.join(ROOT, "README.md")
 TRIALS = os.path.join(ROOT, "benchmarks", "TRIALS.md")
+CHANCE = "always the class most frequent in training"
 FIGURES = [os.path.join(ROOT, "img", name) for name in ("results.png", "curves.png", "alphas.png")]
 
 BASELINE = {"cross_stitch_enabled": False}
+OF_ONE_RUN = ("seed", "log_dir", "data_dir")  # arguments that differ between the seeds of a setting
 PAPER = {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0}
 
 
@@ -261,23 +263,24 @@ def run_script(script, log_dir, arguments, data_dir):
 
     Raises SystemExit if the run fails, or if the folder holds a run of other arguments.
     """
-    path = os.path.join(log_dir, "results.json")
+    begun, path = (os.path.join(log_dir, name) for name in ("run.json", "results.json"))
+    if os.path.exists(begun):
+        with open(begun) as file:
+            had = json.load(file)["arguments"]
+        for name, value in arguments.items():
+            if had.get(name) != value:
+                raise SystemExit(f"error: {log_dir}: expected a run with --{name} {value}, it has {had.get(name)}")
     if not os.path.exists(path):
         words = {name: ",".join(value) if isinstance(value, list) else value for name, value in arguments.items()}
         flags = [f"--{name}={value}" for name, value in words.items()] + [f"--log_dir={log_dir}"]
         flags += [f"--data_dir={data_dir}"] if data_dir else []
-        if os.path.exists(os.path.join(log_dir, "run.json")):
+        if os.path.exists(begun):
             flags = [f"--resume={log_dir}"]
         finished = subprocess.run([sys.executable, script, *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
         if finished.returncode:
             raise SystemExit(f"error: {script} {' '.join(flags)} ended with status {finished.returncode}")
     with open(path) as file:
         results = json.load(file)
-    for name, value in arguments.items():
-        if results["arguments"][name] != value:
-            raise SystemExit(
-                f"error: {log_dir}: expected a run with --{name} {value}, it has {results['arguments'][name]}"
-            )
     if results["data"]["source"] == "embedded sample":
         raise SystemExit("error: Fashion-MNIST was not found, and figures from its sample say nothing about it")
     shutil.rmtree(os.path.join(log_dir, "checkpoints"), ignore_errors=True)  # 156 MB
@@ -293,7 +296,7 @@ def read_events(log_dir):
     from tensorboard.util.tensor_util import make_ndarray
 
     events = EventAccumulator(log_dir, size_guidance={"tensors": 0}).Reload()
-    ends = ("/accuracy_test", "/mean_error_test", "_validation", "/alpha_self", "/alpha_cross")
+    ends = ("/accuracy_test", "_validation", "/alpha_self", "/alpha_cross")
     tags = events.Tags()["tensors"]
     curves = {tag: [(e.step, make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)] for tag in tags}
     return (
@@ -310,7 +313,7 @@ def train(name, seeds, folder, data_dir):
     for done, (seed, setting) in enumerate(missing):
         left = f", {(time.monotonic() - began) / done * (len(missing) - done) / 60:.0f} min left" if done else ""
         print(f"{name}: {setting}, seed {seed} ({done + 1} of {len(missing)}{left})", flush=True)
-        entry = {"curves": [], "histograms": []}
+        entry = {"curves": [], "histograms": [], "arguments": []}
         for number, arguments in enumerate(experiment.settings[setting]):
             words = "".join(c if c.isalnum() else "-" for c in setting)
             log_dir = os.path.abspath(os.path.join(folder, name, f"{words}-{number}-seed{seed}"))
@@ -319,19 +322,24 @@ def train(name, seeds, folder, data_dir):
                 entry[part] = {**entry.get(part, {}), **results[part]}
             for kind, found in zip(("curves", "histograms"), read_events(log_dir)):
                 entry[kind].append(found)
+            entry["arguments"].append({k: v for k, v in results["arguments"].items() if k not in OF_ONE_RUN})
             entry |= {key: results[key] for key in ("parameters", "images_per_second", "versions")}
             entry |= {key: results["data"][key] for key in ("sha256", "sizes", "majority") if key in results["data"]}
         for part in entry.keys() & {"test", "aflw", "validation"}:
             if "accuracy" in entry[part]:  # of tasks that were trained each in a run of its own
                 entry[part]["accuracy"] = statistics.fmean(v for k, v in entry[part].items() if k != "accuracy")
+        for other in load(name).get(setting, {}).values():
+            for key in ("arguments", "sizes", "versions"):
+                if entry.get(key) != other.get(key):
+                    raise SystemExit(f"error: {name}, {setting}: other {key} than those of the seeds that are stored")
         store(name, setting, seed, entry)
 
 
 def compare(name):
     """Returns a row per setting: its name, how many seeds it has, and the paired difference.
 
-    The difference to the baseline, of the last measure, is over the seeds that both have: its mean, the 95 %
-    confidence interval and the p-value of the paired t-test; None where fewer than two seeds leave them undefined.
+    The differences to the baseline, of the last measure, are those of the seeds that both have: each of them, their
+    mean and, from two on, its 95 % confidence interval and the p-value of the paired t-test.
     """
     from scipy.stats import ttest_rel
 
@@ -345,7 +353,8 @@ def compare(name):
         same_tasks = all(of_seed[seed][part].keys() == baseline[seed][part].keys() for seed in common)
         if setting != experiment.baseline and common and same_tasks:
             pairs = [[r[seed][part][measure] for seed in common] for r in (of_seed, baseline)]
-            row["difference"] = statistics.fmean(a - b for a, b in zip(*pairs))
+            row["differences"] = [a - b for a, b in zip(*pairs)]
+            row["difference"] = statistics.fmean(row["differences"])
             if len(common) > 1:
                 test = ttest_rel(*pairs)
                 row["interval"] = tuple(test.confidence_interval(0.95))
@@ -398,8 +407,8 @@ def table(name):
         p = f"{row['p']:.2f}" if "p" in row else ""
         cells = [row["setting"], str(row["seeds"]), *columns_of(results[row["setting"]], measures)]
         lines.append(f"| {' | '.join(cells + [difference, p] * paired)} |")
-    if chance(results, measures):
-        cells = ["most frequent class", "", *chance(results, measures), *["", ""] * paired]
+    if always := chance(results, measures):
+        cells = [CHANCE, "", *always, *["", ""] * paired]
         lines.append(f"| {' | '.join(cells)} |")
     if experiment.attributes:
         columns, measures = list(experiment.attributes), list(experiment.attributes.values())
@@ -408,7 +417,7 @@ def table(name):
             cells = columns_of(results[setting], measures)
             if any(cells):
                 lines.append(f"| {setting} | {' | '.join(cells)} |")
-        lines.append(f"| most frequent class | {' | '.join(chance(results, measures))} |")
+        lines.append(f"| {CHANCE} | {' | '.join(chance(results, measures))} |")
     return lines
 
 
@@ -439,7 +448,8 @@ def trials():
         measure = measures[-1][1]
         tag = f"{'summary' if measure == 'accuracy' else 'landmarks'}/{measure}_validation"
         for setting in [setting for setting in experiment.settings if setting in results]:
-            course = [percent(value) for _, value in results[setting]["0"]["curves"][0].get(tag, [])]
+            entry = next(iter(results[setting].values()))
+            course = [percent(value) for _, value in entry["curves"][0].get(tag, [])]
             cells = columns_of(results[setting], measures)
             lines.append(f"| {setting} | {' | '.join(cells)} | {' '.join(course)} |")
     return "\n".join(lines) + "\n"
@@ -455,15 +465,11 @@ def draw_differences(plt, path):
     """Draws what each setting gains over its baseline: a dot for each seed, the mean, its 95 % confidence interval."""
     rows = []
     for name, experiment in EXPERIMENTS.items():
-        part, measure = list(experiment.measures.values())[-1]
+        measure = list(experiment.measures.values())[-1][1]
         found = {} if name.endswith("_trials") or measure != "accuracy" else {r["setting"]: r for r in compare(name)}
         found = {setting: row for setting, row in found.items() if "difference" in row}
         rows += [(experiment.title, None, None)] * bool(found)
-        for setting, row in found.items():
-            of_seed, baseline = load(name)[setting], load(name)[experiment.baseline]
-            common = sorted(of_seed.keys() & baseline.keys())
-            dots = [100 * (of_seed[k][part][measure] - baseline[k][part][measure]) for k in common]
-            rows.append((setting, row, dots))
+        rows += [(setting, row, [100 * x for x in row["differences"]]) for setting, row in found.items()]
     figure, axes = plt.subplots(figsize=(9, 1 + 0.36 * len(rows)))
     for place, (label, row, dots) in enumerate(rows):
         weight = "bold" if row is None else "normal"

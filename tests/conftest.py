@@ -1,10 +1,14 @@
 """What the tests share: the scripts as modules, a small data set of real garments, processes of their own."""
 
+import contextlib
 import functools
 import importlib.util
+import itertools
 import os
+import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +142,33 @@ def finish(process, timeout=240):
     return Result(None, process.returncode, out, err)
 
 
+@contextlib.contextmanager
+def interrupted_evaluation(script, at):
+    """A context in which the call number `at` of a script's evaluation step sends this process SIGINT."""
+    make, calls = script.make_evaluate_step, itertools.count(1)
+
+    def interrupted(*arguments):
+        step = make(*arguments)
+
+        def concrete(*specs):
+            evaluate_step = step.get_concrete_function(*specs)
+
+            def call(*inputs):
+                if next(calls) == at:
+                    os.kill(os.getpid(), signal.SIGINT)
+                return evaluate_step(*inputs)
+
+            return call
+
+        return types.SimpleNamespace(get_concrete_function=concrete)
+
+    script.make_evaluate_step = interrupted
+    try:
+        yield
+    finally:
+        script.make_evaluate_step = make
+
+
 def read_events(log_dir):
     """Returns {tag: [(step, value), ...]} of all event files of a run; values are NumPy arrays or bytes."""
     import tensorflow as tf
@@ -207,6 +238,7 @@ def assert_survives_a_kill(path, folder, *flags):
             break
     process.kill()
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     result = finish(start(path, "--resume", folder / "killed"))
     assert result.status == 0, result
     assert_same_run(folder / "whole", folder / "killed")

@@ -12,9 +12,11 @@ import tensorflow as tf
 from conftest import (
     assert_nearly_same_run,
     assert_refused,
+    assert_same_run,
     assert_survives_a_kill,
     checkpoint_arrays,
     finish,
+    interrupted_evaluation,
     last_checkpoint,
     load,
     read_events,
@@ -179,8 +181,18 @@ def test_augmentation_moves_the_points_with_the_picture(landmark_script):
             assert np.abs(centre - [across, down]).max() < 0.35
 
 
-def test_augmentation_spreads_and_its_identity_is_the_centre(landmark_script):
+def test_augmentation_by_hand(landmark_script):
+    """Draws of 0 change nothing; each of the others is turned by 10 degrees, grows by e^0.1, moves by 0.05."""
     faces, points, attributes, _ = marked_faces(64, 40, 60, 1.2)
+    draws = np.zeros((64, 5), np.float32)
+    draws[1, 1] = draws[2, 2] = draws[3, 3] = draws[4, 4] = 1
+    _, moved, _ = landmark_script.augment(faces, points, tf.constant(attributes), draws, 40, 1.2)
+    sine, cosine = 0.17364818, 0.98480775
+    turned = (points[1] - 0.5) @ np.array([[cosine, sine], [-sine, cosine]]) + 0.5
+    np.testing.assert_allclose(moved[1], turned, atol=1e-5)
+    np.testing.assert_allclose(moved[2], (points[2] - 0.5) * 1.1051709 + 0.5, atol=1e-5)
+    np.testing.assert_allclose(moved[3], points[3] + [0.05, 0], atol=1e-5)
+    np.testing.assert_allclose(moved[4], points[4] + [0, 0.05], atol=1e-5)
     still = np.zeros((64, 5), np.float32)
     crops, same, poses = landmark_script.augment(faces, points, tf.constant(attributes), still, 40, 1.2)
     np.testing.assert_array_equal(crops, landmark_script.centre(faces, 40))
@@ -203,6 +215,7 @@ BAD_LISTS = {
         (b"a.jpg 1 2 3\n", "line 1: expected a path and 14 numbers, found 'a.jpg 1 2 3'"),
         (b"a.jpg 1 2 3 4 5 6 7 8 9 nan 1 1 1 1\n", "line 1: expected a path and 14 numbers"),
         (b"a.jpg 1 2 3 4 5 6 7 8 9 10 1 3 1 1\n", "face 1: expected smile in 1 to 2, found 3"),
+        (b"a.jpg 7 7 7 7 7 9 9 9 9 9 1 1 1 1\n", "face 1: expected five landmarks, found them all in one place"),
         (b"\xff\xfe\x00", "expected a list of faces"),
     ],
     "trainImageList.txt": [
@@ -265,7 +278,12 @@ def test_parameter_count(landmark_script):
 
 def test_identity_units_are_exactly_the_two_columns(landmark_script):
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1), np.uint8)
-    stitched, apart = (build(landmark_script, f"--cross_stitch_enabled={on}")(images) for on in (True, False))
+    stitched, apart = (build(landmark_script, f"--cross_stitch_enabled={on}") for on in (True, False))
+    for network in (stitched, apart):  # the output's kernel starts at zero, and would hide everything before it
+        kernel = network.get_layer("landmarks_points").kernel
+        kernel.assign(np.random.default_rng(0).normal(size=kernel.shape))
+    stitched, apart = stitched(images), apart(images)
+    assert np.ptp(stitched["landmarks"][:, 0, 0]) > 0.1
     for task in ("landmarks", "gender", "smile", "glasses", "pose"):
         np.testing.assert_array_equal(stitched[task], apart[task])
 
@@ -424,12 +442,14 @@ BAD = {
     "--aux_lambda=-1": "--aux_lambda: expected a number in [0, inf), got '-1'",
     "--aux_stop_error 2": "--aux_stop_error: expected a number in [0, 1], got '2'",
     "--weight_reg l1": "--weight_reg: invalid choice: 'l1'",
-    "--weight_reg l2 --network split": "--weight_reg l2: expected two columns, --network cross_stitch",
+    "--weight_reg l2 --network split": "--weight_reg l2: expected --network cross_stitch (or --weight_reg none)",
     "--crop_scale 3": "--crop_scale: expected a number in [1, 2], got '3'",
     "--patience -1": "--patience: expected a whole number in [0, inf), got '-1'",
     "--validation_fraction 0": "--validation_fraction: expected a number in (0, 1), got '0'",
     "--box 1,2,3": "--box: expected left,right,top,bottom in pixels, got '1,2,3'",
     "--box 9,2,3,4": "--box: expected left,right,top,bottom in pixels, got '9,2,3,4'",
+    "--validation_fraction 0.9999": "--validation_fraction 0.9999: nothing left to train on",
+    "--model m.keras": "--model, --box: expected with --predict PHOTO",
     "--n_batch_size 1000": "--n_batch_size 1000: expected at most the 239 training images",
 }
 
@@ -445,6 +465,28 @@ def test_bad_data_folder(run, tmp_path, mtfl):
         assert last.startswith("error: --data_dir") and "MTFL" in last and "trainImageList.txt" in last
     shutil.copy(mtfl / "training.txt", tmp_path)
     assert "expected testImageList.txt or testing.txt" in run(data_dir=tmp_path).err.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_the_learning_rate_halves_and_the_loss_is_the_weighted_sum(run):
+    """With a half-life of a hundredth of an epoch the second epoch changes nothing that is trained."""
+    result = run(
+        "--weight_reg", "l2", n_epoch=2, n_batch_size=100, lr_half_life=0.01, landmark_lambda=3, reg_lambda=0,
+        aux_lambda="gender=0.5,pose=0.25", weight_reg_lambda=1e-3, log_every=1, keep_prob=1,
+    )  # fmt: skip
+    assert result.status == 0, result
+    first, second = sorted(result.log_dir.glob("checkpoints/*.index"))
+    first, second = (checkpoint_arrays(path.with_suffix("")) for path in (first, second))
+    same = {name: (first[name] == second[name]).all() for name in first if name.startswith("network/")}
+    assert sum(same.values()) > 40 and not all(same.values())  # all but the moving averages of batch norm
+    events = {
+        tag: [float(v) for _, v in rows]
+        for tag, rows in read_events(result.log_dir).items()
+        if "/loss" in tag or "related" in tag
+    }
+    for k, total in enumerate(events["summary/loss_total"]):
+        parts = 3 * events["landmarks/loss"][k] + 0.5 * events["gender/loss"][k] + 0.25 * events["pose/loss"][k]
+        assert total == pytest.approx(parts + 1e-3 * events["summary/related_weights"][k], rel=1e-5)
 
 
 def test_aux_lambda(landmark_script):
@@ -512,11 +554,45 @@ def test_early_stopping_keeps_the_best_weights(run, landmark_script, mtfl):
 
 
 @pytest.mark.slow
+def test_stopped_in_its_last_evaluations_and_resumed(run, landmark_script, tmp_path):
+    """A signal in the evaluation of the last step, then one in that of the best weights, and the run is the same.
+
+    The end lies between two evaluations (3 steps an epoch, one evaluation in 4), so it counts for nothing.
+    """
+    flags = {"n_epoch": 3, "n_batch_size": 100, "eval_every": 4, "patience": 5, "lr": 0.02}
+    whole = run(**flags, log_dir=tmp_path / "whole")
+    assert whole.status == 0 and len(read_events(whole.log_dir)["landmarks/mean_error_validation"]) == 3, whole
+
+    # Three parts, a call each: the seventh begins the third evaluation; when resumed, the fourth that of the best.
+    resume = {"data_dir": None, "image_size": None, "log_dir": None}
+    for at, arguments in (
+        (7, [{**flags, "log_dir": tmp_path / "stopped"}]),
+        (4, [resume, "--resume", tmp_path / "stopped"]),
+    ):
+        with interrupted_evaluation(landmark_script, at):
+            result = run(*arguments[1:], **arguments[0])
+        assert result.status == 130 and "stopped at step 9 of 9" in result.out, result
+    result = run("--resume", tmp_path / "stopped", **resume)
+    assert result.status == 0, result
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "stopped"))
+    assert one["weights_of_step"] == other["weights_of_step"] and one["test"] == other["test"]
+
+    longer = run(**{**flags, "n_epoch": 4}, log_dir=tmp_path / "longer")
+    result = run("--resume", tmp_path / "stopped", **resume, n_epoch=4)
+    assert longer.status == result.status == 0, (longer, result)
+    a, b = (checkpoint_arrays(last_checkpoint(tmp_path / name)) for name in ("longer", "stopped"))
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.slow
 def test_killed_and_resumed(mtfl, tmp_path):
     flags = ["--n_batch_size=50", "--image_size=32", "--log_every=1", f"--data_dir={mtfl}", "--lr_half_life=2"]
     flags += ["--weight_reg=exp", "--patience=50", "--aux_stop_error=0.45", "--checkpoint_every=2"]
     assert_survives_a_kill(SCRIPT, tmp_path, *flags)
     one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
+    assert one["stopped_attributes"]
     for key in ("test", "aflw", "validation", "stopped_attributes", "weights_of_step", "cross_stitch"):
         assert one[key] == other[key], key
 

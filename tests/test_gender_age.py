@@ -203,6 +203,7 @@ BAD = {
     "--age_bins old": "--age_bins: expected a whole number in [1, 120], got 'old'",
     "--image_size 8": "--image_size: expected a whole number in [16, 512], got '8'",
     "--tasks gender,shoe": "--tasks: expected some of gender,age,ethnicity, each once, got 'gender,shoe'",
+    "--model m.keras": "--model: expected with --predict PHOTO",
     "--dataset imdb": "--dataset: invalid choice: 'imdb'",
     "--augment maybe": "--augment: expected True or False, got 'maybe'",
     "--split identity": "--split identity: UTKFace does not say who is who, expected image",
@@ -262,9 +263,14 @@ def test_learns_drawn_faces_and_predicts(run, faces_script, utkface, tmp_path, c
     rows = [re.split(r"\s+", line) for line in predicted.out.strip().splitlines()[-2:]]
     assert [row[:2] for row in rows] == [[photos[0], "female"], [photos[1], "male"]]
     assert all(0.5 < float(row[2]) <= 1 and row[3] == "mature" for row in rows)
+    other = tmp_path / "other" / "model.keras"
+    other.parent.mkdir()
+    shutil.copy(result.log_dir / "results.json", other.parent)
+    keras.Sequential([keras.layers.Input((3,)), keras.layers.ReLU()], name="other").save(other)
     for words, named in (
         (["absent.jpg", "--model", model], "absent.jpg"),
         ([photos[0], "--model", photos[0]], "results.json"),
+        ([photos[0], "--model", other], "expected a model of gender_age_multi_task_learning.py, found one of other"),
     ):
         failed = run("--predict", *words, data_dir=None, image_size=None, log_dir=None)
         assert failed.status == 2 and named in failed.err.splitlines()[-1]

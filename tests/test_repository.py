@@ -2,7 +2,9 @@
 
 import re
 import tomllib
+from pathlib import Path
 
+import pytest
 from conftest import ROOT, load
 
 SCRIPTS = sorted(ROOT.glob("*_multi_task_learning.py"))
@@ -34,7 +36,7 @@ def test_sections_stand_in_one_order():
 def test_readme_names_every_argument():
     named = set(re.findall(r"`(--\w+)`", README))
     for script in SCRIPTS:
-        flags = set(re.findall(r'add\("(--\w+)"', script.read_text()))
+        flags = set(re.findall(r'add\(\s*"(--\w+)"', script.read_text()))
         assert "--lr" in flags and flags <= named, flags - named
 
 
@@ -57,8 +59,8 @@ def test_readme_and_figure_are_what_the_results_give():
     compare = load("benchmarks/compare.py")
     assert compare.fill(README) == README and "| baseline |" in compare.tables(["full"])
     assert compare.trials() == (ROOT / "benchmarks" / "TRIALS.md").read_text()
-    for figure in ("results.png", "alphas.png"):
-        assert compare.digest().encode() in (ROOT / "img" / figure).read_bytes()
+    for figure in compare.FIGURES:
+        assert compare.digest().encode() in Path(figure).read_bytes()
 
 
 def test_paired_difference_by_hand(monkeypatch):
@@ -85,13 +87,13 @@ def test_comparison_keeps_finished_runs_and_resumes_others(tmp_path, monkeypatch
     monkeypatch.setattr(compare, "RESULTS", str(tmp_path / "results"))
     settings = {"baseline": [{"cross_stitch_enabled": False}], "channel": [{"lr": 0.1}]}
     monkeypatch.setattr(compare, "EXPERIMENTS", {"tiny": compare.Experiment("tiny", settings, compare.GARMENTS)})
-    calls = []
+    calls, rate = [], 0.1
 
     def run_script(script, log_dir, arguments, data_dir):
         calls.append((arguments["seed"], arguments.get("lr")))
         if calls[-1] == (1, 0.1) and len(calls) == 4:
             raise KeyboardInterrupt
-        results = {"test": {"accuracy": 0, "item": 0.5, "group": 0.7}, "arguments": {"tasks": ["item", "group"]}}
+        results = {"test": {"accuracy": 0, "item": 0.5, "group": 0.7}, "arguments": {**arguments, "lr": rate}}
         return {**results, "parameters": 1, "images_per_second": 1, "versions": {}, "data": {"sha256": "x"}}
 
     monkeypatch.setattr(compare, "run_script", run_script)
@@ -102,3 +104,21 @@ def test_comparison_keeps_finished_runs_and_resumes_others(tmp_path, monkeypatch
         compare.train("tiny", [0, 1], str(tmp_path), None)
     assert calls == [(0, None), (0, 0.1), (1, None), (1, 0.1), (1, 0.1)]  # the stopped one again, no other
     assert abs(compare.load("tiny")["channel"]["1"]["test"]["accuracy"] - 0.6) < 1e-12
+    rate = 0.2
+    with pytest.raises(SystemExit, match="baseline: other arguments than those of the seeds that are stored"):
+        compare.train("tiny", [2], str(tmp_path), None)
+
+
+@pytest.mark.slow
+def test_a_run_of_a_comparison(small, tmp_path):
+    compare, log_dir = load("benchmarks/compare.py"), str(tmp_path / "run")
+    arguments = {"n_epoch": 1, "n_batch_size": 300, "seed": 7, "cross_stitch_at": ["pool_1", "fc_3"]}
+    script = "fashion_mnist_multi_task_learning.py"
+    results = compare.run_script(script, log_dir, arguments, str(small))
+    assert results["steps"] == 2 and results["seed"] == 7 and not (tmp_path / "run" / "checkpoints").exists()
+    with pytest.raises(SystemExit, match="expected a run with --n_batch_size 200, it has 300"):
+        compare.run_script(script, log_dir, {**arguments, "n_batch_size": 200}, str(small))
+    curves, histograms = compare.read_events(log_dir)
+    assert curves["summary/accuracy_test"] == [[2, round(results["test"]["accuracy"], 6)]]
+    counts = {tag: sum(count for *_, count in rows) for tag, rows in histograms.items()}
+    assert counts == {"cross_stitch/pool_1/alpha": 4 * 32, "cross_stitch/fc_3/alpha": 4 * 1024}

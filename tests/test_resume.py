@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import assert_same_run, finish, last_checkpoint, read_events, start
+from conftest import assert_same_run, finish, interrupted_evaluation, last_checkpoint, read_events, start
 
 SCRIPT = "fashion_mnist_multi_task_learning.py"
 FLAGS = {"n_batch_size": 40, "log_every": 1, "eval_every": 7, "checkpoint_every": 5, "cross_stitch_init": 0.9}
@@ -153,6 +153,17 @@ def test_more_epochs(run, finished, tmp_path):
     assert json.loads((tmp_path / "longer" / "run.json").read_text())["arguments"]["n_epoch"] == 5
     assert scalar_steps(tmp_path / "longer", "summary/loss_total") == list(range(1, 16))
     assert_same_run(tmp_path / "straight", tmp_path / "longer")
+
+
+def test_stopped_in_its_last_evaluation_then_made_longer(run, script, tmp_path):
+    """No evaluation stands twice in the event file."""
+    with interrupted_evaluation(script, 3):  # of two parts, a call each, at step 3 and then at 6
+        result = run(n_epoch=2, n_batch_size=200, validation_fraction=0.1)
+    assert result.status == 130 and "stopped at step 6 of 6" in result.out, result
+    assert go_on(run, result.log_dir).status == 0
+    assert go_on(run, result.log_dir, n_epoch=3).status == 0
+    for tag in ("summary/accuracy_test", "item/accuracy_test"):
+        assert scalar_steps(result.log_dir, tag) == [3, 6, 9]
 
 
 def test_killed_before_the_first_checkpoint(run, finished, unfinished):
