@@ -40,6 +40,34 @@ def test_readme_names_every_argument():
         assert "--lr" in flags and flags <= named, flags - named
 
 
+def test_readme_tells_the_defaults():
+    """Of the first script in the table of all arguments, of the others where they differ in the table of their own."""
+    sections = {heading: text for heading, text in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", README, re.M | re.S)}
+
+    def told(section):
+        """Returns {argument: its default} as the rows `| --a, --b | 1, 2 | ... |` of a section tell."""
+        found = {}
+        for flags, defaults in re.findall(r"^\| (`--[^|]+) \| ([^|]*)\|", sections[section], re.M):
+            flags = re.findall(r"`--(\w+)`", flags)
+            defaults = defaults.strip().split(", ") if len(flags) > 1 else [defaults.strip()]
+            found |= dict(zip(flags, defaults if len(defaults) == len(flags) else [""] * len(flags)))
+        return found
+
+    common = told("Arguments")
+    for name, section in (
+        ("fashion_mnist", "Arguments"),
+        ("gender_age", "Gender and age"),
+        ("facial_landmark", "Facial landmarks"),
+    ):
+        parser = load(f"{name}_multi_task_learning.py").make_parser()
+        of_section = {**common, **told(section)}
+        for action in parser._actions:
+            if action.dest != "help":
+                default, parse = of_section[action.dest], action.type or str
+                expected = parse(str(action.default)) if action.default is not None else None
+                assert (parse(default) if default else None) == expected, (name, action.dest)
+
+
 def test_readme_links_to_what_is_there():
     for path in re.findall(r"\]\((?!https?:|#)([^)]+)\)|src=\"([^\"]+)\"", README):
         path = "".join(path)
