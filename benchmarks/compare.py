@@ -153,12 +153,16 @@ def landmark_trials():
 
 
 def landmarks():
-    """Returns the six settings of the poster's table: one network, a split one, and two columns."""
+    """Returns the six settings of the poster's table, one network, a split one, and two columns, and a control.
+
+    The control has units and no attributes to learn: what it gains is gained by a wider network, not by sharing.
+    """
     settings = {
         "one network, landmarks alone": {"network": "single"},
         "one network, split": {"network": "split"},
         "two columns": BASELINE,
         "cross-stitch": {},
+        "cross-stitch, attributes not trained": {"aux_lambda": [f"{task}=0.0" for task in ATTRIBUTES]},
         "cross-stitch, related weights, l2": {"weight_reg": "l2", "weight_reg_lambda": 1e-6},
         "cross-stitch, related weights, exp": {"weight_reg": "exp", "weight_reg_lambda": 1e-2},
     }
@@ -462,15 +466,33 @@ def digest():
 
 
 def draw_differences(plt, path):
-    """Draws what each setting gains over its baseline: a dot for each seed, the mean, its 95 % confidence interval."""
-    rows = []
+    """Draws how each setting differs from its baseline: a dot for each seed, the mean, its 95 % confidence interval."""
+    rows = {"accuracy": [], "mean_error": []}
     for name, experiment in EXPERIMENTS.items():
-        measure = list(experiment.measures.values())[-1][1]
-        found = {} if name.endswith("_trials") or measure != "accuracy" else {r["setting"]: r for r in compare(name)}
-        found = {setting: row for setting, row in found.items() if "difference" in row}
-        rows += [(experiment.title, None, None)] * bool(found)
-        rows += [(setting, row, [100 * x for x in row["differences"]]) for setting, row in found.items()]
-    figure, axes = plt.subplots(figsize=(9, 1 + 0.36 * len(rows)))
+        if not name.endswith("_trials"):
+            found = [row for row in compare(name) if "difference" in row]
+            of_measure = rows[list(experiment.measures.values())[-1][1]]
+            of_measure += [(experiment.title, None, None)] * bool(found)
+            of_measure += [(row["setting"], row, [100 * x for x in row["differences"]]) for row in found]
+    labels = {
+        "accuracy": "test accuracy minus the baseline's, same seed (percentage points)",
+        "mean_error": "mean error minus two columns', same seed (% of the box; left is better)",
+    }
+    rows = {measure: of_measure for measure, of_measure in rows.items() if of_measure}
+    heights = [2 + len(of_measure) for of_measure in rows.values()]
+    figure, panels = plt.subplots(
+        len(rows), figsize=(9, 0.36 * sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
+    )
+    for axes, (measure, of_measure) in zip(panels[:, 0], rows.items()):
+        draw_rows(axes, of_measure)
+        axes.set_xlabel(labels[measure])
+    figure.savefig(
+        path, dpi=130, facecolor="white", bbox_inches="tight", pad_inches=0.15, metadata={"Source": digest()}
+    )
+
+
+def draw_rows(axes, rows):
+    """Draws rows (label, row of `compare`, differences in %) from top to bottom; those without a row are headings."""
     for place, (label, row, dots) in enumerate(rows):
         weight = "bold" if row is None else "normal"
         text = label if row is None else f"{label} ({len(dots)})"
@@ -484,15 +506,9 @@ def draw_differences(plt, path):
     axes.axvline(0, color="#444444", lw=1)
     axes.set_yticks([])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlabel(
-        "test accuracy minus that of the baseline with the same seed, mean of the tasks (percentage points)"
-    )
     axes.grid(axis="x", alpha=0.3)
     for side in ("left", "right", "top"):
         axes.spines[side].set_visible(False)
-    figure.savefig(
-        path, dpi=130, facecolor="white", bbox_inches="tight", pad_inches=0.15, metadata={"Source": digest()}
-    )
 
 
 def draw_curves(plt, path):
@@ -526,13 +542,17 @@ def draw_curves(plt, path):
 
 def draw_alphas(plt, path):
     """Draws α of each unit over training, and its histogram at the end, in the identity-initialised settings."""
-    titles = {"full": "Fashion-MNIST, related tasks", "gender_age": "UTKFace, less related tasks"}
-    shown = {name: title for name, title in titles.items() if "channel" in load(name)}
+    titles = {
+        ("full", "channel"): "Fashion-MNIST, item and group",
+        ("gender_age", "channel"): "UTKFace, gender and age",
+        ("landmarks", "cross-stitch"): "MTFL, landmarks and attributes",
+    }
+    shown = {key: title for key, title in titles.items() if key[1] in load(key[0])}
     figure, panels = plt.subplots(2, len(shown), figsize=(4.6 * len(shown), 6), squeeze=False, sharey="row")
     colours = ["#1b6ca8", "#d1495b", "#3a7d44", "#8d5a97"]
-    for column, (name, title) in enumerate(shown.items()):
+    for column, ((name, setting), title) in enumerate(shown.items()):
         above, below = panels[:, column]
-        entries = [entry for entry in load(name)["channel"].values() if entry.get("histograms")]
+        entries = list(load(name)[setting].values())
         units = [tag.split("/")[1] for tag in entries[0]["histograms"][0]]
         for entry in entries:
             for unit, colour in zip(units, colours):
