@@ -231,7 +231,7 @@ EXPERIMENTS = {
         "one network, landmarks alone",
     ),
     "landmark_trials": Experiment(
-        "landmarks: MTFL, 8,000 training faces, 2,000 validation faces, 15 epochs unless said",
+        "landmarks: MTFL, 8,000 training faces, 2,000 validation faces, 15 epochs unless said; small turns: augmented as now, half as much as above",
         landmark_trials(),
         {"failure rate": ("validation", "failure_rate"), "mean error": ("validation", "mean_error")},
         "facial_landmark_multi_task_learning.py",
