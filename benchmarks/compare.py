@@ -45,6 +45,7 @@ class Experiment:
     measures: {column of the table: (part, measure) as in results.json}, shares, shown in per cent; the last one is
         compared with that of the setting `baseline`, seed by seed.
     attributes: the same for a second table, without comparison.
+    further: pairs of settings, whose differences are told too.
     """
 
     title: str
@@ -53,6 +54,7 @@ class Experiment:
     script: str = "fashion_mnist_multi_task_learning.py"
     baseline: str = "baseline"
     attributes: dict = dataclasses.field(default_factory=dict)
+    further: tuple = ()
 
 
 GARMENTS = {"item": ("test", "item"), "group": ("test", "group"), "overall": ("test", "accuracy")}
@@ -212,13 +214,19 @@ EXPERIMENTS = {
         landmarks(),
         {
             "failure rate": ("test", "failure_rate"),
-            "of AFLW": ("aflw", "failure_rate"),
+            "failure rate of AFLW": ("aflw", "failure_rate"),
             "mean error of AFLW": ("aflw", "mean_error"),
             "mean error": ("test", "mean_error"),
         },
         "facial_landmark_multi_task_learning.py",
         "two columns",
         {f"{task} of AFLW": ("aflw", task) for task in ATTRIBUTES},
+        (
+            ("cross-stitch", "cross-stitch, attributes not trained"),
+            ("cross-stitch, related weights, l2", "cross-stitch"),
+            ("cross-stitch, related weights, exp", "cross-stitch"),
+            ("one network, split", "one network, landmarks alone"),
+        ),
     ),
     "poster": Experiment(
         "MTFL, 8,000 training faces, the poster's setting, 100 epochs",
@@ -231,7 +239,7 @@ EXPERIMENTS = {
         "one network, landmarks alone",
     ),
     "landmark_trials": Experiment(
-        "landmarks: MTFL, 8,000 training faces, 2,000 validation faces, 15 epochs unless said; small turns: augmented as now, half as much as above",
+        "landmarks: MTFL, 8,000 training and 2,000 validation faces, 15 epochs unless said, 'small turns' as now",
         landmark_trials(),
         {"failure rate": ("validation", "failure_rate"), "mean error": ("validation", "mean_error")},
         "facial_landmark_multi_task_learning.py",
@@ -339,31 +347,34 @@ def train(name, seeds, folder, data_dir):
         store(name, setting, seed, entry)
 
 
-def compare(name):
-    """Returns a row per setting: its name, how many seeds it has, and the paired difference.
+def paired(name, setting, other):
+    """Returns what the last measure of an experiment is in one setting minus in another, over the seeds of both.
 
-    The differences to the baseline, of the last measure, are those of the seeds that both have: each of them, their
-    mean and, from two on, its 95 % confidence interval and the p-value of the paired t-test.
+    `differences`, a number each; their mean `difference`; and from two on `interval`, its 95 % confidence interval,
+    and `p`, the p-value of the paired t-test. Empty where they have no seed, or not the same tasks, in common.
     """
     from scipy.stats import ttest_rel
 
+    part, measure = list(EXPERIMENTS[name].measures.values())[-1]
+    one, two = (load(name).get(key, {}) for key in (setting, other))
+    common = sorted(one.keys() & two.keys())
+    if not common or any(one[seed][part].keys() != two[seed][part].keys() for seed in common):
+        return {}
+    pairs = [[of_seed[seed][part][measure] for seed in common] for of_seed in (one, two)]
+    differences = [a - b for a, b in zip(*pairs)]
+    found = {"differences": differences, "difference": statistics.fmean(differences)}
+    if len(common) > 1:
+        test = ttest_rel(*pairs)
+        found |= {"interval": tuple(test.confidence_interval(0.95)), "p": float(test.pvalue)}
+    return found
+
+
+def compare(name):
+    """Returns a row per setting with results: its name, how many seeds it has, and how it differs from the baseline."""
     experiment, results, rows = EXPERIMENTS[name], load(name), []
     for setting in [setting for setting in experiment.settings if setting in results]:
-        of_seed = results[setting]
-        row = {"setting": setting, "seeds": len(of_seed)}
-        part, measure = list(experiment.measures.values())[-1]
-        baseline = results.get(experiment.baseline, {})
-        common = sorted(of_seed.keys() & baseline.keys())
-        same_tasks = all(of_seed[seed][part].keys() == baseline[seed][part].keys() for seed in common)
-        if setting != experiment.baseline and common and same_tasks:
-            pairs = [[r[seed][part][measure] for seed in common] for r in (of_seed, baseline)]
-            row["differences"] = [a - b for a, b in zip(*pairs)]
-            row["difference"] = statistics.fmean(row["differences"])
-            if len(common) > 1:
-                test = ttest_rel(*pairs)
-                row["interval"] = tuple(test.confidence_interval(0.95))
-                row["p"] = float(test.pvalue)
-        rows.append(row)
+        difference = paired(name, setting, experiment.baseline) if setting != experiment.baseline else {}
+        rows.append({"setting": setting, "seeds": len(results[setting]), **difference})
     return rows
 
 
@@ -395,25 +406,34 @@ def chance(results, measures):
     return [percent(share) for share in shares]
 
 
+def difference_cells(row):
+    """Returns two cells of what `paired` found: the difference with its confidence interval, and the p-value."""
+    if "interval" not in row:
+        return [percent(row["difference"], True) if "difference" in row else "", ""]
+    low, high = (percent(end, True) for end in row["interval"])
+    return [f"{percent(row['difference'], True)} [{low}, {high}]", f"{row['p']:.2f}"]
+
+
 def table(name):
     """Returns the Markdown tables of one experiment, a list of lines."""
     experiment, results = EXPERIMENTS[name], load(name)
     columns, measures = list(experiment.measures), list(experiment.measures.values())
     lines = [f"**{experiment.title[0].upper()}{experiment.title[1:]}**, in %", ""]
-    paired = experiment.baseline in experiment.settings
+    compared = experiment.baseline in experiment.settings
     head = ["setting", "seeds", *columns]
-    head += [f"{columns[-1]} minus {experiment.baseline}, paired", "p"] if paired else []
+    head += [f"{columns[-1]} minus {experiment.baseline}, paired", "p"] if compared else []
     lines += [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     for row in compare(name):
-        difference = percent(row["difference"], sign=True) if "difference" in row else ""
-        if "interval" in row:
-            difference += f" [{percent(row['interval'][0], True)}, {percent(row['interval'][1], True)}]"
-        p = f"{row['p']:.2f}" if "p" in row else ""
         cells = [row["setting"], str(row["seeds"]), *columns_of(results[row["setting"]], measures)]
-        lines.append(f"| {' | '.join(cells + [difference, p] * paired)} |")
+        lines.append(f"| {' | '.join(cells + difference_cells(row) * compared)} |")
     if always := chance(results, measures):
-        cells = [CHANCE, "", *always, *["", ""] * paired]
+        cells = [CHANCE, "", *always, *["", ""] * compared]
         lines.append(f"| {' | '.join(cells)} |")
+    for k, (setting, other) in enumerate(experiment.further):
+        if k == 0:
+            lines += ["", f"| {columns[-1]}, paired | difference | p |", "|---|---:|---:|"]
+        cells = difference_cells(paired(name, setting, other))
+        lines.append(f"| {setting}, minus {other} | {' | '.join(cells)} |")
     if experiment.attributes:
         columns, measures = list(experiment.attributes), list(experiment.attributes.values())
         lines += ["", f"| accuracy | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
