@@ -187,7 +187,7 @@ EXPERIMENTS = {
     "scarce_5": Experiment("Fashion-MNIST, 5 % of the training images, 1,440 steps", scarce(0.05, 60), GARMENTS),
     "scarce_1": Experiment("Fashion-MNIST, 1 % of the training images, 1,500 steps", scarce(0.01, 300), GARMENTS),
     "ablations": Experiment(
-        "Fashion-MNIST, 10 % of the training images, 1,410 steps, batch norm's momentum 0.9, one thing changed",
+        "Fashion-MNIST, 10 % of the training images, 1,410 steps, batch norm's momentum 0.9",
         ablations(),
         GARMENTS,
     ),
@@ -244,6 +244,12 @@ EXPERIMENTS = {
         {"failure rate": ("validation", "failure_rate"), "mean error": ("validation", "mean_error")},
         "facial_landmark_multi_task_learning.py",
     ),
+}
+
+
+STITCHED = {  # the setting of each experiment that the summary compares with its baseline
+    **dict.fromkeys(("full", "scarce_25", "scarce_10", "scarce_5", "scarce_1", "ablations", "gender_age"), "channel"),
+    "landmarks": "cross-stitch",
 }
 
 
@@ -445,6 +451,19 @@ def table(name):
     return lines
 
 
+def summary():
+    """Returns the one table of what stitching did in each experiment, a list of lines."""
+    lines = ["| data | in % | baseline | stitched | difference, paired | p | seeds |", "|---|---|" + "---:|" * 5]
+    for name, setting in STITCHED.items():
+        if setting in load(name):
+            experiment, found = EXPERIMENTS[name], paired(name, setting, EXPERIMENTS[name].baseline)
+            what, measure = list(experiment.measures.items())[-1]
+            both = [columns_of(load(name)[key], [measure])[0] for key in (experiment.baseline, setting)]
+            cells = [experiment.title, {"overall": "accuracy"}.get(what, what), *both, *difference_cells(found)]
+            lines.append(f"| {' | '.join(cells)} | {len(found['differences'])} |")
+    return lines
+
+
 def tables(names):
     """Returns the tables of those of the named experiments that have results, as Markdown."""
     return "\n\n".join("\n".join(table(name)) for name in names if load(name))
@@ -455,7 +474,12 @@ def fill(text):
     marks = re.compile(
         r"(<!-- results of (.+?), by benchmarks/compare\.py -->\n).*?(\n<!-- end of results -->)", re.DOTALL
     )
-    return marks.sub(lambda mark: mark[1] + tables(mark[2].split(", ")) + mark[3], text)
+
+    def made(mark):
+        content = "\n".join(summary()) if mark[2] == "all" else tables(mark[2].split(", "))
+        return mark[1] + content + mark[3]
+
+    return marks.sub(made, text)
 
 
 def trials():
