@@ -464,6 +464,18 @@ def summary():
     return lines
 
 
+def speed():
+    """Returns the table of what throughput.py measured, a list of lines."""
+    with open(os.path.join(RESULTS, "throughput.json")) as file:
+        seconds = json.load(file)["seconds_per_step"]
+    lines = ["| | ms a step | fastest and slowest round | time / ours |", "|---|---:|---:|---:|"]
+    for name, values in seconds.items():
+        median, low, high = (f"{1e3 * f(values):.0f}" for f in (statistics.median, min, max))
+        ratio = statistics.median(a / b for a, b in zip(values, seconds["ours"]))
+        lines.append(f"| {name} | {median} | {low} to {high} | {ratio:.2f} |")
+    return lines
+
+
 def tables(names):
     """Returns the tables of those of the named experiments that have results, as Markdown."""
     return "\n\n".join("\n".join(table(name)) for name in names if load(name))
@@ -476,7 +488,8 @@ def fill(text):
     )
 
     def made(mark):
-        content = "\n".join(summary()) if mark[2] == "all" else tables(mark[2].split(", "))
+        special = {"all": summary, "throughput": speed}
+        content = "\n".join(special[mark[2]]()) if mark[2] in special else tables(mark[2].split(", "))
         return mark[1] + content + mark[3]
 
     return marks.sub(made, text)
