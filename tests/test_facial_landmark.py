@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -641,6 +642,19 @@ def test_learns_drawn_faces_and_predicts(landmark_script, tmp_path, capfd):
     copy, photo = (tf.io.decode_image(tf.io.read_file(names[0] + end)).numpy() for end in (".landmarks.png", ""))
     changed = (copy != photo).any(axis=-1)
     assert 5 <= changed.sum() < 150 and all(changed[round(y), round(x)] for x, y in found)
+    # Without a box the face is in the middle square: of a photo cut to some whole pixels, all of them.
+    left, top, side = np.round(boxes[0]).astype(int)
+    cut = str(tmp_path / "cut.png")
+    Path(cut).write_bytes(tf.io.encode_png(photo[top : top + side, left : left + side]).numpy())
+    ends = (left - 0.5, left + side - 0.5, top - 0.5, top + side - 0.5)
+    inside = run("--predict", cut, "--model", model, log_dir=None)
+    whole = run("--predict", names[0], "--model", model, f"--box={','.join(map(str, ends))}", log_dir=None)
+    same, found = (np.float64(re.findall(r"x +(-?[\d.]+)  y +(-?[\d.]+)", r.out)) for r in (inside, whole))
+    np.testing.assert_allclose(same, found - [left, top], atol=0.11)  # printed with one digit
+    copy = tmp_path / "fine.png"
+    shutil.copy(cut, copy)
+    failed = run("--predict", copy, "absent.jpg", "--model", model, log_dir=None)
+    assert failed.status == 2 and not Path(f"{copy}.landmarks.png").exists()
     for words, named in (["absent.jpg", "--model", model], "absent.jpg"), ([names[0]], "expected --model"):
         failed = run("--predict", *words, log_dir=None)
         assert failed.status == 2 and named in failed.err.splitlines()[-1]
