@@ -465,7 +465,12 @@ def summary():
             experiment, found = EXPERIMENTS[name], paired(name, setting, EXPERIMENTS[name].baseline)
             what, measure = list(experiment.measures.items())[-1]
             both = [columns_of(load(name)[key], [measure])[0] for key in (experiment.baseline, setting)]
-            cells = [experiment.title, {"overall": "accuracy"}.get(what, what), *both, *difference_cells(found)]
+            cells = [
+                experiment.title,
+                {"overall": "accuracy", "mean error": "mean error (less is better)"}[what],
+                *both,
+                *difference_cells(found),
+            ]
             lines.append(f"| {' | '.join(cells)} | {len(found['differences'])} |")
     return lines
 

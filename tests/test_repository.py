@@ -91,6 +91,16 @@ def test_readme_and_figure_are_what_the_results_give():
         assert compare.digest().encode() in Path(figure).read_bytes()
 
 
+def test_readme_tells_how_far_two_runs_differ_at_single_steps():
+    """The stitched run on all garments against the baseline, the first seed, over all evaluations."""
+    stored = load("benchmarks/compare.py").load("full")
+    stitched, baseline = (stored[s]["0"]["curves"][0]["summary/accuracy_test"] for s in ("channel", "baseline"))
+    assert [step for step, _ in stitched] == [step for step, _ in baseline]
+    differences = [100 * (a - b) for (_, a), (_, b) in zip(stitched, baseline)]
+    text = " ".join(README.split())
+    assert f"between {-min(differences):.1f} points below and {max(differences):.1f} points above the baseline" in text
+
+
 def test_paired_difference_by_hand(monkeypatch):
     """Three seeds whose differences are 1, 2 and 3: mean 2, deviation 1, t = 2 / (1 / sqrt(3)), two degrees."""
     compare = load("benchmarks/compare.py")
