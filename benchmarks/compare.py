@@ -21,6 +21,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 
 import numpy as np
@@ -187,12 +188,12 @@ EXPERIMENTS = {
     "scarce_5": Experiment("Fashion-MNIST, 5 % of the training images, 1,440 steps", scarce(0.05, 60), GARMENTS),
     "scarce_1": Experiment("Fashion-MNIST, 1 % of the training images, 1,500 steps", scarce(0.01, 300), GARMENTS),
     "ablations": Experiment(
-        "Fashion-MNIST, 10 % of the training images, 1,410 steps, batch norm's momentum 0.9",
+        "Fashion-MNIST, 10 %, batch norm's momentum 0.9",
         ablations(),
         GARMENTS,
     ),
     "slow_10": Experiment(
-        "Fashion-MNIST, 10 % of the training images, 1,410 steps, batch norm's momentum 0.9, rate 0.0003",
+        "Fashion-MNIST, 10 %, batch norm's momentum 0.9, learning rate 0.0003",
         {name: [{**ablations()[name][0], "lr": 0.0003}] for name in ("baseline", "channel")},
         GARMENTS,
     ),
@@ -548,12 +549,11 @@ def draw_differences(plt, path):
     }
     rows = {measure: of_measure for measure, of_measure in rows.items() if of_measure}
     heights = [2 + len(of_measure) for of_measure in rows.values()]
-    figure, panels = plt.subplots(
-        len(rows), figsize=(9, 0.36 * sum(heights)), height_ratios=heights, squeeze=False, layout="constrained"
-    )
+    figure, panels = plt.subplots(len(rows), figsize=(9, 0.36 * sum(heights)), height_ratios=heights, squeeze=False)
     for axes, (measure, of_measure) in zip(panels[:, 0], rows.items()):
         draw_rows(axes, of_measure)
         axes.set_xlabel(labels[measure])
+    figure.subplots_adjust(hspace=3 / max(heights))
     figure.savefig(
         path, dpi=130, facecolor="white", bbox_inches="tight", pad_inches=0.15, metadata={"Source": digest()}
     )
@@ -563,8 +563,17 @@ def draw_rows(axes, rows):
     """Draws rows (label, row of `compare`, differences in %) from top to bottom; those without a row are headings."""
     for place, (label, row, dots) in enumerate(rows):
         weight = "bold" if row is None else "normal"
-        text = label if row is None else f"{label} ({len(dots)})"
-        axes.text(-0.01, place, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontweight=weight)
+        text = textwrap.fill(label, 45) if row is None else f"{label} ({len(dots)})"
+        axes.text(
+            -0.01,
+            place,
+            text,
+            transform=axes.get_yaxis_transform(),
+            ha="right",
+            va="center",
+            fontweight=weight,
+            linespacing=1,
+        )
         if row is not None:
             axes.plot(dots, [place] * len(dots), "o", color="#2a6fbb", alpha=0.4, markersize=6)
         if row is not None and "interval" in row:
