@@ -806,7 +806,7 @@ def train(args, resumed):
         return found
 
     def judge(found):
-        """Logs an evaluation and returns it; it can stop an attribute, and counts towards the end.
+        """Logs what `evaluate` found; it can stop an attribute, and counts towards the end of the run.
 
         One that the end of the run alone brings about does neither, so that a longer run goes the same way.
         """
@@ -820,7 +820,7 @@ def train(args, resumed):
             summarise_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
         evaluated.assign(step)
         if step % evaluate_every:
-            return found
+            return
         for k, task in enumerate(tasks[1:]):
             error = 1 - measured["validation"][task]
             if error < args.aux_stop_error and aux_lambda[k] > 0:
@@ -836,7 +836,6 @@ def train(args, resumed):
             waited.assign(0)
             for kept, v in zip(best, variables):
                 kept.assign(v)
-        return found
 
     handlers = {}
     if threading.current_thread() is threading.main_thread():  # others, as those of Ray Train, get no signals
@@ -851,7 +850,8 @@ def train(args, resumed):
                 summarise_units(units)
                 save()
             elif (step % evaluate_every == 0 or step == total) and evaluated < step:
-                found = judge(evaluate())  # the run was stopped in the midst of this step's evaluation
+                found = evaluate()  # the run was stopped in the midst of this step's evaluation
+                judge(found)
                 save()
             for epoch in range(step // steps_per_epoch, args.n_epoch):
                 if args.patience and waited >= args.patience:
@@ -894,7 +894,8 @@ def train(args, resumed):
                             tf.summary.scalar("summary/related_weights", numbers[-2])
                         summarise_units(units)
                     if step % evaluate_every == 0 or step == total:
-                        found = judge(evaluate())
+                        found = evaluate()
+                        judge(found)
                     if step % steps_per_epoch and args.checkpoint_every and step % args.checkpoint_every == 0:
                         save()
                 speeds.append(seen / seconds)

@@ -187,11 +187,7 @@ EXPERIMENTS = {
     "scarce_10": Experiment("Fashion-MNIST, 10 % of the training images, 1,410 steps", scarce(0.1, 30), GARMENTS),
     "scarce_5": Experiment("Fashion-MNIST, 5 % of the training images, 1,440 steps", scarce(0.05, 60), GARMENTS),
     "scarce_1": Experiment("Fashion-MNIST, 1 % of the training images, 1,500 steps", scarce(0.01, 300), GARMENTS),
-    "ablations": Experiment(
-        "Fashion-MNIST, 10 %, batch norm's momentum 0.9",
-        ablations(),
-        GARMENTS,
-    ),
+    "ablations": Experiment("Fashion-MNIST, 10 %, batch norm's momentum 0.9", ablations(), GARMENTS),
     "slow_10": Experiment(
         "Fashion-MNIST, 10 %, batch norm's momentum 0.9, learning rate 0.0003",
         {name: [{**ablations()[name][0], "lr": 0.0003}] for name in ("baseline", "channel")},
@@ -226,8 +222,8 @@ EXPERIMENTS = {
         },
         "facial_landmark_multi_task_learning.py",
         "two columns",
-        {f"{task} of AFLW": ("aflw", task) for task in ATTRIBUTES},
-        (
+        attributes={f"{task} of AFLW": ("aflw", task) for task in ATTRIBUTES},
+        further=(
             ("cross-stitch", "cross-stitch, attributes not trained"),
             ("cross-stitch, related weights, l2", "cross-stitch"),
             ("cross-stitch, related weights, exp", "cross-stitch"),
@@ -245,18 +241,11 @@ EXPERIMENTS = {
         "one network, landmarks alone",
     ),
     "landmark_trials": Experiment(
-        "landmarks: MTFL, 8,000 training and 2,000 validation faces, 15 epochs unless said, 'small turns' as now",
+        "landmarks: MTFL, 8,000 training and 2,000 validation faces, 15 epochs unless said; first six: larger turns",
         landmark_trials(),
         {"failure rate": ("validation", "failure_rate"), "mean error": ("validation", "mean_error")},
         "facial_landmark_multi_task_learning.py",
     ),
-}
-
-
-STITCHED = {  # the setting of each experiment that the summary compares with its baseline
-    **dict.fromkeys(("full", "scarce_25", "scarce_10", "scarce_5", "scarce_1"), "channel"),
-    **dict.fromkeys(("ablations", "slow_10", "gender_age"), "channel"),
-    "landmarks": "cross-stitch",
 }
 
 
@@ -442,9 +431,9 @@ def table(name):
     if always := chance(results, measures):
         cells = [CHANCE, "", *always, *["", ""] * compared]
         lines.append(f"| {' | '.join(cells)} |")
-    for k, (setting, other) in enumerate(experiment.further):
-        if k == 0:
-            lines += ["", f"| {columns[-1]}, paired | difference | p |", "|---|---:|---:|"]
+    if experiment.further:
+        lines += ["", f"| {columns[-1]}, paired | difference | p |", "|---|---:|---:|"]
+    for setting, other in experiment.further:
         cells = difference_cells(paired(name, setting, other))
         lines.append(f"| {setting}, minus {other} | {' | '.join(cells)} |")
     if experiment.attributes:
@@ -459,11 +448,11 @@ def table(name):
 
 
 def summary():
-    """Returns the one table of what stitching did in each experiment, a list of lines."""
+    """Returns the one table of what stitching from the identity did in each experiment, a list of lines."""
     lines = ["| data | in % | baseline | stitched | difference, paired | p | seeds |", "|---|---|" + "---:|" * 5]
-    for name, setting in STITCHED.items():
-        if setting in load(name):
-            experiment, found = EXPERIMENTS[name], paired(name, setting, EXPERIMENTS[name].baseline)
+    for name, experiment in EXPERIMENTS.items():
+        setting = "channel" if "channel" in experiment.settings else "cross-stitch"
+        if found := paired(name, setting, experiment.baseline):
             what, measure = list(experiment.measures.items())[-1]
             both = [columns_of(load(name)[key], [measure])[0] for key in (experiment.baseline, setting)]
             cells = [
@@ -597,8 +586,8 @@ def draw_curves(plt, path):
         "slow_10": "10 %, momentum 0.9, rate 0.0003",
     }
     shown = {name: title for name, title in titles.items() if {"baseline", "channel"} <= load(name).keys()}
-    figure, panels = plt.subplots(1, len(shown), figsize=(3.6 * len(shown), 3.6), squeeze=False)
-    for axes, (name, title) in zip(panels[0], shown.items()):
+    figure, panels = plt.subplots(2, 2, figsize=(9, 6.6))
+    for axes, (name, title) in zip(panels.flat, shown.items()):
         for setting, colour, style in (("baseline", "#777777", "--"), ("channel", "#1b6ca8", "-")):
             for number, entry in enumerate(load(name)[setting].values()):
                 steps, values = zip(*entry["curves"][0]["summary/accuracy_test"])
@@ -613,7 +602,8 @@ def draw_curves(plt, path):
         axes.set_ylim(*((90, 94) if name == "full" else (84, 91)))
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8, loc="lower right")
-    panels[0, 0].set_ylabel("test accuracy (%)")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("test accuracy (%)")
     figure.tight_layout()
     figure.savefig(path, dpi=130, facecolor="white", metadata={"Source": digest()})
 
@@ -626,7 +616,7 @@ def draw_alphas(plt, path):
         ("landmarks", "cross-stitch"): "MTFL, landmarks and attributes",
     }
     shown = {key: title for key, title in titles.items() if key[1] in load(key[0])}
-    figure, panels = plt.subplots(2, len(shown), figsize=(4.6 * len(shown), 6), squeeze=False, sharey="row")
+    figure, panels = plt.subplots(2, len(shown), figsize=(3.4 * len(shown), 6), squeeze=False, sharey="row")
     colours = ["#1b6ca8", "#d1495b", "#3a7d44", "#8d5a97"]
     for column, ((name, setting), title) in enumerate(shown.items()):
         above, below = panels[:, column]
@@ -636,8 +626,7 @@ def draw_alphas(plt, path):
             for unit, colour in zip(units, colours):
                 for kind, style in (("self", "-"), ("cross", "--")):
                     steps, values = zip(*entry["curves"][0][f"cross_stitch/{unit}/alpha_{kind}"])
-                    label = f"{unit}, {'itself' if kind == 'self' else 'the other task'}"
-                    above.plot(steps, values, style, color=colour, lw=1.2, label=label if entry is entries[0] else None)
+                    above.plot(steps, values, style, color=colour, lw=1.2)
         for unit, colour in zip(units, colours):
             low, high, count = np.transpose(
                 [e["histograms"][0][f"cross_stitch/{unit}/alpha"] for e in entries], (2, 0, 1)
@@ -647,11 +636,10 @@ def draw_alphas(plt, path):
             middle = (low + high).ravel() / 2
             np.add.at(share, np.clip(np.digitize(middle, edges) - 1, 0, len(share) - 1), count.ravel() / count.sum())
             below.stairs(100 * share, edges, color=colour, lw=1.4, label=unit)
-        above.set_title(f"{title} ({len(entries)} seed{'s' * (len(entries) > 1)})", fontsize=11)
+        above.set_title(f"{title}\n({len(entries)} seed{'s' * (len(entries) > 1)})", fontsize=11)
         above.set_xlabel("step")
         below.set_xlabel("α at the end, all channels")
-        above.legend(fontsize=8, loc="center right")
-        below.legend(fontsize=8)
+        below.legend(fontsize=9)
         for axes in (above, below):
             axes.grid(alpha=0.3)
     panels[0, 0].set_ylabel("mean of α")

@@ -6,14 +6,7 @@ import socket
 import time
 
 import pytest
-from conftest import (
-    assert_nearly_same_run,
-    finish,
-    last_checkpoint,
-    read_events,
-    run_on_four_devices,
-    start,
-)
+from conftest import assert_nearly_same_run, finish, last_checkpoint, read_events, run_on_four_devices, start
 
 pytestmark = pytest.mark.slow
 SCRIPT = "fashion_mnist_multi_task_learning.py"

@@ -566,12 +566,11 @@ def test_stopped_in_its_last_evaluations_and_resumed(run, landmark_script, tmp_p
 
     # Three parts, a call each: the seventh begins the third evaluation; when resumed, the fourth that of the best.
     resume = {"data_dir": None, "image_size": None, "log_dir": None}
-    for at, arguments in (
-        (7, [{**flags, "log_dir": tmp_path / "stopped"}]),
-        (4, [resume, "--resume", tmp_path / "stopped"]),
-    ):
-        with interrupted_evaluation(landmark_script, at):
-            result = run(*arguments[1:], **arguments[0])
+    with interrupted_evaluation(landmark_script, 7):
+        first = run(**flags, log_dir=tmp_path / "stopped")
+    with interrupted_evaluation(landmark_script, 4):
+        second = run("--resume", tmp_path / "stopped", **resume)
+    for result in (first, second):
         assert result.status == 130 and "stopped at step 9 of 9" in result.out, result
     result = run("--resume", tmp_path / "stopped", **resume)
     assert result.status == 0, result

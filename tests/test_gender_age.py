@@ -9,13 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import (
-    assert_refused,
-    assert_survives_a_kill,
-    load,
-    read_events,
-    run_main,
-)
+from conftest import assert_refused, assert_survives_a_kill, load, read_events, run_main
 
 SCRIPT = "gender_age_multi_task_learning.py"
 draw = load("tests/draw_faces.py")

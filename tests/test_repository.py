@@ -59,13 +59,12 @@ def test_readme_tells_the_defaults():
         ("gender_age", "Gender and age"),
         ("facial_landmark", "Facial landmarks"),
     ):
-        parser = load(f"{name}_multi_task_learning.py").make_parser()
-        of_section = {**common, **told(section)}
-        for action in parser._actions:
-            if action.dest != "help":
-                default, parse = of_section[action.dest], action.type or str
-                expected = parse(str(action.default)) if action.default is not None else None
-                assert (parse(default) if default else None) == expected, (name, action.dest)
+        parser, told_here = load(f"{name}_multi_task_learning.py").make_parser(), {**common, **told(section)}
+        defaults = parser.parse_args([])
+        for argument, value in vars(defaults).items():
+            assert told_here[argument] or value is None, (name, argument)
+        given = [f"--{argument}={told_here[argument]}" for argument in vars(defaults) if told_here[argument]]
+        assert parser.parse_args(given) == defaults, name
 
 
 def test_readme_links_to_what_is_there():
