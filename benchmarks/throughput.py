@@ -34,6 +34,11 @@ OURS, FIT = "ours", "keras fit"
 TORCH = ("torch eager", "torch channels_last", "torch compile")
 
 
+def of_script(path):
+    """Returns the path that a weight has in the script's network, whose first convolutions hold their batch norm."""
+    return path.replace("bn_1/", "conv_1/")
+
+
 def make_data():
     """Returns random images, uint8 (IMAGES, 28, 28, 1), and labels, int64 (IMAGES, 4), the same in every process."""
     rng = np.random.default_rng(0)
@@ -75,12 +80,12 @@ class Ours:
 
     def weights(self):
         """Returns {path: array} of the trainable weights."""
-        return {v.path: v.numpy() for v in self.network.trainable_variables}
+        return {of_script(v.path): v.numpy() for v in self.network.trainable_variables}
 
     def load(self, weights):
         """Sets the trainable weights."""
         for v in self.network.trainable_variables:
-            v.assign(weights[v.path])
+            v.assign(weights[of_script(v.path)])
 
     def gradients(self, batch):
         """Returns the loss on a batch of indices, and {path: gradient}."""
@@ -90,7 +95,7 @@ class Ours:
             losses = self.script.cross_entropies(self.network(images, training=True), labels)
             loss = tf.add_n(losses) / len(batch) + REG_LAMBDA * self.script.l2_regularisation(self.network)
         found = tape.gradient(loss, [v.value for v in self.network.trainable_variables])
-        return float(loss), {v.path: g.numpy() for v, g in zip(self.network.trainable_variables, found)}
+        return float(loss), {of_script(v.path): g.numpy() for v, g in zip(self.network.trainable_variables, found)}
 
     def train(self, batches):
         """Trains one step on each of the batches (steps, batch) and returns the seconds that each took."""
@@ -234,7 +239,7 @@ class Torch:
             return f"{('pool_1', 'pool_2', 'fc_3')[int(layer[-1]) - 1]}/alpha"
         task = self.tasks[int(index[0])]
         kinds = {"weight": "gamma", "bias": "beta"} if layer.startswith("bn") else {"weight": "kernel", "bias": "bias"}
-        return f"{task if layer == 'output' else f'{task}_{layer}'}/{kinds[kind]}"
+        return of_script(f"{task if layer == 'output' else f'{task}_{layer}'}/{kinds[kind]}")
 
     def from_script(self, name, array, back=False):
         """Returns a weight of the script's network in the layout of the parameter `name`, or the reverse."""

@@ -8,6 +8,8 @@ from test_repository import SCRIPTS
 OWN = {"prepare_data", "build_network", "make_parser", "main", "predict", "kind_of_run"}  # what an experiment is about
 LANDMARKS = {"train", "make_train_step", "make_evaluate_step", "print_results"}  # a regression, and several test sets
 
+SHARED = {"CrossStitch", "BatchNormalization", "FirstConvolution", "restore_checkpoint", "open_run", "parse_arguments"}
+
 
 def definitions(path):
     """Returns {name: text} of the functions and classes at the top of a script."""
@@ -27,7 +29,7 @@ def test_shared_text_is_the_same():
         own = OWN | LANDMARKS if "facial_landmark" in f"{one}{other}" else OWN
         a, b = definitions(one), definitions(other)
         common = a.keys() & b.keys() - own
-        assert {"CrossStitch", "BatchNormalization", "restore_checkpoint", "open_run", "parse_arguments"} <= common
+        assert SHARED <= common
         assert "train" in common or "train" in own
         for name in common:
             assert a[name] == b[name], (one.name, other.name, name)

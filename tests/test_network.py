@@ -74,7 +74,8 @@ def forward_by_numpy(network, images, tasks):
             x, kernel = columns[t], weights[f"{task}_conv_{level}/kernel"]
             padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
             windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
-            x = np.maximum(batch_norm(np.einsum("nyxcij,ijcd->nyxd", windows, kernel), f"{task}_bn_{level}"), 0)
+            normalisation = f"{task}_conv_1" if level == 1 else f"{task}_bn_{level}"
+            x = np.maximum(batch_norm(np.einsum("nyxcij,ijcd->nyxd", windows, kernel), normalisation), 0)
             n, height, width, channels = x.shape
             columns[t] = x.reshape(n, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
         columns = stitch(columns, f"pool_{level}")
@@ -143,13 +144,43 @@ def test_batch_norm_equals_that_of_keras(script, shape):
             np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("kernel_size, channels", [(3, 1), (4, 3), (5, 1)])
+def test_first_convolution_equals_the_three_layers_of_keras(script, kernel_size, channels):
+    """Outputs, gradients and moving statistics, in training and out of it, at odd sizes and with negative scales."""
+    shape, filters = (16, 9, 11, channels), 6
+    ours = script.FirstConvolution(filters, kernel_size, momentum=0.9)
+    convolution = keras.layers.Conv2D(filters, kernel_size, padding="same", use_bias=False)
+    normalisation = keras.layers.BatchNormalization(momentum=0.9)
+    three = keras.Sequential([convolution, normalisation, keras.layers.MaxPooling2D(2)])
+    rng = np.random.default_rng(0)
+    start = [rng.normal(size=(kernel_size, kernel_size, channels, filters))]
+    start += [rng.normal(size=filters), rng.normal(size=filters), rng.normal(size=filters), rng.uniform(1, 2, filters)]
+    for network in (ours, three):
+        network.build(shape)
+        network.set_weights(start)
+    assert (start[1] < 0).any()
+    assert ours.compute_output_shape(shape) == three.compute_output_shape(shape)
+    for training in (True, True, False):
+        x = tf.constant(rng.normal(0.5, 2, size=shape), tf.float32)
+        results = []
+        for network in (ours, three):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = network(x, training=training)
+                loss = tf.reduce_mean(y**3)
+            results.append([y, *tape.gradient(loss, [x, *(v.value for v in network.trainable_variables)])])
+            results[-1] += network.get_weights()
+        for a, b in zip(*results, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * np.abs(b).max())
+
+
 def test_frozen_batch_norm_keeps_its_statistics(script):
-    layer = script.BatchNormalization()
-    layer.build((None, 4))
-    layer.trainable = False
-    layer(np.full((8, 4), 5, np.float32), training=True)
-    np.testing.assert_array_equal(layer.moving_mean, np.zeros(4))
-    np.testing.assert_array_equal(layer.moving_variance, np.ones(4))
+    for layer, shape in ((script.BatchNormalization(), (8, 4)), (script.FirstConvolution(4, 3), (8, 6, 6, 1))):
+        layer.build(shape)
+        layer.trainable = False
+        layer(np.full(shape, 5, np.float32), training=True)
+        np.testing.assert_array_equal(layer.moving_mean, np.zeros(4))
+        np.testing.assert_array_equal(layer.moving_variance, np.ones(4))
 
 
 def test_standardisation_is_part_of_the_network(script, garments):
@@ -218,5 +249,5 @@ def test_the_fused_kernels_are_in_the_graph(script):
     specs.append(tf.TensorSpec([]))
     kinds = [op.type for op in step.get_concrete_function(*specs).graph.get_operations()]
     assert kinds.count("ResourceApplyAdam") == len(network.trainable_variables)
-    assert kinds.count("FusedBatchNormV3") == 6
+    assert kinds.count("FusedBatchNormV3") == 4  # none on the outputs of the first convolutions
     assert kinds.count("L2Loss") == 8
