@@ -597,8 +597,9 @@ def train(args, resumed):
 
     with strategy.scope():
         network = build_network(args, classes, mean, deviation)
-        optimizer = tf.compat.v1.train.AdamOptimizer(args.lr)
-        unit_optimizer = tf.compat.v1.train.AdamOptimizer(args.lr * args.cross_stitch_lr_scale)
+        rate = tf.Variable(args.lr)
+        optimizer = tf.compat.v1.train.AdamOptimizer(lambda: rate)
+        unit_optimizer = tf.compat.v1.train.AdamOptimizer(lambda: rate * args.cross_stitch_lr_scale)
         evaluated = tf.Variable(0, dtype=tf.int64)  # the last step whose evaluation is in the event file
     units = [layer for layer in network.layers if isinstance(layer, CrossStitch)]
     parameters = sum(math.prod(v.shape) for v in network.trainable_variables)
@@ -670,6 +671,8 @@ def train(args, resumed):
                 save()
             for epoch in range(step // steps_per_epoch, args.n_epoch):
                 order = np.random.default_rng([args.seed, epoch]).permutation(len(images))
+                if args.lr_half_life:
+                    rate.assign(args.lr * 0.5 ** (epoch / args.lr_half_life))
                 progress = keras.utils.Progbar(steps_per_epoch, verbose=chief and sys.stdout.isatty(), unit_name="step")
                 seconds, seen, losses = 0.0, 0, []
                 for position in range(step % steps_per_epoch, steps_per_epoch):
@@ -1028,6 +1031,7 @@ def make_parser():
     parser = Parser(description=__doc__, formatter_class=layout, allow_abbrev=False)
     add = parser.add_argument
     add("--lr", type=number(float, "(0, inf)"), default=0.001, help="Adam's learning rate (0.001)")
+    add("--lr_half_life", type=number(float, "[0, inf)"), default=0.0, help="epochs that halve it (0: constant)")
     add("--n_epoch", type=number(int, "[1, inf)"), default=8, help="epochs (8)")
     add("--n_batch_size", type=number(int, "[1, inf)"), default=128, help="images a step, over all devices (128)")
     add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-4, help="weight of the L2 term (1e-4)")

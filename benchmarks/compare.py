@@ -193,6 +193,11 @@ EXPERIMENTS = {
         {name: [{**ablations()[name][0], "lr": 0.0003}] for name in ("baseline", "channel")},
         GARMENTS,
     ),
+    "decay_10": Experiment(
+        "Fashion-MNIST, 10 %, learning rate halved every 5 epochs",
+        {name: [{**run, "lr_half_life": 5.0} for run in runs] for name, runs in scarce(0.1, 30).items()},
+        GARMENTS,
+    ),
     "gender_age": Experiment(
         "UTKFace, 12,784 training images, 8 epochs",
         {"baseline": [BASELINE], "channel": [{}]},
@@ -583,7 +588,7 @@ def draw_curves(plt, path):
         "full": "all images, momentum 0.99",
         "scarce_10": "10 %, momentum 0.99",
         "ablations": "10 %, momentum 0.9",
-        "slow_10": "10 %, momentum 0.9, rate 0.0003",
+        "decay_10": "10 %, momentum 0.99, decaying rate",
     }
     shown = {name: title for name, title in titles.items() if {"baseline", "channel"} <= load(name).keys()}
     figure, panels = plt.subplots(2, 2, figsize=(9, 6.6))
