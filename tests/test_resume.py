@@ -15,7 +15,8 @@ import pytest
 from conftest import assert_same_run, finish, interrupted_evaluation, last_checkpoint, read_events, start
 
 SCRIPT = "fashion_mnist_multi_task_learning.py"
-FLAGS = {"n_batch_size": 40, "log_every": 1, "eval_every": 7, "checkpoint_every": 5, "cross_stitch_init": 0.9}
+FLAGS = {"n_batch_size": 40, "log_every": 1, "eval_every": 7, "checkpoint_every": 5, "lr_half_life": 5}
+FLAGS |= {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 3}
 
 
 def begin(small, log_dir, n_epoch=20, **options):

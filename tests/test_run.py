@@ -10,7 +10,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from conftest import ROOT, assert_same_run, finish, read_events, start
+from conftest import ROOT, assert_same_run, checkpoint_arrays, finish, read_events, start
 
 UNITS = ("pool_1", "pool_2", "fc_3")
 SHORT = {"n_epoch": 2, "n_batch_size": 64, "log_every": 5}
@@ -211,6 +211,16 @@ def test_pretraining_trains_the_columns_as_the_baseline_does(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_learning_rate_halves(run):
+    """With a half-life of a hundredth of an epoch the second epoch changes no weight, in columns and units alike."""
+    result = run(n_epoch=2, n_batch_size=100, lr_half_life=0.01, reg_lambda=0)
+    assert result.status == 0, result
+    first, second = sorted(result.log_dir.glob("checkpoints/*.index"))
+    first, second = (checkpoint_arrays(path.with_suffix("")) for path in (first, second))
+    same = [name for name in first if name.startswith("network/") and (first[name] == second[name]).all()]
+    assert len(same) == 2 * 11 + 3  # all that is trained, and neither moving averages nor the state of dropout
+
+
 def test_evaluation_every_few_steps_and_at_the_end(run):
     result = run(**{**SHORT, "n_batch_size": 100}, eval_every=5)
     assert [step for step, _ in read_events(result.log_dir)["summary/accuracy_test"]] == [5, 10, 12]
