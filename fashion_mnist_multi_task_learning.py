@@ -17,7 +17,7 @@ arXiv:1604.03539. Xiao, Rasul, Vollgraf, "Fashion-MNIST", 2017, arXiv:1708.07747
 """
 
 # /// script
-# requires-python = ">=3.11"
+# requires-python = ">=3.11,<3.14"
 # dependencies = ["tensorflow==2.21.0", "numpy==2.4.6", "tensorboard==2.21.0"]
 # ///
 
@@ -294,13 +294,14 @@ class BatchNormalization(layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("cross_stitch")
 class FirstConvolution(layers.Layer):
-    """A convolution, its batch normalisation and a 2×2 max-pooling in one: the same numbers, in less time.
+    """A convolution, its batch normalisation and a 2×2 max-pooling in one: the same up to rounding, in less time.
 
     Takes (batch, height, width, C) and returns (batch, height // 2, width // 2, filters). Batch norm reads and writes
     the convolution's outputs, the largest tensors of the network, again and again. But they are linear in the inputs,
     Kᵀp for the kernel K and the k·k·C numbers p of a patch: their mean is Kᵀ·E[p], their variance the diagonal of
-    Kᵀ·cov(p)·K, and with few channels C the statistics of the patches are small, and the same for every column. The
-    normalisation's scale goes into the kernel, its shift waits for the pooling, which leaves a quarter of the numbers.
+    Kᵀ·cov(p)·K, and with few channels C the statistics of the patches are small (TensorFlow's graph optimiser makes
+    them once for all columns). The normalisation's scale goes into the kernel, its shift waits for the pooling, which
+    leaves a quarter of the numbers. The inputs should be about standardised: cov(p) is E[ppᵀ] - E[p]·E[p]ᵀ.
     """
 
     def __init__(self, filters, kernel_size, momentum=0.99, epsilon=1e-3, **kwargs):

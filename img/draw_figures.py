@@ -83,7 +83,7 @@ def draw_unit():
     axes.text(
         7.3,
         0.2,
-        "large $\\alpha_{AB}$: task A takes much from B        $\\alpha_{AB} = 0$: it takes nothing",
+        "large $|\\alpha_{AB}|$: task A takes much from B        $\\alpha_{AB} = 0$: it takes nothing",
         ha="center",
         va="center",
         fontsize=10.5,
