@@ -221,6 +221,7 @@ def test_the_learning_rate_halves(run):
     assert len(same) == 2 * 11 + 3  # all that is trained, and neither moving averages nor the state of dropout
 
 
+@pytest.mark.slow
 def test_evaluation_every_few_steps_and_at_the_end(run):
     result = run(**{**SHORT, "n_batch_size": 100}, eval_every=5)
     assert [step for step, _ in read_events(result.log_dir)["summary/accuracy_test"]] == [5, 10, 12]
