@@ -445,7 +445,7 @@ class BatchNormalization(layers.BatchNormalization):
         if self.synchronized:
             return super().call(inputs, training=training)
         training = bool(training and self.trainable)
-        x = inputs if inputs.shape.rank == 4 else tf.reshape(inputs, (-1, 1, 1, inputs.shape[-1]))  # the kernel's shape
+        x = inputs if inputs.shape.rank == 4 else tf.reshape(inputs, (-1, 1, 1, inputs.shape[-1]))  # it takes images
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             x,
             tf.convert_to_tensor(self.gamma),
@@ -465,7 +465,7 @@ class BatchNormalization(layers.BatchNormalization):
 
 @keras.saving.register_keras_serializable("cross_stitch")
 class FirstConvolution(layers.Layer):
-    """A convolution, its batch normalisation and a 2×2 max-pooling in one: the same up to rounding, in less time.
+    """A convolution, its batch normalisation and a 2×2 max-pooling in one: the same up to rounding, and faster.
 
     Takes (batch, height, width, C) and returns (batch, height // 2, width // 2, filters). Batch norm reads and writes
     the convolution's outputs, the largest tensors of the network, again and again. But they are linear in the inputs,
@@ -475,9 +475,9 @@ class FirstConvolution(layers.Layer):
     leaves a quarter of the numbers. The inputs should be about standardised: cov(p) is E[ppᵀ] - E[p]·E[p]ᵀ.
     """
 
-    def __init__(self, filters, kernel_size, momentum=0.99, epsilon=1e-3, **kwargs):
+    def __init__(self, filters, kernel_size, momentum, **kwargs):
         super().__init__(**kwargs)
-        self.filters, self.kernel_size, self.momentum, self.epsilon = filters, kernel_size, momentum, epsilon
+        self.filters, self.kernel_size, self.momentum = filters, kernel_size, momentum
 
     def build(self, input_shape):
         shape = (self.kernel_size, self.kernel_size, input_shape[-1], self.filters)
@@ -497,12 +497,15 @@ class FirstConvolution(layers.Layer):
                 moving.assign(moving * self.momentum + batch * (1 - self.momentum))
         else:
             mean, variance = (tf.convert_to_tensor(moving) for moving in (self.moving_mean, self.moving_variance))
-        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
+        scale = self.gamma * tf.math.rsqrt(variance + 1e-3)  # Keras's epsilon, that of the other batch norms
         outputs = tf.nn.max_pool2d(tf.nn.conv2d(inputs, kernel * scale, 1, "SAME"), 2, 2, "VALID")
         return tf.nn.bias_add(outputs, self.beta - mean * scale)
 
     def statistics(self, inputs, kernel):
-        """Returns the mean and the variance (filters,) of the convolution's outputs, over all replicas."""
+        """Returns the mean and the variance (filters,) of the convolution's outputs, over all replicas.
+
+        `inputs` are this replica's (batch, height, width, C), `kernel` is (k, k, C, filters).
+        """
         shape, size = kernel.shape[:3], math.prod(kernel.shape[:3])
         each = tf.reshape(tf.eye(size), (*shape, size))  # a convolution that returns the patches
         patches = tf.reshape(tf.nn.conv2d(inputs, each, 1, "SAME"), (-1, size))
@@ -522,8 +525,8 @@ class FirstConvolution(layers.Layer):
         return batch, height // 2, width // 2, self.filters
 
     def get_config(self):
-        names = ("filters", "kernel_size", "momentum", "epsilon")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        own = {"filters": self.filters, "kernel_size": self.kernel_size, "momentum": self.momentum}
+        return {**super().get_config(), **own}
 
 
 def build_network(args, mean, deviation):

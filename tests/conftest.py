@@ -196,6 +196,13 @@ def last_checkpoint(log_dir):
     return max(Path(log_dir, "checkpoints").glob("*.index")).with_suffix("")
 
 
+def unchanged_weights(log_dir):
+    """Returns how many of the network's arrays, Adam's moments aside, are the same in the two checkpoints of a run."""
+    a, b = (checkpoint_arrays(path.with_suffix("")) for path in sorted(Path(log_dir, "checkpoints").glob("*.index")))
+    names = [name for name in a if name.startswith("network/") and "OPTIMIZER_SLOT" not in name]
+    return sum((a[name] == b[name]).all() for name in names)
+
+
 def assert_same_run(one, other):
     """Asserts that two runs end with the same bits: state, and scalars of everything but time."""
     a, b = (checkpoint_arrays(last_checkpoint(log_dir)) for log_dir in (one, other))

@@ -7,7 +7,6 @@ from test_repository import SCRIPTS
 
 OWN = {"prepare_data", "build_network", "make_parser", "main", "predict", "kind_of_run"}  # what an experiment is about
 LANDMARKS = {"train", "make_train_step", "make_evaluate_step", "print_results"}  # a regression, and several test sets
-
 SHARED = {"CrossStitch", "BatchNormalization", "FirstConvolution", "restore_checkpoint", "open_run", "parse_arguments"}
 
 
