@@ -464,11 +464,12 @@ def replica_share(batch, *columns):
         return [tf.gather(column, share) for column in columns]
 
 
-def make_train_step(strategy, network, optimizer, unit_optimizer, reg_lambda):
+def make_train_step(strategy, network, optimizer, unit_optimizer, task_weights, reg_lambda):
     """Returns the tf.function (images, labels, batch, stop) -> numbers that trains one step on a global batch.
 
-    The numbers are a vector: each task's cross-entropy, the L2 term, each task's accuracy on the batch, and the sum of
-    `stop` over the replicas, by which each machine tells the others that it was asked to.
+    The numbers are a vector: each task's cross-entropy times its weight, the L2 term, which together are the loss, each
+    task's accuracy on the batch, and the sum of `stop` over the replicas, by which each machine tells the others that
+    it was asked to.
     Without a `unit_optimizer` the units stay as they are. Adam is TensorFlow 1's: one fused kernel a weight.
     """
     alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
@@ -479,7 +480,7 @@ def make_train_step(strategy, network, optimizer, unit_optimizer, reg_lambda):
         x, y = replica_share(batch, images, labels)
         with tf.GradientTape() as tape:
             logits = network(x, training=True)
-            losses = [total / n for total in cross_entropies(logits, y)]
+            losses = [weight * total / n for weight, total in zip(task_weights, cross_entropies(logits, y))]
             losses.append(reg_lambda * l2_regularisation(network) / strategy.num_replicas_in_sync)
             loss = tf.add_n(losses)
         gradients = tape.gradient(loss, weights + alphas)  # summed over the replicas by the optimizers
@@ -541,7 +542,9 @@ def train(args, resumed):
 
     images, labels = parts["train"]
     specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in (images, labels)] + [tf.TensorSpec([None], tf.int64)]
-    make_step = functools.partial(make_train_step, strategy, network, optimizer, reg_lambda=args.reg_lambda)
+    weights = {task: float(weight) for task, weight in (word.split("=") for word in args.task_weights)}
+    terms = {"task_weights": [weights[task] for task in classes], "reg_lambda": args.reg_lambda}
+    make_step = functools.partial(make_train_step, strategy, network, optimizer, **terms)
     inputs = [*specs, tf.TensorSpec([])]
     train_step = make_step(unit_optimizer=unit_optimizer).get_concrete_function(*inputs)
     column_step = make_step(unit_optimizer=None).get_concrete_function(*inputs) if args.pretrain_epoch else None
@@ -904,6 +907,17 @@ def some_of(names):
     return parse
 
 
+def task_weights(text):
+    """Returns the weights of the tasks' losses as a list of words `<task>=<number>`, one for each of TASKS, in order.
+
+    `text` has some of those words, with commas between; who is not named has the default, 1.
+    """
+    pairs = [word.partition("=")[::2] for word in text.split(",")]
+    some_of(TASKS)(",".join(task for task, _ in pairs))
+    values = dict.fromkeys(TASKS, 1.0) | {task: number(float, "[0, inf)")(value) for task, value in pairs}
+    return [f"{task}={value}" for task, value in values.items()]
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are ours: one line, without the usage."""
 
@@ -930,6 +944,8 @@ def make_parser():
     add("--cross_stitch_lr_scale", type=number(float, "(0, inf)"), default=1.0, help="times --lr, for units (1)")
     add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
     add("--tasks", type=some_of(TASKS), default=",".join(TASKS), help=f"a column each ({','.join(TASKS)})")
+    weights = [f"{task}=1" for task in TASKS]
+    add("--task_weights", type=task_weights, default=",".join(weights), help=f"of the losses ({','.join(weights)})")
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
     add("--validation_fraction", type=number(float, "[0, 1)"), default=0.0, help="part of it held out (0)")
     add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of weights, order and dropout (0)")

@@ -72,7 +72,8 @@ class Ours:
 
     def finish(self):
         optimizers = [self.tf.compat.v1.train.AdamOptimizer(LEARNING_RATE) for _ in range(2)]
-        step = self.script.make_train_step(self.tf.distribute.get_strategy(), self.network, *optimizers, REG_LAMBDA)
+        terms = {"task_weights": [1.0] * len(self.tasks), "reg_lambda": REG_LAMBDA}
+        step = self.script.make_train_step(self.tf.distribute.get_strategy(), self.network, *optimizers, **terms)
         specs = [self.tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in self.data]
         self.step = step.get_concrete_function(
             *specs, self.tf.TensorSpec([None], self.tf.int64), self.tf.TensorSpec([])

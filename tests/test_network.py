@@ -187,7 +187,7 @@ def test_dropout_keeps_what_keep_prob_says(script, garments):
 
 def test_one_step_of_training_by_hand(script, garments):
     """Loss, gradients and Adam's first step, against an eager tape and the formula of the optimizer's paper."""
-    lr, scale, reg_lambda = 0.01, 10, 1e-3
+    lr, scale, weights, reg_lambda = 0.01, 10, [0.5, 2.0], 1e-3
     images, labels = garments[0][..., None], np.stack([garments[1], garments[1] % 3], axis=1).astype(np.int64)
     batch = np.arange(0, 6000, 300)
     network, twin = build(script, init=0.9, keep_prob=1.0), build(script, init=0.9, keep_prob=1.0)
@@ -197,14 +197,14 @@ def test_one_step_of_training_by_hand(script, garments):
         loss = 0
         for t, task in enumerate(TASKS):
             log_softmax = logits[task] - tf.reduce_logsumexp(logits[task], axis=1, keepdims=True)
-            loss -= tf.reduce_mean(tf.gather(log_softmax, labels[batch, t], batch_dims=1))
+            loss -= weights[t] * tf.reduce_mean(tf.gather(log_softmax, labels[batch, t], batch_dims=1))
         for v in twin.trainable_variables:
             if "kernel" in v.path:
                 loss += reg_lambda * 0.5 * tf.reduce_sum(v.value**2)
     gradients = tape.gradient(loss, [v.value for v in twin.trainable_variables])
 
     adams = [tf.compat.v1.train.AdamOptimizer(lr * factor) for factor in (1, scale)]
-    step = script.make_train_step(tf.distribute.get_strategy(), network, *adams, reg_lambda)
+    step = script.make_train_step(tf.distribute.get_strategy(), network, *adams, weights, reg_lambda)
     numbers = step(tf.constant(images), tf.constant(labels), tf.constant(batch), tf.constant(2.0)).numpy()
     assert numbers[-1] == 2  # what this machine says of being stopped, summed over all
     np.testing.assert_allclose(numbers[:3].sum(), loss, rtol=1e-5)
@@ -220,7 +220,7 @@ def test_one_step_of_training_by_hand(script, garments):
 def test_without_unit_optimizer_the_units_stay(script, garments):
     network = build(script)
     adam = tf.compat.v1.train.AdamOptimizer(0.01)
-    step = script.make_train_step(tf.distribute.get_strategy(), network, adam, None, 0.0)
+    step = script.make_train_step(tf.distribute.get_strategy(), network, adam, None, [1.0, 1.0], 0.0)
     labels = np.stack([garments[1], garments[1] % 3], axis=1).astype(np.int64)
     before = network.get_layer("item_fc_3").kernel.numpy()
     step(tf.constant(garments[0][..., None]), tf.constant(labels), tf.range(32, dtype=tf.int64), tf.constant(0.0))
@@ -233,7 +233,7 @@ def test_the_fused_kernels_are_in_the_graph(script):
     """What makes the training fast: the fused batch norm and Adam, and L2 by the kernel made for it."""
     network = build(script)
     adams = [tf.compat.v1.train.AdamOptimizer(0.01) for _ in range(2)]
-    step = script.make_train_step(tf.distribute.get_strategy(), network, *adams, 1e-5)
+    step = script.make_train_step(tf.distribute.get_strategy(), network, *adams, [1.0, 1.0], 1e-5)
     specs = [tf.TensorSpec((None, 28, 28, 1), tf.uint8)] + [tf.TensorSpec(s, tf.int64) for s in ((None, 2), (None,))]
     specs.append(tf.TensorSpec([]))
     kinds = [op.type for op in step.get_concrete_function(*specs).graph.get_operations()]

@@ -219,6 +219,14 @@ def test_the_learning_rate_halves(run):
 
 
 @pytest.mark.slow
+def test_a_task_without_weight_trains_nothing(run):
+    """Without units, L2 and its loss a column stays as it began, all but moving averages; the other is trained."""
+    result = run(n_epoch=2, n_batch_size=100, task_weights="group=0", cross_stitch_enabled="no", reg_lambda=0)
+    assert result.status == 0, result
+    assert unchanged_weights(result.log_dir) == 11
+
+
+@pytest.mark.slow
 def test_evaluation_every_few_steps_and_at_the_end(run):
     result = run(**{**SHORT, "n_batch_size": 100}, eval_every=5)
     assert [step for step, _ in read_events(result.log_dir)["summary/accuracy_test"]] == [5, 10, 12]
