@@ -36,6 +36,8 @@ FIGURES = [os.path.join(ROOT, "img", name) for name in ("results.png", "curves.p
 BASELINE = {"cross_stitch_enabled": False}
 OF_ONE_RUN = ("seed", "log_dir", "data_dir")  # arguments that differ between the seeds of a setting
 PAPER = {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0}
+HALF = {"cross_stitch_init": 0.5}
+ITEM_ALONE = {"task_weights": ["item=1.0", "group=0.0"]}
 
 
 @dataclasses.dataclass
@@ -46,7 +48,7 @@ class Experiment:
     measures: {column of the table: (part, measure) as in results.json}, shares, shown in per cent; the last one is
         compared with that of the setting `baseline`, seed by seed.
     attributes: the same for a second table, without comparison.
-    further: pairs of settings, whose differences are told too.
+    further: (setting, other) of which the difference in the column `further_of` is told too.
     """
 
     title: str
@@ -56,9 +58,12 @@ class Experiment:
     baseline: str = "baseline"
     attributes: dict = dataclasses.field(default_factory=dict)
     further: tuple = ()
+    further_of: str = ""
 
 
 GARMENTS = {"item": ("test", "item"), "group": ("test", "group"), "overall": ("test", "accuracy")}
+CONTROL = "init 0.5, group not trained"
+SHARING = {"further": (("init 0.5", "baseline"), (CONTROL, "baseline"), ("init 0.5", CONTROL)), "further_of": "item"}
 FACES = {"gender": ("test", "gender"), "age": ("test", "age"), "overall": ("test", "accuracy")}
 POSTER = {"preset": "poster", "eval_every": 630}  # ten epochs
 ATTRIBUTES = ("gender", "smile", "glasses", "pose")
@@ -69,6 +74,7 @@ FULL = {  # settings on all training images, otherwise the defaults, those of th
     "channel": [{}],
     "layer": [{"cross_stitch_unit": "layer"}],
     "channel, 0.9, ×100": [PAPER],
+    "init 0.5": [HALF],
 }
 
 
@@ -81,13 +87,19 @@ def decaying(settings, half_life):
 
 
 def scarce(fraction, n_epoch):
-    """Returns the settings on a part of the training images, at 1,410 to 1,500 steps, evaluated every 141."""
+    """Returns the settings on a part of the training images, at 1,410 to 1,500 steps, evaluated every 141.
+
+    The last is a control: its second column has nothing of its own to learn, so what it gains is gained by a wider
+    network, not by sharing between tasks.
+    """
     common = {"train_fraction": fraction, "n_epoch": n_epoch, "eval_every": 141}
     settings = {
         "single-task": [{"tasks": ["item"]}, {"tasks": ["group"]}],
         "baseline": [BASELINE],
         "channel": [{}],
         "channel, as in the paper": [{**PAPER, "pretrain_epoch": n_epoch // 3}],
+        "init 0.5": [HALF],
+        CONTROL: [HALF | ITEM_ALONE],
     }
     return {name: [{**common, **run} for run in runs] for name, runs in settings.items()}
 
@@ -98,7 +110,6 @@ def ablations():
     changes = {
         "layer": {"cross_stitch_unit": "layer"},
         "init 0.9": {"cross_stitch_init": 0.9},
-        "init 0.5": {"cross_stitch_init": 0.5},
         "units' rate × 10": {"cross_stitch_lr_scale": 10.0},
         "units' rate × 100": {"cross_stitch_lr_scale": 100.0},
         "units' rate × 1000": {"cross_stitch_lr_scale": 1000.0},
@@ -186,16 +197,16 @@ EXPERIMENTS = {
     "full": Experiment("Fashion-MNIST, all 60,000 training images, constant learning rate", FULL, GARMENTS),
     "decaying": Experiment("Fashion-MNIST, all 60,000 training images", decaying(FULL, 5.0), GARMENTS),
     "scarce_25": Experiment(
-        "Fashion-MNIST, 25 % of the training images, 1,416 steps", decaying(scarce(0.25, 12), 2.0), GARMENTS
+        "Fashion-MNIST, 25 % of the training images, 1,416 steps", decaying(scarce(0.25, 12), 2.0), GARMENTS, **SHARING
     ),
     "scarce_10": Experiment(
-        "Fashion-MNIST, 10 % of the training images, 1,410 steps", decaying(ablations(), 5.0), GARMENTS
+        "Fashion-MNIST, 10 % of the training images, 1,410 steps", decaying(ablations(), 5.0), GARMENTS, **SHARING
     ),
     "scarce_5": Experiment(
-        "Fashion-MNIST, 5 % of the training images, 1,440 steps", decaying(scarce(0.05, 60), 10.0), GARMENTS
+        "Fashion-MNIST, 5 % of the training images, 1,440 steps", decaying(scarce(0.05, 60), 10.0), GARMENTS, **SHARING
     ),
     "scarce_1": Experiment(
-        "Fashion-MNIST, 1 % of the training images, 1,500 steps", decaying(scarce(0.01, 300), 50.0), GARMENTS
+        "Fashion-MNIST, 1 % of the training images, 1,500 steps", decaying(scarce(0.01, 300), 50.0), GARMENTS, **SHARING
     ),
     "constant_10": Experiment("Fashion-MNIST, 10 %, constant learning rate", scarce(0.1, 30), GARMENTS),
     "constant_1": Experiment("Fashion-MNIST, 1 %, constant learning rate", scarce(0.01, 300), GARMENTS),
@@ -235,6 +246,7 @@ EXPERIMENTS = {
             ("cross-stitch, related weights, exp", "cross-stitch"),
             ("one network, split", "one network, landmarks alone"),
         ),
+        further_of="mean error",
     ),
     "poster": Experiment(
         "MTFL, 8,000 training faces, the poster's setting, 100 epochs",
@@ -338,8 +350,12 @@ def train(name, seeds, folder, data_dir):
             words = "".join(c if c.isalnum() else "-" for c in setting)
             log_dir = os.path.abspath(os.path.join(folder, name, f"{words}-{number}-seed{seed}"))
             results = run_script(experiment.script, log_dir, {**arguments, "seed": seed}, data_dir)
+            weights = arguments.get("task_weights", ())
+            meaningless = {word.removesuffix("=0.0") for word in weights if word.endswith("=0.0")}
+            meaningless |= {"accuracy"} if meaningless else set()  # the mean with tasks that were not trained
             for part in results.keys() & {"test", "aflw", "validation"}:
-                entry[part] = {**entry.get(part, {}), **results[part]}
+                kept = {key: value for key, value in results[part].items() if key not in meaningless}
+                entry[part] = {**entry.get(part, {}), **kept}
             for kind, found in zip(("curves", "histograms"), read_events(log_dir)):
                 entry[kind].append(found)
             entry["arguments"].append({k: v for k, v in results["arguments"].items() if k not in OF_ONE_RUN})
@@ -355,18 +371,19 @@ def train(name, seeds, folder, data_dir):
         store(name, setting, seed, entry)
 
 
-def paired(name, setting, other):
-    """Returns what the last measure of an experiment is in one setting minus in another, over the seeds of both.
+def paired(name, setting, other, column=None):
+    """Returns what a column of an experiment, the last, is in one setting minus in another, over the seeds of both.
 
     `differences`, a number each; their mean `difference`; and from two on `interval`, its 95 % confidence interval,
-    and `p`, the p-value of the paired t-test. Empty where they have no seed, or not the same tasks, in common.
+    and `p`, the p-value of the paired t-test. Empty where they have no seed with this measure in common.
     """
     from scipy.stats import ttest_rel
 
-    part, measure = list(EXPERIMENTS[name].measures.values())[-1]
+    measures = EXPERIMENTS[name].measures
+    part, measure = measures[column or list(measures)[-1]]
     one, two = (load(name).get(key, {}) for key in (setting, other))
-    common = sorted(one.keys() & two.keys())
-    if not common or any(one[seed][part].keys() != two[seed][part].keys() for seed in common):
+    common = [seed for seed in sorted(one.keys() & two.keys()) if measure in one[seed][part].keys() & two[seed][part]]
+    if not common:
         return {}
     pairs = [[of_seed[seed][part][measure] for seed in common] for of_seed in (one, two)]
     differences = [a - b for a, b in zip(*pairs)]
@@ -437,11 +454,12 @@ def table(name):
     if always := chance(results, measures):
         cells = [CHANCE, "", *always, *["", ""] * compared]
         lines.append(f"| {' | '.join(cells)} |")
-    if experiment.further:
-        lines += ["", f"| {columns[-1]}, paired | difference | p |", "|---|---:|---:|"]
-    for setting, other in experiment.further:
-        cells = difference_cells(paired(name, setting, other))
-        lines.append(f"| {setting}, minus {other} | {' | '.join(cells)} |")
+    further = [(*pair, paired(name, *pair, experiment.further_of)) for pair in experiment.further]
+    if any(found for _, _, found in further):
+        lines += ["", f"| {experiment.further_of}, paired | difference | p |", "|---|---:|---:|"]
+    for setting, other, found in further:
+        if found:
+            lines.append(f"| {setting}, minus {other} | {' | '.join(difference_cells(found))} |")
     if experiment.attributes:
         columns, measures = list(experiment.attributes), list(experiment.attributes.values())
         lines += ["", f"| accuracy | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
