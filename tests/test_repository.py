@@ -141,6 +141,11 @@ def test_comparison_keeps_finished_runs_and_resumes_others(tmp_path, monkeypatch
         compare.train("tiny", [0, 1], str(tmp_path), None)
     assert calls == [(0, None), (0, 0.1), (1, None), (1, 0.1), (1, 0.1)]  # the stopped one again, no other
     assert abs(compare.load("tiny")["channel"]["1"]["test"]["accuracy"] - 0.6) < 1e-12
+    compare.EXPERIMENTS["tiny"].settings["control"] = [compare.ITEM_ALONE]
+    compare.train("tiny", [0], str(tmp_path), None)
+    assert compare.load("tiny")["control"]["0"]["test"] == {"item": 0.5}  # what is not trained says nothing
+    assert compare.paired("tiny", "control", "baseline") == {}
+    assert compare.paired("tiny", "control", "baseline", "item")["differences"] == [0]
     rate = 0.2
     with pytest.raises(SystemExit, match="baseline: other arguments than those of the seeds that are stored"):
         compare.train("tiny", [2], str(tmp_path), None)
