@@ -212,7 +212,7 @@ EXPERIMENTS = {
     "constant_1": Experiment("Fashion-MNIST, 1 %, constant learning rate", scarce(0.01, 300), GARMENTS),
     "gender_age": Experiment(
         "UTKFace, 12,784 training images, 8 epochs",
-        {"baseline": [BASELINE], "channel": [{}]},
+        {"baseline": [BASELINE], "channel": [{}], "init 0.5": [HALF]},
         FACES,
         "gender_age_multi_task_learning.py",
     ),
