@@ -21,7 +21,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import textwrap
 import time
 
 import numpy as np
@@ -403,6 +402,13 @@ def compare(name):
     return rows
 
 
+def compare_further(name):
+    """Returns a row per pair of further settings with results: what they are, and how they differ."""
+    experiment = EXPERIMENTS[name]
+    pairs = {pair: paired(name, *pair, experiment.further_of) for pair in experiment.further}
+    return [{"setting": f"{one}, minus {other}", **found} for (one, other), found in pairs.items() if found]
+
+
 def percent(value, sign=False):
     """Returns a share as per cent with two digits."""
     return f"{100 * value:{'+' if sign else ''}.2f}"
@@ -454,12 +460,9 @@ def table(name):
     if always := chance(results, measures):
         cells = [CHANCE, "", *always, *["", ""] * compared]
         lines.append(f"| {' | '.join(cells)} |")
-    further = [(*pair, paired(name, *pair, experiment.further_of)) for pair in experiment.further]
-    if any(found for _, _, found in further):
+    if rows := compare_further(name):
         lines += ["", f"| {experiment.further_of}, paired | difference | p |", "|---|---:|---:|"]
-    for setting, other, found in further:
-        if found:
-            lines.append(f"| {setting}, minus {other} | {' | '.join(difference_cells(found))} |")
+        lines += [f"| {row['setting']} | {' | '.join(difference_cells(row))} |" for row in rows]
     if experiment.attributes:
         columns, measures = list(experiment.attributes), list(experiment.attributes.values())
         lines += ["", f"| accuracy | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
@@ -549,24 +552,28 @@ def digest():
 
 def draw_differences(plt, path):
     """Draws how each setting differs from its baseline: a dot for each seed, the mean, its 95 % confidence interval."""
-    rows = {"accuracy": [], "mean_error": []}
-    for name, experiment in EXPERIMENTS.items():
-        if not name.endswith("_trials"):
-            found = [row for row in compare(name) if "difference" in row]
-            of_measure = rows[list(experiment.measures.values())[-1][1]]
-            of_measure += [(experiment.title, None, None)] * bool(found)
-            of_measure += [(row["setting"], row, [100 * x for x in row["differences"]]) for row in found]
     labels = {
         "accuracy": "test accuracy minus the baseline's, same seed (percentage points; right is better)",
+        "further item": "item's test accuracy, one setting minus another, same seed (percentage points)",
         "mean_error": "mean error minus two columns', same seed (% of the box; left is better)",
+        "further mean error": "mean error, one setting minus another, same seed (% of the box)",
     }
-    rows = {measure: of_measure for measure, of_measure in rows.items() if of_measure}
-    heights = [2 + len(of_measure) for of_measure in rows.values()]
+    rows = {kind: [] for kind in labels}
+    for name, experiment in EXPERIMENTS.items():
+        if not name.endswith("_trials") and not name.startswith("constant_"):  # those spread wider than all others
+            found = {list(experiment.measures.values())[-1][1]: [row for row in compare(name) if "difference" in row]}
+            found[f"further {experiment.further_of}"] = compare_further(name)
+            for kind, of_kind in found.items():
+                if of_kind:
+                    rows[kind].append((experiment.title, None, None))
+                    rows[kind] += [(row["setting"], row, [100 * x for x in row["differences"]]) for row in of_kind]
+    rows = {kind: of_kind for kind, of_kind in rows.items() if of_kind}
+    heights = [2 + len(of_kind) for of_kind in rows.values()]
     figure, panels = plt.subplots(len(rows), figsize=(9, 0.36 * sum(heights)), height_ratios=heights, squeeze=False)
-    for axes, (measure, of_measure) in zip(panels[:, 0], rows.items()):
-        draw_rows(axes, of_measure)
-        axes.set_xlabel(labels[measure])
-    figure.subplots_adjust(hspace=3 / max(heights))
+    for axes, (kind, of_kind) in zip(panels[:, 0], rows.items()):
+        draw_rows(axes, of_kind)
+        axes.set_xlabel(labels[kind])
+    figure.subplots_adjust(hspace=2.2 / statistics.fmean(heights))
     figure.savefig(
         path, dpi=130, facecolor="white", bbox_inches="tight", pad_inches=0.15, metadata={"Source": digest()}
     )
@@ -575,21 +582,13 @@ def draw_differences(plt, path):
 def draw_rows(axes, rows):
     """Draws rows (label, row of `compare`, differences in %) from top to bottom; those without a row are headings."""
     for place, (label, row, dots) in enumerate(rows):
-        weight = "bold" if row is None else "normal"
-        text = textwrap.fill(label, 45) if row is None else f"{label} ({len(dots)})"
-        axes.text(
-            -0.01,
-            place,
-            text,
-            transform=axes.get_yaxis_transform(),
-            ha="right",
-            va="center",
-            fontweight=weight,
-            linespacing=1,
-        )
-        if row is not None:
-            axes.plot(dots, [place] * len(dots), "o", color="#2a6fbb", alpha=0.4, markersize=6)
-        if row is not None and "interval" in row:
+        side = {"transform": axes.get_yaxis_transform(), "va": "center"}
+        if row is None:
+            axes.text(0, place, label, fontweight="bold", ha="left", bbox={"color": "white", "pad": 1}, **side)
+            continue
+        axes.text(-0.01, place, f"{label} ({len(dots)})", ha="right", **side)
+        axes.plot(dots, [place] * len(dots), "o", color="#2a6fbb", alpha=0.4, markersize=6)
+        if "interval" in row:
             low, high = (100 * end for end in row["interval"])
             axes.plot([low, high], [place, place], color="#2a6fbb", lw=2.2)
             axes.plot(100 * row["difference"], place, "D", color="#2a6fbb", markersize=7)
