@@ -36,7 +36,10 @@ BASELINE = {"cross_stitch_enabled": False}
 OF_ONE_RUN = ("seed", "log_dir", "data_dir")  # arguments that differ between the seeds of a setting
 PAPER = {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0}
 HALF = {"cross_stitch_init": 0.5}
-ITEM_ALONE = {"task_weights": ["item=1.0", "group=0.0"]}
+ALONE = {  # the tasks that learn something
+    "item": {"task_weights": ["item=1.0", "group=0.0"]},
+    "group": {"task_weights": ["item=0.0", "group=1.0"]},
+}
 
 
 @dataclasses.dataclass
@@ -47,7 +50,7 @@ class Experiment:
     measures: {column of the table: (part, measure) as in results.json}, shares, shown in per cent; the last one is
         compared with that of the setting `baseline`, seed by seed.
     attributes: the same for a second table, without comparison.
-    further: (setting, other) of which the difference in the column `further_of` is told too.
+    further: (column, setting, other), differences in a column that are told too.
     """
 
     title: str
@@ -57,12 +60,15 @@ class Experiment:
     baseline: str = "baseline"
     attributes: dict = dataclasses.field(default_factory=dict)
     further: tuple = ()
-    further_of: str = ""
 
 
 GARMENTS = {"item": ("test", "item"), "group": ("test", "group"), "overall": ("test", "accuracy")}
-CONTROL = "init 0.5, group not trained"
-SHARING = {"further": (("init 0.5", "baseline"), (CONTROL, "baseline"), ("init 0.5", CONTROL)), "further_of": "item"}
+SHARING = (  # what a task gains, without and with what the other one learns
+    ("item", "init 0.5, group not trained", "baseline"),
+    ("item", "init 0.5", "init 0.5, group not trained"),
+    ("group", "init 0.5, item not trained", "baseline"),
+    ("group", "init 0.5", "init 0.5, item not trained"),
+)
 FACES = {"gender": ("test", "gender"), "age": ("test", "age"), "overall": ("test", "accuracy")}
 POSTER = {"preset": "poster", "eval_every": 630}  # ten epochs
 ATTRIBUTES = ("gender", "smile", "glasses", "pose")
@@ -88,8 +94,8 @@ def decaying(settings, half_life):
 def scarce(fraction, n_epoch):
     """Returns the settings on a part of the training images, at 1,410 to 1,500 steps, evaluated every 141.
 
-    The last is a control: its second column has nothing of its own to learn, so what it gains is gained by a wider
-    network, not by sharing between tasks.
+    The last two are controls: the column of a task that is not trained has nothing of its own to learn, so what the
+    other one gains is gained by a wider network, not by sharing between tasks.
     """
     common = {"train_fraction": fraction, "n_epoch": n_epoch, "eval_every": 141}
     settings = {
@@ -98,7 +104,8 @@ def scarce(fraction, n_epoch):
         "channel": [{}],
         "channel, as in the paper": [{**PAPER, "pretrain_epoch": n_epoch // 3}],
         "init 0.5": [HALF],
-        CONTROL: [HALF | ITEM_ALONE],
+        "init 0.5, group not trained": [HALF | ALONE["item"]],
+        "init 0.5, item not trained": [HALF | ALONE["group"]],
     }
     return {name: [{**common, **run} for run in runs] for name, runs in settings.items()}
 
@@ -196,16 +203,25 @@ EXPERIMENTS = {
     "full": Experiment("Fashion-MNIST, all 60,000 training images, constant learning rate", FULL, GARMENTS),
     "decaying": Experiment("Fashion-MNIST, all 60,000 training images", decaying(FULL, 5.0), GARMENTS),
     "scarce_25": Experiment(
-        "Fashion-MNIST, 25 % of the training images, 1,416 steps", decaying(scarce(0.25, 12), 2.0), GARMENTS, **SHARING
+        "Fashion-MNIST, 25 % of the training images, 1,416 steps",
+        decaying(scarce(0.25, 12), 2.0),
+        GARMENTS,
+        further=SHARING,
     ),
     "scarce_10": Experiment(
-        "Fashion-MNIST, 10 % of the training images, 1,410 steps", decaying(ablations(), 5.0), GARMENTS, **SHARING
+        "Fashion-MNIST, 10 % of the training images, 1,410 steps", decaying(ablations(), 5.0), GARMENTS, further=SHARING
     ),
     "scarce_5": Experiment(
-        "Fashion-MNIST, 5 % of the training images, 1,440 steps", decaying(scarce(0.05, 60), 10.0), GARMENTS, **SHARING
+        "Fashion-MNIST, 5 % of the training images, 1,440 steps",
+        decaying(scarce(0.05, 60), 10.0),
+        GARMENTS,
+        further=SHARING,
     ),
     "scarce_1": Experiment(
-        "Fashion-MNIST, 1 % of the training images, 1,500 steps", decaying(scarce(0.01, 300), 50.0), GARMENTS, **SHARING
+        "Fashion-MNIST, 1 % of the training images, 1,500 steps",
+        decaying(scarce(0.01, 300), 50.0),
+        GARMENTS,
+        further=SHARING,
     ),
     "constant_10": Experiment("Fashion-MNIST, 10 %, constant learning rate", scarce(0.1, 30), GARMENTS),
     "constant_1": Experiment("Fashion-MNIST, 1 %, constant learning rate", scarce(0.01, 300), GARMENTS),
@@ -240,12 +256,11 @@ EXPERIMENTS = {
         "two columns",
         attributes={f"{task} of AFLW": ("aflw", task) for task in ATTRIBUTES},
         further=(
-            ("cross-stitch", "cross-stitch, attributes not trained"),
-            ("cross-stitch, related weights, l2", "cross-stitch"),
-            ("cross-stitch, related weights, exp", "cross-stitch"),
-            ("one network, split", "one network, landmarks alone"),
+            ("mean error", "cross-stitch", "cross-stitch, attributes not trained"),
+            ("mean error", "cross-stitch, related weights, l2", "cross-stitch"),
+            ("mean error", "cross-stitch, related weights, exp", "cross-stitch"),
+            ("mean error", "one network, split", "one network, landmarks alone"),
         ),
-        further_of="mean error",
     ),
     "poster": Experiment(
         "MTFL, 8,000 training faces, the poster's setting, 100 epochs",
@@ -403,10 +418,12 @@ def compare(name):
 
 
 def compare_further(name):
-    """Returns a row per pair of further settings with results: what they are, and how they differ."""
-    experiment = EXPERIMENTS[name]
-    pairs = {pair: paired(name, *pair, experiment.further_of) for pair in experiment.further}
-    return [{"setting": f"{one}, minus {other}", **found} for (one, other), found in pairs.items() if found]
+    """Returns a row per further pair of settings with results: what is compared, and how they differ."""
+    rows = []
+    for column, one, other in EXPERIMENTS[name].further:
+        if found := paired(name, one, other, column):
+            rows.append({"setting": f"{column}: {one}, minus {other}", **found})
+    return rows
 
 
 def percent(value, sign=False):
@@ -461,7 +478,7 @@ def table(name):
         cells = [CHANCE, "", *always, *["", ""] * compared]
         lines.append(f"| {' | '.join(cells)} |")
     if rows := compare_further(name):
-        lines += ["", f"| {experiment.further_of}, paired | difference | p |", "|---|---:|---:|"]
+        lines += ["", "| paired | difference | p |", "|---|---:|---:|"]
         lines += [f"| {row['setting']} | {' | '.join(difference_cells(row))} |" for row in rows]
     if experiment.attributes:
         columns, measures = list(experiment.attributes), list(experiment.attributes.values())
@@ -554,15 +571,16 @@ def draw_differences(plt, path):
     """Draws how each setting differs from its baseline: a dot for each seed, the mean, its 95 % confidence interval."""
     labels = {
         "accuracy": "test accuracy minus the baseline's, same seed (percentage points; right is better)",
-        "further item": "item's test accuracy, one setting minus another, same seed (percentage points)",
+        "further accuracy": "test accuracy of one task, one setting minus another, same seed (percentage points)",
         "mean_error": "mean error minus two columns', same seed (% of the box; left is better)",
-        "further mean error": "mean error, one setting minus another, same seed (% of the box)",
+        "further mean_error": "mean error, one setting minus another, same seed (% of the box)",
     }
     rows = {kind: [] for kind in labels}
     for name, experiment in EXPERIMENTS.items():
         if not name.endswith("_trials") and not name.startswith("constant_"):  # those spread wider than all others
-            found = {list(experiment.measures.values())[-1][1]: [row for row in compare(name) if "difference" in row]}
-            found[f"further {experiment.further_of}"] = compare_further(name)
+            measure = list(experiment.measures.values())[-1][1]
+            found = {measure: [row for row in compare(name) if "difference" in row]}
+            found[f"further {measure}"] = compare_further(name)
             for kind, of_kind in found.items():
                 if of_kind:
                     rows[kind].append((experiment.title, None, None))
