@@ -388,8 +388,8 @@ def train(name, seeds, folder, data_dir):
 def paired(name, setting, other, column=None):
     """Returns what a column of an experiment, the last, is in one setting minus in another, over the seeds of both.
 
-    `differences`, a number each; their mean `difference`; and from two on `interval`, its 95 % confidence interval,
-    and `p`, the p-value of the paired t-test. Empty where they have no seed with this measure in common.
+    `common`, those seeds; `differences`, a number each; their mean `difference`; and from two on `interval`, its 95 %
+    confidence interval, and `p`, the p-value of the paired t-test. Empty where no seed of both has this measure.
     """
     from scipy.stats import ttest_rel
 
@@ -401,7 +401,7 @@ def paired(name, setting, other, column=None):
         return {}
     pairs = [[of_seed[seed][part][measure] for seed in common] for of_seed in (one, two)]
     differences = [a - b for a, b in zip(*pairs)]
-    found = {"differences": differences, "difference": statistics.fmean(differences)}
+    found = {"common": common, "differences": differences, "difference": statistics.fmean(differences)}
     if len(common) > 1:
         test = ttest_rel(*pairs)
         found |= {"interval": tuple(test.confidence_interval(0.95)), "p": float(test.pvalue)}
@@ -459,7 +459,8 @@ def difference_cells(row):
     if "interval" not in row:
         return [percent(row["difference"], True) if "difference" in row else "", ""]
     low, high = (percent(end, True) for end in row["interval"])
-    return [f"{percent(row['difference'], True)} [{low}, {high}]", f"{row['p']:.2f}"]
+    p = f"{row['p']:.2f}" if row["p"] >= 0.005 else "< 0.01"
+    return [f"{percent(row['difference'], True)} [{low}, {high}]", p]
 
 
 def table(name):
@@ -492,20 +493,20 @@ def table(name):
 
 
 def summary():
-    """Returns the one table of what stitching from the identity did in each experiment, a list of lines."""
-    lines = ["| data | in % | baseline | stitched | difference, paired | p | seeds |", "|---|---|" + "---:|" * 5]
+    """Returns the one table of what stitching did in each experiment, by the units' initial α, a list of lines."""
+    head = "| data | in % | units start as | baseline | stitched | difference, paired | p | seeds |"
+    lines = [head, "|---|---|---|" + "---:|" * 5]
+    start = {"channel": "the identity", "cross-stitch": "the identity", "init 0.5": "half of each"}
     for name, experiment in EXPERIMENTS.items():
-        setting = "channel" if "channel" in experiment.settings else "cross-stitch"
-        if found := paired(name, setting, experiment.baseline):
-            what, measure = list(experiment.measures.items())[-1]
-            both = [columns_of(load(name)[key], [measure])[0] for key in (experiment.baseline, setting)]
-            cells = [
-                experiment.title,
-                {"overall": "accuracy", "mean error": "mean error (less is better)"}[what],
-                *both,
-                *difference_cells(found),
-            ]
-            lines.append(f"| {' | '.join(cells)} | {len(found['differences'])} |")
+        what, measure = list(experiment.measures.items())[-1]
+        what = {"overall": "accuracy", "mean error": "mean error (less is better)"}[what]
+        for setting in start:
+            if found := paired(name, setting, experiment.baseline):
+                cells = [experiment.title, what, start[setting]]
+                for of_seed in (load(name)[experiment.baseline], load(name)[setting]):
+                    cells += columns_of({seed: of_seed[seed] for seed in found["common"]}, [measure])
+                cells += [*difference_cells(found), str(len(found["common"]))]
+                lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -650,9 +651,10 @@ def draw_curves(plt, path):
 
 
 def draw_alphas(plt, path):
-    """Draws α of each unit over training, and its histogram at the end, in the identity-initialised settings."""
+    """Draws α of each unit over training, and its histogram at the end."""
     titles = {
         ("full", "channel"): "Fashion-MNIST, item and group",
+        ("decaying", "init 0.5"): "item and group, from one half",
         ("gender_age", "channel"): "UTKFace, gender and age",
         ("landmarks", "cross-stitch"): "MTFL, landmarks and attributes",
     }
