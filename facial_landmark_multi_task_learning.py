@@ -1328,25 +1328,28 @@ def some_of(names):
     return parse
 
 
+def weight_of_each(names, default):
+    """Returns an argparse type: the weights of losses as a list of words `<name>=<number>`, all of `names` in order.
+
+    The text is one number for all, or some of those words with commas between; who is not named has the default.
+    """
+
+    def parse(text):
+        if "=" not in text:
+            text = ",".join(f"{name}={text}" for name in names)
+        pairs = [word.partition("=")[::2] for word in text.split(",")]
+        some_of(names)(",".join(name for name, _ in pairs))
+        values = dict.fromkeys(names, default) | {name: number(float, "[0, inf)")(value) for name, value in pairs}
+        return [f"{name}={value}" for name, value in values.items()]
+
+    return parse
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are ours: one line, without the usage."""
 
     def error(self, message):
         raise Failure(message.removeprefix("argument "))
-
-
-def aux_lambda(text):
-    """Returns the weights of the attributes' losses as a list of words `<attribute>=<number>`, all four in order.
-
-    `text` is one number for all, or some of those words with commas between; who is not named has the default, 0.
-    """
-    parse = number(float, "[0, inf)")
-    if "=" not in text:
-        return [f"{task}={parse(text)}" for task in TASKS]
-    pairs = [word.partition("=")[::2] for word in text.split(",")]
-    some_of(TASKS)(",".join(task for task, _ in pairs))
-    values = dict.fromkeys(TASKS, 0.0) | {task: parse(value) for task, value in pairs}
-    return [f"{task}={value}" for task, value in values.items()]
 
 
 def box(text):
@@ -1383,7 +1386,7 @@ def make_parser():
     add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of the L2 term (1e-6)")
     add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
     add("--landmark_lambda", type=number(float, "(0, inf)"), default=1.0, help="weight of the landmarks' loss (1)")
-    add("--aux_lambda", type=aux_lambda, default="0.003", help="of the attributes', or gender=...,pose=... (0.003)")
+    add("--aux_lambda", type=weight_of_each(TASKS, 0.0), default="0.003", help="of attributes, or gender=... (0.003)")
     add("--aux_stop_error", type=number(float, "[0, 1]"), default=0.0, help="validation error that ends an attribute's")
     add("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relates the columns' weights (none)")
     add("--weight_reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of that term (1e-6)")

@@ -540,7 +540,7 @@ def make_train_step(strategy, network, optimizer, unit_optimizer, task_weights, 
 
     The numbers are a vector: each task's cross-entropy times its weight, the L2 term, which together are the loss, each
     task's accuracy on the batch, and the sum of `stop` over the replicas, by which each machine tells the others that
-    it was asked to.
+    it was asked to. `task_weights` is a list of T numbers, in the order of the network's outputs.
     Without a `unit_optimizer` the units stay as they are. Adam is TensorFlow 1's: one fused kernel a weight.
     """
     alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
@@ -1016,15 +1016,21 @@ def some_of(names):
     return parse
 
 
-def task_weights(text):
-    """Returns the weights of the tasks' losses as a list of words `<task>=<number>`, one for each of TASKS, in order.
+def weight_of_each(names, default):
+    """Returns an argparse type: the weights of losses as a list of words `<name>=<number>`, all of `names` in order.
 
-    `text` has some of those words, with commas between; who is not named has the default, 1.
+    The text is one number for all, or some of those words with commas between; who is not named has the default.
     """
-    pairs = [word.partition("=")[::2] for word in text.split(",")]
-    some_of(TASKS)(",".join(task for task, _ in pairs))
-    values = dict.fromkeys(TASKS, 1.0) | {task: number(float, "[0, inf)")(value) for task, value in pairs}
-    return [f"{task}={value}" for task, value in values.items()]
+
+    def parse(text):
+        if "=" not in text:
+            text = ",".join(f"{name}={text}" for name in names)
+        pairs = [word.partition("=")[::2] for word in text.split(",")]
+        some_of(names)(",".join(name for name, _ in pairs))
+        values = dict.fromkeys(names, default) | {name: number(float, "[0, inf)")(value) for name, value in pairs}
+        return [f"{name}={value}" for name, value in values.items()]
+
+    return parse
 
 
 class Parser(argparse.ArgumentParser):
@@ -1062,8 +1068,7 @@ def make_parser():
     add("--cross_stitch_lr_scale", type=number(float, "(0, inf)"), default=1.0, help="times --lr, for units (1)")
     add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
     add("--tasks", type=some_of(TASKS), default="gender,age", help="of gender,age,ethnicity (gender,age)")
-    weights = [f"{task}=1" for task in TASKS]
-    add("--task_weights", type=task_weights, default=",".join(weights), help=f"of the losses ({','.join(weights)})")
+    add("--task_weights", type=weight_of_each(TASKS, 1.0), default="1", help="of the losses, or gender=1,age=0.5 (1)")
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
     add("--validation_fraction", type=number(float, "[0, 1)"), default=0.0, help="part of it held out (0)")
     add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of weights, order and dropout (0)")

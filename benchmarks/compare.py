@@ -36,7 +36,7 @@ BASELINE = {"cross_stitch_enabled": False}
 OF_ONE_RUN = ("seed", "log_dir", "data_dir")  # arguments that differ between the seeds of a setting
 PAPER = {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0}
 HALF = {"cross_stitch_init": 0.5}
-ALONE = {  # the tasks that learn something
+ALONE = {  # of two tasks only the one named is trained
     "item": {"task_weights": ["item=1.0", "group=0.0"]},
     "group": {"task_weights": ["item=0.0", "group=1.0"]},
 }
@@ -83,12 +83,12 @@ FULL = {  # settings on all training images, otherwise the defaults, those of th
 }
 
 
-def decaying(settings, half_life):
-    """Returns the settings with a learning rate that halves in so many epochs, a sixth of the training.
+def decaying(settings, n_epoch):
+    """Returns the settings of so many epochs with a learning rate that halves in each sixth of them.
 
     At a constant one the last steps of some runs throw them back by more than what is compared (README, "Results").
     """
-    return {name: [{**run, "lr_half_life": half_life} for run in runs] for name, runs in settings.items()}
+    return {name: [{**run, "lr_half_life": n_epoch / 6} for run in runs] for name, runs in settings.items()}
 
 
 def scarce(fraction, n_epoch):
@@ -201,28 +201,16 @@ def landmarks():
 
 EXPERIMENTS = {
     "full": Experiment("Fashion-MNIST, all 60,000 training images, constant learning rate", FULL, GARMENTS),
-    "decaying": Experiment("Fashion-MNIST, all 60,000 training images", decaying(FULL, 5.0), GARMENTS),
-    "scarce_25": Experiment(
-        "Fashion-MNIST, 25 % of the training images, 1,416 steps",
-        decaying(scarce(0.25, 12), 2.0),
-        GARMENTS,
-        further=SHARING,
-    ),
-    "scarce_10": Experiment(
-        "Fashion-MNIST, 10 % of the training images, 1,410 steps", decaying(ablations(), 5.0), GARMENTS, further=SHARING
-    ),
-    "scarce_5": Experiment(
-        "Fashion-MNIST, 5 % of the training images, 1,440 steps",
-        decaying(scarce(0.05, 60), 10.0),
-        GARMENTS,
-        further=SHARING,
-    ),
-    "scarce_1": Experiment(
-        "Fashion-MNIST, 1 % of the training images, 1,500 steps",
-        decaying(scarce(0.01, 300), 50.0),
-        GARMENTS,
-        further=SHARING,
-    ),
+    "decaying": Experiment("Fashion-MNIST, all 60,000 training images", decaying(FULL, 30), GARMENTS),
+    **{
+        f"scarce_{percentage}": Experiment(
+            f"Fashion-MNIST, {percentage} % of the training images, {steps} steps",
+            decaying(ablations() if percentage == 10 else scarce(percentage / 100, n_epoch), n_epoch),
+            GARMENTS,
+            further=SHARING,
+        )
+        for percentage, n_epoch, steps in ((25, 12, "1,416"), (10, 30, "1,410"), (5, 60, "1,440"), (1, 300, "1,500"))
+    },
     "constant_10": Experiment("Fashion-MNIST, 10 %, constant learning rate", scarce(0.1, 30), GARMENTS),
     "constant_1": Experiment("Fashion-MNIST, 1 %, constant learning rate", scarce(0.01, 300), GARMENTS),
     "gender_age": Experiment(
@@ -386,7 +374,7 @@ def train(name, seeds, folder, data_dir):
 
 
 def paired(name, setting, other, column=None):
-    """Returns what a column of an experiment, the last, is in one setting minus in another, over the seeds of both.
+    """Returns what a column of an experiment, by default the last, is in one setting minus in another, seed by seed.
 
     `common`, those seeds; `differences`, a number each; their mean `difference`; and from two on `interval`, its 95 %
     confidence interval, and `p`, the p-value of the paired t-test. Empty where no seed of both has this measure.

@@ -32,7 +32,7 @@ BAD = {
     "--tasks=": "--tasks: expected some of item,group, each once, got ''",
     "--task_weights shoe=1": "--task_weights: expected some of item,group, each once, got 'shoe'",
     "--task_weights item=-1": "--task_weights: expected a number in [0, inf), got '-1'",
-    "--task_weights 2": "--task_weights: expected some of item,group, each once, got '2'",
+    "--task_weights nan": "--task_weights: expected a number in [0, inf), got 'nan'",
     "--train_fraction 0": "--train_fraction: expected a number in (0, 1], got '0'",
     "--train_fraction 0.01": "--n_batch_size 128: expected at most the 10 training images",
     "--validation_fraction 1": "--validation_fraction: expected a number in [0, 1), got '1'",

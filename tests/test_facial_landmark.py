@@ -488,8 +488,8 @@ def test_the_learning_rate_halves_and_the_loss_is_the_weighted_sum(run):
         assert total == pytest.approx(parts + 1e-3 * events["summary/related_weights"][k], rel=1e-5)
 
 
-def test_aux_lambda(landmark_script):
-    read = landmark_script.aux_lambda
+def test_weight_of_each(landmark_script):
+    read = landmark_script.weight_of_each(("gender", "smile", "glasses", "pose"), 0.0)
     assert read("0.5") == ["gender=0.5", "smile=0.5", "glasses=0.5", "pose=0.5"]
     assert read("pose=2,smile=1") == ["gender=0.0", "smile=1.0", "glasses=0.0", "pose=2.0"]
     assert read(",".join(read("pose=2,smile=1"))) == read("pose=2,smile=1")
