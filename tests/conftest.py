@@ -113,18 +113,18 @@ def assert_refused(result, message):
     assert not result.log_dir.exists()
 
 
-FOUR_DEVICES = """
+SEVERAL_DEVICES = """
 import importlib, sys
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-sys.exit(importlib.import_module(sys.argv[1]).main(sys.argv[2:]))
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[1]))
+sys.exit(importlib.import_module(sys.argv[2]).main(sys.argv[3:]))
 """
 
 
-def run_on_four_devices(path, *flags):
-    """Runs a script of the repository to its end in a process with four logical devices, and returns its Result."""
-    command = [sys.executable, "-c", FOUR_DEVICES, Path(path).stem, *map(str, flags)]
+def run_on_devices(n, path, *flags):
+    """Runs a script of the repository to its end in a process with `n` logical devices, and returns its Result."""
+    command = [sys.executable, "-c", SEVERAL_DEVICES, str(n), Path(path).stem, *map(str, flags)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return finish(subprocess.Popen(command, cwd=ROOT, **pipes))
 
@@ -235,10 +235,10 @@ def assert_nearly_same_run(one, other, tags, tolerance):
         np.testing.assert_allclose([v for _, v in a[tag]], [v for _, v in b[tag]], atol=tolerance * 10, err_msg=tag)
 
 
-def assert_survives_a_kill(path, folder, *flags):
+def assert_survives_a_kill(script, folder, *flags):
     """Asserts that a run of a script for 6 epochs, killed after its second and resumed, is that which was not."""
-    flags = ["--n_epoch=6", *flags]
-    assert finish(start(path, *flags, f"--log_dir={folder / 'whole'}")).status == 0
+    flags, path = ["--n_epoch=6", *map(str, flags)], f"{script.NAME}.py"
+    assert script.main([*flags, f"--log_dir={folder / 'whole'}"]) == 0
     process = start(path, *flags, f"--log_dir={folder / 'killed'}")
     for line in process.stdout:
         if line.startswith("epoch 2/6"):

@@ -6,7 +6,7 @@ import socket
 import time
 
 import pytest
-from conftest import assert_nearly_same_run, finish, last_checkpoint, read_events, run_on_four_devices, start
+from conftest import assert_nearly_same_run, finish, last_checkpoint, read_events, run_on_devices, start
 
 pytestmark = pytest.mark.slow
 SCRIPT = "fashion_mnist_multi_task_learning.py"
@@ -31,11 +31,10 @@ def start_workers(*arguments):
 
 
 @pytest.fixture(scope="module")
-def alone(small, tmp_path_factory):
+def alone(script, small, tmp_path_factory):
     """The log folder of the run by one process on one device."""
     log_dir = tmp_path_factory.mktemp("alone") / "run"
-    result = finish(start(SCRIPT, *flags(small, log_dir)))
-    assert result.status == 0, result
+    assert script.main(flags(small, log_dir)) == 0
     return log_dir
 
 
@@ -47,7 +46,7 @@ def assert_nearly_same(one, other, tolerance=1e-5):
 
 
 def test_four_devices(small, alone, tmp_path):
-    result = run_on_four_devices(SCRIPT, *flags(small, tmp_path / "run"))
+    result = run_on_devices(4, SCRIPT, *flags(small, tmp_path / "run"))
     assert result.status == 0 and "on 4 devices" in result.out, result
     assert_nearly_same(alone, tmp_path / "run")
 

@@ -16,14 +16,12 @@ from conftest import (
     assert_same_run,
     assert_survives_a_kill,
     checkpoint_arrays,
-    finish,
     interrupted_evaluation,
     last_checkpoint,
     load,
     read_events,
     run_main,
-    run_on_four_devices,
-    start,
+    run_on_devices,
     unchanged_weights,
 )
 
@@ -558,7 +556,7 @@ def test_stopped_in_its_last_evaluations_and_resumed(run, landmark_script, tmp_p
 
     The end lies between two evaluations (3 steps an epoch, one evaluation in 4), so it counts for nothing.
     """
-    flags = {"n_epoch": 3, "n_batch_size": 100, "eval_every": 4, "patience": 5, "lr": 0.02}
+    flags = {"network": "single", "n_epoch": 3, "n_batch_size": 100, "eval_every": 4, "patience": 5, "lr": 0.02}
     whole = run(**flags, log_dir=tmp_path / "whole")
     assert whole.status == 0 and len(read_events(whole.log_dir)["landmarks/mean_error_validation"]) == 3, whole
 
@@ -585,10 +583,10 @@ def test_stopped_in_its_last_evaluations_and_resumed(run, landmark_script, tmp_p
 
 
 @pytest.mark.slow
-def test_killed_and_resumed(mtfl, tmp_path):
+def test_killed_and_resumed(landmark_script, mtfl, tmp_path):
     flags = ["--n_batch_size=50", "--image_size=32", "--log_every=1", f"--data_dir={mtfl}", "--lr_half_life=2"]
     flags += ["--weight_reg=exp", "--patience=50", "--aux_stop_error=0.45", "--checkpoint_every=2"]
-    assert_survives_a_kill(SCRIPT, tmp_path, *flags)
+    assert_survives_a_kill(landmark_script, tmp_path, *flags)
     one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
     assert one["stopped_attributes"]
     for key in ("test", "aflw", "validation", "stopped_attributes", "weights_of_step", "cross_stitch"):
@@ -596,16 +594,16 @@ def test_killed_and_resumed(mtfl, tmp_path):
 
 
 @pytest.mark.slow
-def test_four_devices(mtfl, tmp_path):
-    """Augmentation, related weights and measures are the same on one device and on four; the last batch has 3."""
+def test_three_devices(landmark_script, mtfl, tmp_path):
+    """Augmentation, related weights and measures are the same on one device and on three; the last batch has 2."""
     flags = ["--n_epoch=2", "--n_batch_size=79", "--image_size=32", "--lr=1e-5", "--keep_prob=1", "--weight_reg=l2"]
     flags += [f"--data_dir={mtfl}", "--cross_stitch_init=0.9", "--log_every=1"]
-    assert finish(start(SCRIPT, *flags, f"--log_dir={tmp_path / 'one'}")).status == 0
-    result = run_on_four_devices(SCRIPT, *flags, f"--log_dir={tmp_path / 'four'}")
-    assert result.status == 0 and "on 4 devices" in result.out, result
+    assert landmark_script.main([*flags, f"--log_dir={tmp_path / 'one'}"]) == 0
+    result = run_on_devices(3, SCRIPT, *flags, f"--log_dir={tmp_path / 'three'}")
+    assert result.status == 0 and "on 3 devices" in result.out, result
     tags = ("landmarks/loss", "pose/loss", "summary/related_weights", "landmarks/mean_error_test")
-    assert_nearly_same_run(tmp_path / "one", tmp_path / "four", tags, tolerance=1e-4)
-    a, b = (json.loads((tmp_path / name / "results.json").read_text())["test"] for name in ("one", "four"))
+    assert_nearly_same_run(tmp_path / "one", tmp_path / "three", tags, tolerance=1e-4)
+    a, b = (json.loads((tmp_path / name / "results.json").read_text())["test"] for name in ("one", "three"))
     assert a["mean_error"] == pytest.approx(b["mean_error"], rel=1e-4)
 
 

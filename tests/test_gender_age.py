@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 from conftest import assert_refused, assert_survives_a_kill, load, read_events, run_main
 
-SCRIPT = "gender_age_multi_task_learning.py"
 draw = load("tests/draw_faces.py")
 
 
@@ -278,6 +277,6 @@ def test_learns_drawn_people_of_vggface2(run, vggface2):
 
 
 @pytest.mark.slow
-def test_killed_and_resumed(utkface, tmp_path):
+def test_killed_and_resumed(faces_script, utkface, tmp_path):
     flags = ["--n_batch_size=60", "--image_size=16", "--log_every=1", f"--data_dir={utkface}"]
-    assert_survives_a_kill(SCRIPT, tmp_path, *flags)
+    assert_survives_a_kill(faces_script, tmp_path, *flags)

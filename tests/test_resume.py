@@ -11,17 +11,18 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import assert_same_run, finish, interrupted_evaluation, last_checkpoint, read_events, start
 
 SCRIPT = "fashion_mnist_multi_task_learning.py"
-FLAGS = {"n_batch_size": 40, "log_every": 1, "eval_every": 7, "checkpoint_every": 5, "lr_half_life": 5}
+FLAGS = {"n_epoch": 10, "n_batch_size": 40, "log_every": 3, "eval_every": 7, "checkpoint_every": 5, "lr_half_life": 5}
 FLAGS |= {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 3}
 
 
-def begin(small, log_dir, n_epoch=20, **options):
-    flags = {**FLAGS, "n_epoch": n_epoch, "data_dir": small, "log_dir": log_dir}
-    return start(SCRIPT, *[f"--{name}={value}" for name, value in flags.items()], **options)
+def words(flags, small, log_dir):
+    return [f"--{name}={value}" for name, value in {**flags, "data_dir": small, "log_dir": log_dir}.items()]
 
 
 def wait_for(process, condition, seconds=60):
@@ -44,11 +45,10 @@ def half_written(log_dir):
 
 
 @pytest.fixture(scope="module")
-def whole(small, tmp_path_factory):
-    """The log folder of a run that nothing stopped."""
+def whole(script, small, tmp_path_factory):
+    """The log folder of a run of 150 steps that nothing stopped."""
     log_dir = tmp_path_factory.mktemp("whole") / "run"
-    result = finish(begin(small, log_dir))
-    assert result.status == 0, result
+    assert script.main(words(FLAGS, small, log_dir)) == 0
     return log_dir
 
 
@@ -56,7 +56,7 @@ def whole(small, tmp_path_factory):
 def test_ten_kills(small, whole, tmp_path):
     """kill -9 at ten moments, half of them inside the writing of a checkpoint, and the run ends with the same bits."""
     log_dir, moments, kills, written = tmp_path / "run", random.Random(0), 0, 0
-    process = begin(small, log_dir)
+    process = start(SCRIPT, *words(FLAGS, small, log_dir))
     while kills < 10:
         before = max(steps_saved(log_dir), default=-1) if log_dir.exists() else -1
         running = wait_for(process, lambda before=before: max(steps_saved(log_dir), default=-1) > before)
@@ -64,7 +64,7 @@ def test_ten_kills(small, whole, tmp_path):
             running = wait_for(process, lambda: half_written(log_dir))
             written += running
         elif running:
-            time.sleep(moments.uniform(0, 0.15))
+            time.sleep(moments.uniform(0, 0.06))
         assert running and process.poll() is None, finish(process)
         process.kill()
         process.communicate()
@@ -82,7 +82,7 @@ def test_ten_kills(small, whole, tmp_path):
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals(small, whole, tmp_path, number, status):
     log_dir = tmp_path / "run"
-    process = begin(small, log_dir)
+    process = start(SCRIPT, *words(FLAGS, small, log_dir))
     assert wait_for(process, lambda: log_dir.exists() and max(steps_saved(log_dir), default=0) > 5)
     asked = time.monotonic()
     process.send_signal(number)
@@ -99,7 +99,7 @@ def test_signals(small, whole, tmp_path, number, status):
 
 @pytest.mark.slow
 def test_interrupt_before_the_first_step(small, tmp_path):
-    process = begin(small, tmp_path / "run")
+    process = start(SCRIPT, *words(FLAGS, small, tmp_path / "run"))
     time.sleep(6)  # TensorFlow is being loaded, or the network built
     process.send_signal(signal.SIGINT)
     result = finish(process)
@@ -113,7 +113,7 @@ SHORT = {"n_epoch": 3, "n_batch_size": 200, "log_every": 1}  # 9 steps
 def finished(script, small, tmp_path_factory):
     """The log folder of a short finished run; the tests change copies of it."""
     log_dir = tmp_path_factory.mktemp("finished") / "run"
-    assert script.main([f"--{k}={v}" for k, v in {**SHORT, "data_dir": small, "log_dir": log_dir}.items()]) == 0
+    assert script.main(words(SHORT, small, log_dir)) == 0
     return log_dir
 
 
@@ -228,14 +228,26 @@ HOWS = [(".data-00000-of-00001", how) for how in ("truncated", "zeroed", "missin
 HOWS += [(".index", how) for how in ("truncated", "zeroed", "empty", "missing")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("suffix, how", HOWS)
-def test_a_damaged_checkpoint_is_passed_over(run, finished, unfinished, suffix, how):
+def test_a_damaged_checkpoint_is_passed_over(script, tmp_path, capsys, suffix, how):
+    state = tf.Variable(np.zeros(10_000, np.float32))
+    checkpoint = tf.train.Checkpoint(state=state)
+    for step in (3, 6):
+        state.assign(np.full(10_000, step, np.float32))
+        script.write_checkpoint(checkpoint, tmp_path, step)
+    newest = last_checkpoint(tmp_path)
+    damage(Path(f"{newest}{suffix}"), how)
+    assert script.restore_checkpoint(checkpoint, str(tmp_path)) == 3 and set(state.numpy()) == {3}
+    assert (suffix, how) == (".index", "missing") or f"{newest} is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix, how", [(".data-00000-of-00001", "zeroed"), (".index", "truncated")])
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(run, finished, unfinished, suffix, how):
     newest = last_checkpoint(unfinished)
     damage(Path(f"{newest}{suffix}"), how)
     result = go_on(run, unfinished)
-    assert result.status == 0, result
-    assert (suffix, how) == (".index", "missing") or f"{newest} is damaged" in result.out
+    assert result.status == 0 and f"{newest} is damaged" in result.out, result
     assert_same_run(finished, unfinished)
 
 
@@ -274,19 +286,18 @@ def limit_file_size():
 
 
 @pytest.mark.slow
-def test_full_disk(small, tmp_path):
+def test_full_disk(small, finished, tmp_path):
     log_dir = tmp_path / "run"
-    result = finish(begin(small, log_dir, 2, preexec_fn=limit_file_size))
+    result = finish(start(SCRIPT, *words(SHORT, small, log_dir), preexec_fn=limit_file_size))
     assert result.status == 1, result
     assert result.err.splitlines()[-1].startswith("error: step 0: ") and "Traceback" not in result.err
     result = finish(start(SCRIPT, "--resume", log_dir))
     assert result.status == 0, result
-    assert finish(begin(small, tmp_path / "whole", 2)).status == 0
-    assert_same_run(tmp_path / "whole", log_dir)
+    assert_same_run(finished, log_dir)
 
 
 @pytest.mark.slow
-def test_malicious_model_file_runs_nothing(tmp_path):
+def test_malicious_model_file_runs_nothing(run, tmp_path, monkeypatch):
     """A .keras file whose Lambda layer holds code, where data or a checkpoint is expected."""
     make = (
         "import keras, sys; x = keras.Input((1,)); "
@@ -295,14 +306,15 @@ def test_malicious_model_file_runs_nothing(tmp_path):
     )
     subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True, capture_output=True)
     (tmp_path / "pwned").unlink(missing_ok=True)
-    data, run = tmp_path / "data", tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    data, log_dir = tmp_path / "data", tmp_path / "evil"
     data.mkdir()
     shutil.copy(tmp_path / "evil.keras", data / "train-images-idx3-ubyte.gz")
-    result = finish(start(SCRIPT, "--data_dir", data, cwd=tmp_path))
+    result = run(data_dir=data)
     assert (result.status, result.err.splitlines()[-1][:7]) == (2, "error: ")
-    (run / "checkpoints").mkdir(parents=True)
+    (log_dir / "checkpoints").mkdir(parents=True)
     for name in ("run.json", "checkpoints/step-0000000001.index"):
-        shutil.copy(tmp_path / "evil.keras", run / name)
-        result = finish(start(SCRIPT, "--resume", run, cwd=tmp_path))
+        shutil.copy(tmp_path / "evil.keras", log_dir / name)
+        result = go_on(run, log_dir)
         assert (result.status, result.err.splitlines()[-1][:7]) == (2, "error: ")
     assert not (tmp_path / "pwned").exists()

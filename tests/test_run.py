@@ -135,21 +135,22 @@ def test_tensorboard_shows_all_of_it(runs):
 LOAD = """
 import sys, keras, numpy as np
 import fashion_mnist_multi_task_learning as script
-_, _, images, labels = script.read_folder(sys.argv[2])
-logits = keras.models.load_model(sys.argv[1]).predict(images[..., None], verbose=0)
-for task, x in logits.items():
-    print(task, float(np.mean(x.argmax(axis=1) == np.array(script.TASKS[task][1])[labels])))
+_, _, images, labels = script.read_folder(sys.argv[1])
+for path in sys.argv[2:]:
+    logits = keras.models.load_model(path).predict(images[..., None], verbose=0)
+    for task, x in logits.items():
+        print(task, float(np.mean(x.argmax(axis=1) == np.array(script.TASKS[task][1])[labels])))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["stitched", "baseline"])
-def test_saved_model_in_a_fresh_process(runs, small, name):
-    command = [sys.executable, "-c", LOAD, runs / name / "model.keras", small]
+def test_saved_models_in_a_fresh_process(runs, small):
+    folders = [runs / "stitched", runs / "baseline"]
+    command = [sys.executable, "-c", LOAD, small, *(folder / "model.keras" for folder in folders)]
     out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    found = dict(line.rsplit(" ", 1) for line in out.splitlines() if line.startswith(("item", "group")))
-    results = read_results(runs / name)["test"]
-    assert {task: float(value) for task, value in found.items()} == {t: results[t] for t in ("item", "group")}
+    found = [line.split() for line in out.splitlines() if line.startswith(("item", "group"))]
+    expected = [(task, read_results(folder)["test"][task]) for folder in folders for task in ("item", "group")]
+    assert [(task, float(value)) for task, value in found] == expected
 
 
 def test_three_tasks_by_one_more_line(script, run, monkeypatch):
@@ -245,12 +246,14 @@ def test_the_sample_is_announced(script, run, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_same_seed_same_bits(small, tmp_path):
-    flags = ["--n_epoch=3", "--n_batch_size=50", "--log_every=1", f"--data_dir={small}"]
-    for name, seed in (("one", 4), ("other", 4), ("third", 5)):
-        log_dir = f"--log_dir={tmp_path / name}"
-        result = finish(start("fashion_mnist_multi_task_learning.py", *flags, f"--seed={seed}", log_dir))
-        assert result.status == 0, result
+def test_same_seed_same_bits(run, small, tmp_path):
+    """In a process of its own and in this one, which has trained before."""
+    flags = ["--n_epoch=3", "--n_batch_size=50", "--log_every=1"]
+    here = [f"--data_dir={small}", "--seed=4", f"--log_dir={tmp_path / 'one'}"]
+    result = finish(start("fashion_mnist_multi_task_learning.py", *flags, *here))
+    assert result.status == 0, result
+    for name, seed in (("other", 4), ("third", 5)):
+        assert run(*flags, seed=seed, log_dir=tmp_path / name).status == 0
     assert_same_run(tmp_path / "one", tmp_path / "other")
     with pytest.raises(AssertionError):
         assert_same_run(tmp_path / "one", tmp_path / "third")
