@@ -1397,11 +1397,11 @@ def make_parser():
     at = ",".join(name for name in UNITS if name != "pool_4")  # no pooling there
     add("--cross_stitch_at", type=some_of(UNITS), default=at, help=f"of {','.join(UNITS)} ({at})")
     add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
-    add("--cross_stitch_lr_scale", type=number(float, "(0, inf)"), default=1.0, help="times --lr, for units (1)")
+    add("--cross_stitch_lr_scale", type=number(float, "[0, inf)"), default=1.0, help="times --lr, for units (1)")
     add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
     add("--validation_fraction", type=number(float, "(0, 1)"), default=0.2, help="part of it held out (0.2)")
-    add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of weights, order and dropout (0)")
+    add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of all that is drawn at random (0)")
     add("--data_dir", help="folder of MTFL")
     add("--image_size", type=number(int, "[32, 256]"), default=40, help="side of the faces in pixels (40)")
     add("--crop_scale", type=number(float, "[1, 2]"), default=1.0, help="side of the faces over that of the box (1)")

@@ -63,24 +63,26 @@ class Experiment:
 
 
 GARMENTS = {"item": ("test", "item"), "group": ("test", "group"), "overall": ("test", "accuracy")}
-SHARING = (  # what a task gains, without and with what the other one learns
+SHARING = (  # what a task gains, without and with what the other one learns; and what is gained by learning α
     ("item", "init 0.5, group not trained", "baseline"),
     ("item", "init 0.5", "init 0.5, group not trained"),
     ("group", "init 0.5, item not trained", "baseline"),
     ("group", "init 0.5", "init 0.5, item not trained"),
+    ("overall", "init 0.5", "init 0.5, α fixed"),
 )
 FACES = {"gender": ("test", "gender"), "age": ("test", "age"), "overall": ("test", "accuracy")}
 POSTER = {"preset": "poster", "eval_every": 630}  # ten epochs
 ATTRIBUTES = ("gender", "smile", "glasses", "pose")
 
 
-FULL = {  # settings on all training images, otherwise the defaults, those of the original
+FULL = {  # settings on all training images, otherwise the script's defaults
     "baseline": [BASELINE],
     "channel": [{}],
     "layer": [{"cross_stitch_unit": "layer"}],
     "channel, 0.9, ×100": [PAPER],
     "init 0.5": [HALF],
 }
+AVERAGED = {"baseline, batch norm over 1000 steps": [{**BASELINE, "bn_momentum": 0.999}]}  # as the original did
 
 
 def decaying(settings, n_epoch):
@@ -94,8 +96,9 @@ def decaying(settings, n_epoch):
 def scarce(fraction, n_epoch):
     """Returns the settings on a part of the training images, at 1,410 to 1,500 steps, evaluated every 141.
 
-    The last two are controls: the column of a task that is not trained has nothing of its own to learn, so what the
-    other one gains is gained by a wider network, not by sharing between tasks.
+    The last three are controls. The column of a task that is not trained has nothing of its own to learn, so what the
+    other one gains is gained by a wider network, not by sharing between tasks. Units whose α are fixed share without
+    learning how much.
     """
     common = {"train_fraction": fraction, "n_epoch": n_epoch, "eval_every": 141}
     settings = {
@@ -106,6 +109,7 @@ def scarce(fraction, n_epoch):
         "init 0.5": [HALF],
         "init 0.5, group not trained": [HALF | ALONE["item"]],
         "init 0.5, item not trained": [HALF | ALONE["group"]],
+        "init 0.5, α fixed": [{**HALF, "cross_stitch_lr_scale": 0.0}],
     }
     return {name: [{**common, **run} for run in runs] for name, runs in settings.items()}
 
@@ -115,6 +119,7 @@ def ablations():
     settings = scarce(0.1, 30)
     changes = {
         "layer": {"cross_stitch_unit": "layer"},
+        "activation": {"cross_stitch_unit": "activation"},
         "init 0.9": {"cross_stitch_init": 0.9},
         "units' rate × 10": {"cross_stitch_lr_scale": 10.0},
         "units' rate × 100": {"cross_stitch_lr_scale": 100.0},
@@ -200,7 +205,7 @@ def landmarks():
 
 
 EXPERIMENTS = {
-    "full": Experiment("Fashion-MNIST, all 60,000 training images, constant learning rate", FULL, GARMENTS),
+    "full": Experiment("Fashion-MNIST, all 60,000 training images, constant learning rate", FULL | AVERAGED, GARMENTS),
     "decaying": Experiment("Fashion-MNIST, all 60,000 training images", decaying(FULL, 30), GARMENTS),
     **{
         f"scarce_{percentage}": Experiment(
@@ -214,13 +219,13 @@ EXPERIMENTS = {
     "constant_10": Experiment("Fashion-MNIST, 10 %, constant learning rate", scarce(0.1, 30), GARMENTS),
     "constant_1": Experiment("Fashion-MNIST, 1 %, constant learning rate", scarce(0.01, 300), GARMENTS),
     "gender_age": Experiment(
-        "UTKFace, 12,784 training images, 8 epochs",
+        "UTKFace, 12,784 training images, 8 epochs, constant learning rate",
         {"baseline": [BASELINE], "channel": [{}], "init 0.5": [HALF]},
         FACES,
         "gender_age_multi_task_learning.py",
     ),
     "three_tasks": Experiment(
-        "UTKFace, 12,784 training images, 8 epochs, three tasks",
+        "UTKFace, 12,784 training images, 8 epochs, constant learning rate, three tasks",
         {"channel": [{"tasks": ["gender", "age", "ethnicity"]}]},
         {"ethnicity": ("test", "ethnicity"), **FACES},
         "gender_age_multi_task_learning.py",
@@ -352,7 +357,7 @@ def train(name, seeds, folder, data_dir):
             words = "".join(c if c.isalnum() else "-" for c in setting)
             log_dir = os.path.abspath(os.path.join(folder, name, f"{words}-{number}-seed{seed}"))
             results = run_script(experiment.script, log_dir, {**arguments, "seed": seed}, data_dir)
-            weights = arguments.get("task_weights", ())
+            weights = [*arguments.get("task_weights", ()), *arguments.get("aux_lambda", ())]
             meaningless = {word.removesuffix("=0.0") for word in weights if word.endswith("=0.0")}
             meaningless |= {"accuracy"} if meaningless else set()  # the mean with tasks that were not trained
             for part in results.keys() & {"test", "aflw", "validation"}:
@@ -560,7 +565,7 @@ def draw_differences(plt, path):
     """Draws how each setting differs from its baseline: a dot for each seed, the mean, its 95 % confidence interval."""
     labels = {
         "accuracy": "test accuracy minus the baseline's, same seed (percentage points; right is better)",
-        "further accuracy": "test accuracy of one task, one setting minus another, same seed (percentage points)",
+        "further accuracy": "test accuracy, one setting minus another, same seed (percentage points)",
         "mean_error": "mean error minus two columns', same seed (% of the box; left is better)",
         "further mean_error": "mean error, one setting minus another, same seed (% of the box)",
     }
@@ -598,7 +603,7 @@ def draw_rows(axes, rows):
         if "interval" in row:
             low, high = (100 * end for end in row["interval"])
             axes.plot([low, high], [place, place], color="#2a6fbb", lw=2.2)
-            axes.plot(100 * row["difference"], place, "D", color="#2a6fbb", markersize=7)
+            axes.plot(100 * row["difference"], place, "|", color="#2a6fbb", markersize=14, markeredgewidth=2.2)
     axes.axvline(0, color="#444444", lw=1)
     axes.set_yticks([])
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -616,38 +621,41 @@ def draw_curves(plt, path):
         "scarce_10": "10 % of the images, decaying rate",
     }
     shown = {name: title for name, title in titles.items() if {"baseline", "channel"} <= load(name).keys()}
-    figure, panels = plt.subplots(2, 2, figsize=(9, 6.6))
+    styles = {"channel": "-", "baseline": "--", **dict.fromkeys(AVERAGED, ":")}
+    colours = dict(zip("01234", ("#1b6ca8", "#e07b39", "#3a9d6e", "#8d5fb5", "#777777")))
+    seeds = sorted({seed for name in shown for seed in load(name)["channel"]})
+    figure, panels = plt.subplots(2, 2, figsize=(9, 7))
     for axes, (name, title) in zip(panels.flat, shown.items()):
-        for setting, label, style in (("baseline", "baseline", "--"), ("channel", "stitched", "-")):
-            for seed, entry in load(name)[setting].items():
+        for setting, style in styles.items():
+            for seed, entry in load(name).get(setting, {}).items():
                 steps, values = zip(*entry["curves"][0]["summary/accuracy_test"])
-                colour = ("#1b6ca8", "#e07b39", "#3a9d6e", "#8d5fb5", "#777777")[int(seed) % 5]
-                axes.plot(steps, 100 * np.array(values), style, color=colour, lw=1.2, label=f"{label}, seed {seed}")
+                axes.plot(steps, 100 * np.array(values), style, color=colours[seed], lw=1.2)
         if name == "full":
-            axes.plot(
-                [14_000] * 2, [93.0, 91.9], "x", color="#d1495b", mew=2, label="2018: stitched 93.0, baseline 91.9"
-            )
+            crosses = axes.plot([14_000] * 2, [93.0, 91.9], "x", color="#d1495b", mew=2, label="2018, one run each")
         axes.set_title(title, fontsize=11)
         axes.set_xlabel("step")
         axes.set_ylim(*((90, 94) if name in ("full", "decaying") else (84, 91)))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=7, loc="lower right", ncols=2)
     for axes in panels[:, 0]:
         axes.set_ylabel("test accuracy (%)")
-    figure.tight_layout()
+    handles = [plt.Line2D([], [], color="#444444", ls=style, label=setting) for setting, style in styles.items()]
+    handles += [plt.Line2D([], [], color=colours[seed], lw=3, label=f"seed {seed}") for seed in seeds]
+    figure.legend(handles=[*handles, *crosses], fontsize=9, loc="lower center", ncols=5)
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(path, dpi=130, facecolor="white", metadata={"Source": digest()})
 
 
 def draw_alphas(plt, path):
     """Draws α of each unit over training, and its histogram at the end."""
     titles = {
-        ("full", "channel"): "Fashion-MNIST, item and group",
+        ("decaying", "channel"): "Fashion-MNIST, item and group",
         ("decaying", "init 0.5"): "item and group, from one half",
+        ("scarce_10", "channel, as in the paper"): "item and group, 10 %, as in the paper",
         ("gender_age", "channel"): "UTKFace, gender and age",
         ("landmarks", "cross-stitch"): "MTFL, landmarks and attributes",
     }
     shown = {key: title for key, title in titles.items() if key[1] in load(key[0])}
-    figure, panels = plt.subplots(2, len(shown), figsize=(3.4 * len(shown), 6), squeeze=False, sharey="row")
+    figure, panels = plt.subplots(2, len(shown), figsize=(3.2 * len(shown), 6), squeeze=False, sharey="row")
     colours = ["#1b6ca8", "#d1495b", "#3a7d44", "#8d5a97"]
     for column, ((name, setting), title) in enumerate(shown.items()):
         above, below = panels[:, column]

@@ -24,7 +24,7 @@ BAD = {
     "--cross_stitch_init 0": "--cross_stitch_init: expected a number in (0, 1], got '0'",
     "--cross_stitch_init 1.1": "--cross_stitch_init: expected a number in (0, 1], got '1.1'",
     "--cross_stitch_at pool_3": "--cross_stitch_at: expected some of pool_1,pool_2,fc_3, each once, got 'pool_3'",
-    "--cross_stitch_lr_scale 0": "--cross_stitch_lr_scale: expected a number in (0, inf), got '0'",
+    "--cross_stitch_lr_scale -1": "--cross_stitch_lr_scale: expected a number in [0, inf), got '-1'",
     "--pretrain_epoch -1": "--pretrain_epoch: expected a whole number in [0, inf), got '-1'",
     "--pretrain_epoch 30": "--pretrain_epoch 30: expected less than --n_epoch, 30",
     "--tasks item,shoe": "--tasks: expected some of item,group, each once, got 'item,shoe'",

@@ -228,6 +228,14 @@ def test_a_task_without_weight_trains_nothing(run):
 
 
 @pytest.mark.slow
+def test_units_whose_rate_is_zero_stay_as_they_began(run):
+    result = run(n_epoch=2, n_batch_size=100, log_every=4, cross_stitch_init=0.5, cross_stitch_lr_scale=0)
+    assert result.status == 0, result
+    for kind in ("self", "cross"):
+        assert [value for _, value in read_events(result.log_dir)[f"cross_stitch/pool_1/alpha_{kind}"]] == [0.5] * 4
+
+
+@pytest.mark.slow
 def test_evaluation_every_few_steps_and_at_the_end(run):
     result = run(**{**SHORT, "n_batch_size": 100}, eval_every=5)
     assert [step for step, _ in read_events(result.log_dir)["summary/accuracy_test"]] == [5, 10, 12]
