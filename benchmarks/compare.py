@@ -381,7 +381,7 @@ def train(name, seeds, folder, data_dir):
 def paired(name, setting, other, column=None):
     """Returns what a column of an experiment, by default the last, is in one setting minus in another, seed by seed.
 
-    `common`, those seeds; `differences`, a number each; their mean `difference`; and from two on `interval`, its 95 %
+    `common`, those seeds; `differences`, a number each; their mean `difference`; and from three on `interval`, its 95 %
     confidence interval, and `p`, the p-value of the paired t-test. Empty where no seed of both has this measure.
     """
     from scipy.stats import ttest_rel
@@ -395,7 +395,7 @@ def paired(name, setting, other, column=None):
     pairs = [[of_seed[seed][part][measure] for seed in common] for of_seed in (one, two)]
     differences = [a - b for a, b in zip(*pairs)]
     found = {"common": common, "differences": differences, "difference": statistics.fmean(differences)}
-    if len(common) > 1:
+    if len(common) > 2:  # of two seeds it is so wide that it says nothing
         test = ttest_rel(*pairs)
         found |= {"interval": tuple(test.confidence_interval(0.95)), "p": float(test.pvalue)}
     return found

@@ -100,6 +100,13 @@ def test_readme_tells_how_far_two_runs_differ_at_single_steps():
     assert f"between {-min(differences):.1f} points below and {max(differences):.1f} points above the baseline" in text
 
 
+def test_readme_tells_how_often_units_that_share_half_are_above_the_baseline():
+    compare = load("benchmarks/compare.py")
+    names = ("decaying", "scarce_25", "scarce_10", "scarce_5", "scarce_1")
+    differences = [d for name in names for d in compare.paired(name, "init 0.5", "baseline")["differences"]]
+    assert min(differences) > 0 and f"in all {len(differences)} pairs" in " ".join(README.split())
+
+
 def test_paired_difference_by_hand(monkeypatch):
     """Three seeds whose differences are 1, 2 and 3: mean 2, deviation 1, t = 2 / (1 / sqrt(3)), two degrees."""
     compare = load("benchmarks/compare.py")
