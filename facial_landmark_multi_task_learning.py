@@ -28,6 +28,7 @@ Cascade for Facial Point Detection", CVPR 2013 (the boxes, and the test set of 3
 # ///
 
 import argparse
+import contextlib
 import datetime
 import functools
 import glob
@@ -789,6 +790,30 @@ def make_evaluate_step(strategy, network, size):
     return evaluate_step
 
 
+@contextlib.contextmanager
+def heeding_interrupts():
+    """A context in which no Ctrl-C gets lost: it ends in KeyboardInterrupt, also where code within ignored it.
+
+    While TensorFlow traces, it has been seen to do so.
+    """
+    came = []
+
+    def handler(kind, _):
+        came.append(kind)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if came:
+            raise KeyboardInterrupt
+
+
 def train(args, resumed):
     """Trains the network as `args` says, leaves the run in args.log_dir and returns its results.
 
@@ -832,9 +857,10 @@ def train(args, resumed):
     inputs = [*specs, tf.TensorSpec((None, 5)), batches, tf.TensorSpec([])]
     terms = {"relations": relations, "aux_lambda": aux_lambda, "args": args}
     make_step = functools.partial(make_train_step, strategy, network, optimizer, **terms)
-    train_step = make_step(unit_optimizer=unit_optimizer).get_concrete_function(*inputs)
-    column_step = make_step(unit_optimizer=None).get_concrete_function(*inputs) if args.pretrain_epoch else None
-    evaluate_step = make_evaluate_step(strategy, network, args.image_size).get_concrete_function(*specs, batches)
+    with heeding_interrupts():
+        train_step = make_step(unit_optimizer=unit_optimizer).get_concrete_function(*inputs)
+        column_step = make_step(unit_optimizer=None).get_concrete_function(*inputs) if args.pretrain_epoch else None
+        evaluate_step = make_evaluate_step(strategy, network, args.image_size).get_concrete_function(*specs, batches)
 
     faces = len(parts["train"][0])
     steps_per_epoch = -(-faces // args.n_batch_size)

@@ -24,6 +24,7 @@ arXiv:1702.08423 (UTKFace). Cao, Shen, Xie, Parkhi, Zisserman, "VGGFace2", FG 20
 # ///
 
 import argparse
+import contextlib
 import csv
 import datetime
 import functools
@@ -583,6 +584,30 @@ def make_evaluate_step(strategy, network):
     return evaluate_step
 
 
+@contextlib.contextmanager
+def heeding_interrupts():
+    """A context in which no Ctrl-C gets lost: it ends in KeyboardInterrupt, also where code within ignored it.
+
+    While TensorFlow traces, it has been seen to do so.
+    """
+    came = []
+
+    def handler(kind, _):
+        came.append(kind)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if came:
+            raise KeyboardInterrupt
+
+
 def train(args, resumed):
     """Trains the network as `args` says, leaves the run in args.log_dir and returns its results.
 
@@ -617,9 +642,10 @@ def train(args, resumed):
     terms = {"task_weights": [weights[task] for task in classes], "reg_lambda": args.reg_lambda}
     make_step = functools.partial(make_train_step, strategy, network, optimizer, **terms)
     inputs = [*specs, tf.TensorSpec([])]
-    train_step = make_step(unit_optimizer=unit_optimizer).get_concrete_function(*inputs)
-    column_step = make_step(unit_optimizer=None).get_concrete_function(*inputs) if args.pretrain_epoch else None
-    evaluate_step = make_evaluate_step(strategy, network).get_concrete_function(*specs)
+    with heeding_interrupts():
+        train_step = make_step(unit_optimizer=unit_optimizer).get_concrete_function(*inputs)
+        column_step = make_step(unit_optimizer=None).get_concrete_function(*inputs) if args.pretrain_epoch else None
+        evaluate_step = make_evaluate_step(strategy, network).get_concrete_function(*specs)
 
     steps_per_epoch = -(-len(images) // args.n_batch_size)
     evaluate_every = args.eval_every or steps_per_epoch

@@ -1,5 +1,6 @@
 """Runs that are stopped, killed or damaged, and go on as if nothing had happened."""
 
+import contextlib
 import json
 import os
 import random
@@ -95,6 +96,19 @@ def test_signals(small, whole, tmp_path, number, status):
     result = finish(start(SCRIPT, "--resume", log_dir))
     assert result.status == 0, result
     assert_same_run(whole, log_dir)
+
+
+def test_no_interrupt_gets_lost(script):
+    before = signal.getsignal(signal.SIGINT)
+    reached = []
+    with pytest.raises(KeyboardInterrupt), script.heeding_interrupts():
+        with contextlib.suppress(KeyboardInterrupt):  # as code of TensorFlow may
+            signal.raise_signal(signal.SIGINT)
+        reached.append(True)
+    assert reached and signal.getsignal(signal.SIGINT) is before
+    with script.heeding_interrupts():
+        reached.append(True)
+    assert len(reached) == 2
 
 
 @pytest.mark.slow
