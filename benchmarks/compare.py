@@ -47,8 +47,8 @@ class Experiment:
     """Settings of one script, and what is told of them.
 
     settings: {name: the arguments of its runs}, more than one run where each trains some of the tasks.
-    measures: {column of the table: (part, measure) as in results.json}, shares, shown in per cent; the last one is
-        compared with that of the setting `baseline`, seed by seed.
+    measures: {column of the table: (part, measure) as in results.json or, of the part `late`, as in TensorBoard},
+        shares, shown in per cent; the last one is compared with that of the setting `baseline`, seed by seed.
     attributes: the same for a second table, without comparison.
     further: (column, setting, other), differences in a column that are told too.
     """
@@ -63,6 +63,9 @@ class Experiment:
 
 
 GARMENTS = {"item": ("test", "item"), "group": ("test", "group"), "overall": ("test", "accuracy")}
+LATE = "overall, last ten evaluations"  # their mean: at a constant rate a single one says little
+LONG = {"item": ("test", "item"), "group": ("test", "group"), LATE: ("late", "summary/accuracy_test")}
+LONG |= {"overall": ("test", "accuracy")}
 SHARING = (  # what a task gains, without and with what the other one learns; and what is gained by learning α
     ("item", "init 0.5, group not trained", "baseline"),
     ("item", "init 0.5", "init 0.5, group not trained"),
@@ -83,6 +86,7 @@ FULL = {  # settings on all training images, otherwise the script's defaults
     "init 0.5": [HALF],
 }
 AVERAGED = {"baseline, batch norm over 1000 steps": [{**BASELINE, "bn_momentum": 0.999}]}  # as the original did
+LATER = tuple((LATE, setting, "baseline") for setting in FULL if setting != "baseline")
 
 
 def decaying(settings, n_epoch):
@@ -205,8 +209,10 @@ def landmarks():
 
 
 EXPERIMENTS = {
-    "full": Experiment("Fashion-MNIST, all 60,000 training images, constant learning rate", FULL | AVERAGED, GARMENTS),
-    "decaying": Experiment("Fashion-MNIST, all 60,000 training images", decaying(FULL, 30), GARMENTS),
+    "full": Experiment(
+        "Fashion-MNIST, all 60,000 training images, constant learning rate", FULL | AVERAGED, LONG, further=LATER
+    ),
+    "decaying": Experiment("Fashion-MNIST, all 60,000 training images", decaying(FULL, 30), LONG, further=LATER),
     **{
         f"scarce_{percentage}": Experiment(
             f"Fashion-MNIST, {percentage} % of the training images, {steps} steps",
@@ -378,6 +384,16 @@ def train(name, seeds, folder, data_dir):
         store(name, setting, seed, entry)
 
 
+def measured(entry, part, measure):
+    """Returns a measure of a stored run, a share, or None if it does not have it.
+
+    The part `late` is a curve's mean over the last ten evaluations.
+    """
+    if part == "late":
+        return statistics.fmean(value for _, value in entry["curves"][0][measure][-10:])
+    return entry[part].get(measure)
+
+
 def paired(name, setting, other, column=None):
     """Returns what a column of an experiment, by default the last, is in one setting minus in another, seed by seed.
 
@@ -389,10 +405,11 @@ def paired(name, setting, other, column=None):
     measures = EXPERIMENTS[name].measures
     part, measure = measures[column or list(measures)[-1]]
     one, two = (load(name).get(key, {}) for key in (setting, other))
-    common = [seed for seed in sorted(one.keys() & two.keys()) if measure in one[seed][part].keys() & two[seed][part]]
+    values = [{seed: measured(entry, part, measure) for seed, entry in of_seed.items()} for of_seed in (one, two)]
+    common = [seed for seed in sorted(one.keys() & two.keys()) if None not in (values[0][seed], values[1][seed])]
     if not common:
         return {}
-    pairs = [[of_seed[seed][part][measure] for seed in common] for of_seed in (one, two)]
+    pairs = [[of_setting[seed] for seed in common] for of_setting in values]
     differences = [a - b for a, b in zip(*pairs)]
     found = {"common": common, "differences": differences, "difference": statistics.fmean(differences)}
     if len(common) > 2:  # of two seeds it is so wide that it says nothing
@@ -432,7 +449,8 @@ def spread(values):
 
 def columns_of(of_seed, measures):
     """Returns the cells of a row: each measure over the seeds, empty where the setting does not have it."""
-    return [spread([e[part][measure] for e in of_seed.values() if measure in e[part]]) for part, measure in measures]
+    values = [[measured(entry, part, measure) for entry in of_seed.values()] for part, measure in measures]
+    return [spread([value for value in of_measure if value is not None]) for of_measure in values]
 
 
 def chance(results, measures):

@@ -125,6 +125,13 @@ def test_paired_difference_by_hand(monkeypatch):
     assert abs(row["p"] - 0.0741799) < 1e-6
 
 
+def test_last_ten_evaluations_by_hand():
+    compare = load("benchmarks/compare.py")
+    entry = {"curves": [{"accuracy": [[step, step / 100] for step in range(1, 13)]}], "test": {"item": 0.5}}
+    assert compare.measured(entry, "late", "accuracy") == pytest.approx(0.075)  # the mean of 3 to 12, in hundredths
+    assert compare.measured(entry, "test", "item") == 0.5 and compare.measured(entry, "test", "group") is None
+
+
 def test_comparison_keeps_finished_runs_and_resumes_others(tmp_path, monkeypatch):
     compare = load("benchmarks/compare.py")
     (tmp_path / "results").mkdir()
