@@ -107,6 +107,13 @@ def test_readme_tells_how_often_units_that_share_half_are_above_the_baseline():
     assert min(differences) > 0 and f"in all {len(differences)} pairs" in " ".join(README.split())
 
 
+def test_readme_tells_in_how_many_runs_the_last_third_is_above_the_baseline():
+    compare = load("benchmarks/compare.py")
+    found = [compare.paired("full", setting, "baseline", compare.LATE) for setting in compare.FULL]
+    differences = [d for of_setting in found[1:] if of_setting for d in of_setting["differences"]]
+    assert min(differences) > 0 and len(differences) == 9 and "all nine stitched runs" in " ".join(README.split())
+
+
 def test_paired_difference_by_hand(monkeypatch):
     """Three seeds whose differences are 1, 2 and 3: mean 2, deviation 1, t = 2 / (1 / sqrt(3)), two degrees."""
     compare = load("benchmarks/compare.py")
