@@ -192,18 +192,23 @@ def landmark_trials():
 
 
 def landmarks():
-    """Returns the six settings of the poster's table, one network, a split one, and two columns, and a control.
+    """Returns the six settings of the poster's table, one network, a split one, and two columns, and controls.
 
-    The control has units and no attributes to learn: what it gains is gained by a wider network, not by sharing.
+    The first control has units and no attributes to learn: what it gains is gained by a wider network, not by sharing.
+    Its second column gets small gradients, and the L2 term starves it in most runs, so the others have no L2.
     """
+    not_trained = {"aux_lambda": [f"{task}=0.0" for task in ATTRIBUTES]}
     settings = {
         "one network, landmarks alone": {"network": "single"},
         "one network, split": {"network": "split"},
         "two columns": BASELINE,
         "cross-stitch": {},
-        "cross-stitch, attributes not trained": {"aux_lambda": [f"{task}=0.0" for task in ATTRIBUTES]},
+        "cross-stitch, attributes not trained": not_trained,
         "cross-stitch, related weights, l2": {"weight_reg": "l2", "weight_reg_lambda": 1e-6},
         "cross-stitch, related weights, exp": {"weight_reg": "exp", "weight_reg_lambda": 1e-2},
+        "two columns, no L2": BASELINE | {"reg_lambda": 0.0},
+        "cross-stitch, no L2": {"reg_lambda": 0.0},
+        "cross-stitch, attributes not trained, no L2": not_trained | {"reg_lambda": 0.0},
     }
     return {name: [{"eval_every": 625, **change}] for name, change in settings.items()}
 
@@ -256,6 +261,8 @@ EXPERIMENTS = {
         attributes={f"{task} of AFLW": ("aflw", task) for task in ATTRIBUTES},
         further=(
             ("mean error", "cross-stitch", "cross-stitch, attributes not trained"),
+            ("mean error", "cross-stitch, no L2", "two columns, no L2"),
+            ("mean error", "cross-stitch, attributes not trained, no L2", "two columns, no L2"),
             ("mean error", "cross-stitch, related weights, l2", "cross-stitch"),
             ("mean error", "cross-stitch, related weights, exp", "cross-stitch"),
             ("mean error", "one network, split", "one network, landmarks alone"),
