@@ -263,6 +263,7 @@ EXPERIMENTS = {
             ("mean error", "cross-stitch", "cross-stitch, attributes not trained"),
             ("mean error", "cross-stitch, no L2", "two columns, no L2"),
             ("mean error", "cross-stitch, attributes not trained, no L2", "two columns, no L2"),
+            ("mean error", "cross-stitch, no L2", "cross-stitch, attributes not trained, no L2"),
             ("mean error", "cross-stitch, related weights, l2", "cross-stitch"),
             ("mean error", "cross-stitch, related weights, exp", "cross-stitch"),
             ("mean error", "one network, split", "one network, landmarks alone"),
