@@ -6,7 +6,7 @@ weights. A further loss can relate the weights of the two columns. One network a
 with a head for each task (--network split) are there to compare.
 
     python facial_landmark_multi_task_learning.py --data_dir MTFL --cross_stitch_enabled True     # or False
-    tensorboard --logdir tf_logs                                                # the curves, side by side
+    python -m tensorboard.main --logdir tf_logs                                 # the curves, side by side
     python facial_landmark_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
 --data_dir holds MTFL (training.txt, testing.txt and their photos) and, if you have them, the lists of boxes
@@ -30,12 +30,18 @@ Cascade for Facial Point Detection", CVPR 2013 (the boxes, and the test set of 3
 import argparse
 import contextlib
 import datetime
+import difflib
+import fcntl
 import functools
 import glob
 import hashlib
+import itertools
 import json
 import math
 import os
+import pathlib
+import re
+import shlex
 import shutil
 import signal
 import statistics
@@ -49,6 +55,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
+from PIL import Image  # TensorBoard brings it along
 from tensorboard.plugins.hparams import api as hparams
 
 NAME = "facial_landmark_multi_task_learning"
@@ -64,23 +71,27 @@ BLOCKS = {  # preset: (filters, side of the kernel, pooling) of the convolutions
     "ours": (((32, 3, True), (48, 3, True), (64, 3, True), (80, 3, False)), 256),
     "poster": (((20, 4, True), (40, 3, True), (60, 3, True), (80, 2, False)), 120),
 }
-POSTER = {  # the setting of the poster's code, where it differs from the defaults
-    "lr": 0.01,
-    "lr_half_life": 0.0,
-    "n_epoch": 100,
-    "n_batch_size": 128,
-    "reg_lambda": 0.0,
-    "keep_prob": 1.0,
-    "image_size": 39,
-    "augment": False,
-    "landmark_lambda": 200.0,  # 1000 times the mean of ten squares is 200 times half their sum
-    "aux_lambda": [f"{task}=0.125" for task in TASKS],  # the mean over eight outputs
-    "cross_stitch_at": list(UNITS),
-    "cross_stitch_init": 0.9,
-    "weight_reg": "l2",
-    "weight_reg_lambda": 1.0,
+PRESETS = {
+    "ours": {},
+    "poster": {  # the setting of the poster's code, where it differs from the defaults
+        "lr": 0.01,
+        "lr_half_life": 0.0,
+        "n_epoch": 100,
+        "n_batch_size": 128,
+        "reg_lambda": 0.0,
+        "keep_prob": 1.0,
+        "image_size": 39,
+        "augment": False,
+        "landmark_lambda": 200.0,  # 1000 times the mean of ten squares is 200 times half their sum
+        "aux_lambda": [0.125],  # the mean over eight outputs
+        "cross_stitch_at": list(UNITS),
+        "cross_stitch_init": 0.9,
+        "weight_reg": "l2",
+        "weight_reg_lambda": 1.0,
+    },
 }
-EVALUATION_BATCH = 500  # images
+EVALUATION_PIXELS = 2**19  # predicted at once, 327 faces of 40x40
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
 
 
@@ -90,6 +101,10 @@ class Failure(Exception):
     def __init__(self, message, status=2):
         super().__init__(" ".join(str(message).split()))
         self.status = status
+
+
+class Stopped(Failure):
+    """A signal asked the run to stop, here or on another machine; its state is saved."""
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -189,49 +204,93 @@ def from_box(points, boxes):
     return points * boxes[:, None, 2:] + boxes[:, None, :2]
 
 
-def crop(path, box, size, scale):
-    """Returns the face of a photo, grey, as a uint8 tensor (size, size, 1), scaled with antialiasing.
+def crop(photo, box, size, scale):
+    """Returns the face of a photo, uint8 (height, width, 3), grey, as a uint8 tensor (size, size, 1), antialiased.
 
     It is the square of `scale` times the side of `box` (left, top, side) about the same centre; what lies beyond the
-    photo is black. Pixel k of the photo has its centre at k, as the lists count.
+    photo is black. Pixel k of the photo has its centre at k, as the lists count. A box beside the photo is an error.
     """
-    photo = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-    grey = tf.image.rgb_to_grayscale(tf.cast(photo, tf.float32))
     zoom = size / (scale * box[2])
-    left, top = (box[k] + box[2] / 2 * (1 - scale) + 0.5 for k in (0, 1))  # where pixel k reaches from k to k + 1
+    start = box[1::-1] + box[2] / 2 * (1 - scale) + 0.5  # top and left, where pixel k reaches from k to k + 1
+    reach = 1 + 1 / zoom  # how far a pixel of the face looks beyond its own place
+    low, high = tf.math.floor(start - reach), tf.math.ceil(start + scale * box[2] + reach)
+    low, high = (tf.clip_by_value(tf.cast(x, tf.int32), 0, tf.shape(photo)[:2]) for x in (low, high))
+    tf.debugging.assert_less(low, high, "the box lies beside the photo")
+    photo = photo[low[0] : high[0], low[1] : high[1]]  # before it is made four times as large
     face = tf.raw_ops.ScaleAndTranslate(
-        images=grey[None],
+        images=tf.image.rgb_to_grayscale(tf.cast(photo, tf.float32))[None],
         size=(size, size),
         scale=tf.stack([zoom, zoom]),
-        translation=tf.stack([-top * zoom, -left * zoom]),
+        translation=(tf.cast(low, tf.float32) - start) * zoom,
         kernel_type="triangle",
         antialias=True,
     )[0]
     return tf.ensure_shape(tf.cast(tf.clip_by_value(tf.round(face), 0, 255), tf.uint8), (size, size, 1))
 
 
+def decode(path, orientation, box, size, scale):
+    """Returns `crop` of the photo in a file, upright."""
+    photo = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+    return crop(upright(photo, orientation), box, size, scale)
+
+
+# ---- shared with the second script: change it there, then run python tests/test_copies.py --fix
+
+
+def orientation(path):
+    """Returns the EXIF orientation of an image file, 1 to 8, or 1 where it has none or is no image."""
+    try:
+        with Image.open(path) as image:
+            found = image.getexif().get(0x0112, 1)
+    except Exception:  # whatever a damaged file makes of it; decoding will tell
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def upright(image, orientation):
+    """Returns an image (height, width, C) as its EXIF orientation says that it is to be seen."""
+    image = tf.cond(orientation > 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    mirrored = tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
+    upside_down = tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8]))
+    image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
+    return tf.cond(upside_down, lambda: image[::-1], lambda: image)
+
+
 def decode_all(decode, shape, paths, *columns):
-    """Returns the images that decode(path, ...) can give, uint8 (n, *shape), and their indices into `paths`.
+    """Returns the images that decode(path, orientation, ...) can give, uint8 (n, *shape), and their indices in `paths`.
 
     `columns` hold what else `decode` takes for each path. Images that cannot be decoded are named and counted; raises
     Failure if they are more than 1 %.
     """
-    rows = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), paths, *columns))
-    decoded = rows.map(lambda k, *row: (k, decode(*row)), num_parallel_calls=tf.data.AUTOTUNE)
+    rows = np.arange(len(paths)), paths, [orientation(path) for path in paths], *columns
+    decoded = tf.data.Dataset.from_tensor_slices(rows).map(
+        lambda k, *row: (k, decode(*row)), num_parallel_calls=tf.data.AUTOTUNE
+    )
     progress = keras.utils.Progbar(len(paths), verbose=sys.stdout.isatty(), unit_name="image")
     images, kept = np.empty((len(paths), *shape), np.uint8), []
     for k, image in decoded.ignore_errors().as_numpy_iterator():
         images[len(kept)] = image
         kept.append(int(k))
         progress.update(len(kept))
-    bad = sorted(set(range(len(paths))) - set(kept))
+    bad = [paths[k] for k in sorted(set(range(len(paths))) - set(kept))]
     if bad:
-        print(f"skipped {len(bad)} of {len(paths)} images, missing or damaged: {', '.join(paths[k] for k in bad[:5])}")
+        print(f"skipped {len(bad)} of {len(paths)} images, missing or damaged: {', '.join(bad[:5])}")
     if len(bad) > 0.01 * len(paths):
-        raise Failure(
-            f"{paths[bad[0]]}: missing or damaged, as {len(bad)} of {len(paths)} images, expected 1 % at most"
-        )
+        what = f"as {len(bad)} of {len(paths)} images, expected 1 % at most"
+        raise Failure(f"{bad[0]}: missing or damaged, {what}")
     return images[: len(kept)], np.array(kept)
+
+
+def hold_out(strata, people, fraction):
+    """Returns the sorted indices of a random part, the same for every seed and every set of tasks.
+
+    It is stratified by `strata`, and nobody of `people` (who or which picture each image shows) is on both sides.
+    """
+    names, first = np.unique(people, return_index=True)
+    return np.flatnonzero(np.isin(people, names[stratified(strata[first], fraction, seed=0)]))
+
+
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 def stratified(labels, fraction, seed):
@@ -252,14 +311,20 @@ def pixel_statistics(images):
     return mean, np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), 1)
 
 
+# ---- of this script alone
+
+
 def prepare_data(args):
     """Returns the parts, the per-pixel mean and deviation of the training crops, and a record.
 
-    A part (`train`, `validation`, and of `test` and `aflw` those that are there) is a triple of tensors: faces, uint8
+    A part (`train`, `validation`, and of `test` and `aflw` those that are there) is a triple of arrays: faces, uint8
     (n, window, window, 1), with their margin; points, float32 (n, 5, 2), in coordinates of the box; and attributes,
-    int64 (n, 4), -1 where unknown. The record says where the data come from, their sizes, the SHA-256 of all of it,
-    and for each attribute the accuracy that the most frequent class alone would have.
+    int64 (n, 4), -1 where unknown. Of photos that are in two parts only those to test on stay. The record says where
+    the data come from, their sizes, the SHA-256 of all of it, and for each attribute the accuracy that the most
+    frequent class alone would have.
     """
+    if len(args.aux_lambda) not in (1, len(TASKS)):
+        raise Failure(f"--aux_lambda: expected one number, or one each for {' '.join(TASKS)}")
     if args.data_dir is None or not os.path.exists(os.path.join(args.data_dir, "training.txt")):
         raise Failure(f"--data_dir {args.data_dir or ''}: expected a folder with {LAYOUT}")
     lists = ("training.txt", "trainImageList.txt", "testImageList.txt", "testing.txt")
@@ -287,20 +352,27 @@ def prepare_data(args):
         raise Failure(f"--data_dir {args.data_dir}: expected testImageList.txt or testing.txt, to test on")
 
     window = args.image_size + 2 * (args.image_size // MARGIN)
-    read = functools.partial(crop, size=window, scale=args.crop_scale * window / args.image_size)
-    digest, parts = hashlib.sha256(), {}
+    read = functools.partial(decode, size=window, scale=args.crop_scale * window / args.image_size)
+    digest, parts, photos = hashlib.sha256(), {}, {}
     for part, (paths, boxes, points, attributes) in found.items():
         if part == "train" and part in guessed:
             boxes = jitter(boxes, args.seed)
         images, kept = decode_all(read, (window, window, 1), paths, boxes.astype(np.float32))
         points = to_box(points, boxes)[kept].astype(np.float32)
         parts[part] = images, points, attributes[kept]
+        contents = (pathlib.Path(paths[k]).read_bytes() for k in kept)
+        photos[part] = np.array([hashlib.sha256(content).hexdigest() for content in contents])
         for array in parts[part]:
             digest.update(np.ascontiguousarray(array))
 
     pose = parts["train"][2][:, -1]
-    held_out = stratified(pose, args.validation_fraction, seed=0)
-    rest = np.setdiff1d(np.arange(len(pose)), held_out)
+    trained = photos.pop("train")
+    tested = np.flatnonzero(np.isin(trained, np.concatenate(list(photos.values()))))
+    _, first, photo = np.unique(trained, return_index=True, return_inverse=True)
+    if len(tested):
+        print(f"{len(tested)} training faces are left out: their photos are among those to test on")
+    held_out = np.setdiff1d(hold_out(pose, first[photo], args.validation_fraction), tested)
+    rest = np.setdiff1d(np.arange(len(pose)), [*held_out, *tested])
     if not len(rest):
         raise Failure(f"--validation_fraction {args.validation_fraction}: nothing left to train on")
     if args.train_fraction < 1:
@@ -321,9 +393,7 @@ def prepare_data(args):
         print(f"{part}: boxes made from the landmarks, {BOX_FACTOR} times their extent, which flatters its figures")
     sizes = {part: len(parts[part][0]) for part in sorted(parts)}
     record = {"name": "MTFL", "source": args.data_dir, "sizes": sizes, "sha256": digest.hexdigest()}
-    record |= {"majority": majority, "boxes_from_landmarks": guessed}
-    with tf.device("CPU:0"):
-        parts = {part: tuple(map(tf.constant, arrays)) for part, arrays in parts.items()}
+    record |= {"majority": majority, "boxes_from_landmarks": guessed, "left_out": len(tested)}
     return parts, mean, deviation, record
 
 
@@ -372,6 +442,7 @@ def augment(faces, points, attributes, draws, size, scale):
 
 
 # ------------------------------------------------------------------------------------ cross-stitch unit
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -404,12 +475,10 @@ class CrossStitch(layers.Layer):
         init = self.init if init is None else init
         cross = (1 - init) / (self.tasks - 1)
         mix = tf.fill((self.tasks, self.tasks), cross) + (init - cross) * tf.eye(self.tasks)
-        if self.unit == "channel":
-            return tf.broadcast_to(mix[..., None], shape)
-        if self.unit == "layer":
-            return mix
-        blocks = mix[:, None, :, None] * tf.eye(self.size)[None, :, None, :]  # α_ij · I in block (i, j)
-        return tf.reshape(blocks, shape)
+        if self.unit == "activation":
+            mix = mix[:, None, :, None] * tf.eye(self.size)[None, :, None, :]  # α_ij · I in block (i, j)
+            return tf.reshape(mix, shape)
+        return tf.broadcast_to(mix[..., None], shape) if self.unit == "channel" else mix
 
     def call(self, inputs):
         alpha = tf.convert_to_tensor(self.alpha)
@@ -432,6 +501,7 @@ class CrossStitch(layers.Layer):
 
 
 # --------------------------------------------------------------------------------------------- network
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -458,76 +528,31 @@ class BatchNormalization(layers.BatchNormalization):
         )
         if training:
             n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
-            biased = variance * (n - 1) / n  # the kernel's variance is unbiased, Keras's is not
+            biased = tf.math.multiply_no_nan(
+                variance, (n - 1) / n
+            )  # the kernel's is unbiased (NaN of one), Keras's not
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
                 moving.assign(moving * self.momentum + batch * (1 - self.momentum))
         return tf.reshape(outputs, tf.shape(inputs))
 
 
+def replica_seed(generator):
+    """Returns the next seed, (2,), of a Keras SeedGenerator: one for each replica, where Keras's own is one for all."""
+    replica = tf.distribute.get_replica_context()  # None while the network is built
+    return tf.cast(generator.next(), tf.int32) + (replica.replica_id_in_sync_group if replica else 0)
+
+
 @keras.saving.register_keras_serializable("cross_stitch")
-class FirstConvolution(layers.Layer):
-    """A convolution, its batch normalisation and a 2×2 max-pooling in one: the same up to rounding, and faster.
-
-    Takes (batch, height, width, C) and returns (batch, height // 2, width // 2, filters). Batch norm reads and writes
-    the convolution's outputs, the largest tensors of the network, again and again. But they are linear in the inputs,
-    Kᵀp for the kernel K and the k·k·C numbers p of a patch: their mean is Kᵀ·E[p], their variance the diagonal of
-    Kᵀ·cov(p)·K, and with few channels C the statistics of the patches are small (TensorFlow's graph optimiser makes
-    them once for all columns). The normalisation's scale goes into the kernel, its shift waits for the pooling, which
-    leaves a quarter of the numbers. The inputs should be about standardised: cov(p) is E[ppᵀ] - E[p]·E[p]ᵀ.
-    """
-
-    def __init__(self, filters, kernel_size, momentum, **kwargs):
-        super().__init__(**kwargs)
-        self.filters, self.kernel_size, self.momentum = filters, kernel_size, momentum
-
-    def build(self, input_shape):
-        shape = (self.kernel_size, self.kernel_size, input_shape[-1], self.filters)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="he_normal")
-        self.gamma = self.add_weight(name="gamma", shape=shape[3:], initializer="ones")
-        self.beta = self.add_weight(name="beta", shape=shape[3:], initializer="zeros")
-        self.moving_mean = self.add_weight(name="moving_mean", shape=shape[3:], initializer="zeros", trainable=False)
-        self.moving_variance = self.add_weight(
-            name="moving_variance", shape=shape[3:], initializer="ones", trainable=False
-        )
+class Dropout(layers.Dropout):
+    """Keras's dropout, with a mask of its own on each replica."""
 
     def call(self, inputs, training=False):
-        kernel = tf.convert_to_tensor(self.kernel)
-        if training and self.trainable:
-            mean, variance = self.statistics(inputs, kernel)
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + batch * (1 - self.momentum))
-        else:
-            mean, variance = (tf.convert_to_tensor(moving) for moving in (self.moving_mean, self.moving_variance))
-        scale = self.gamma * tf.math.rsqrt(variance + 1e-3)  # Keras's epsilon, that of the other batch norms
-        outputs = tf.nn.max_pool2d(tf.nn.conv2d(inputs, kernel * scale, 1, "SAME"), 2, 2, "VALID")
-        return tf.nn.bias_add(outputs, self.beta - mean * scale)
+        if not training or not self.rate:
+            return inputs
+        return tf.nn.experimental.stateless_dropout(inputs, self.rate, replica_seed(self.seed_generator))
 
-    def statistics(self, inputs, kernel):
-        """Returns the mean and the variance (filters,) of the convolution's outputs, over all replicas.
 
-        `inputs` are this replica's (batch, height, width, C), `kernel` is (k, k, C, filters).
-        """
-        shape, size = kernel.shape[:3], math.prod(kernel.shape[:3])
-        each = tf.reshape(tf.eye(size), (*shape, size))  # a convolution that returns the patches
-        patches = tf.reshape(tf.nn.conv2d(inputs, each, 1, "SAME"), (-1, size))
-        sums = [tf.cast(tf.shape(patches)[0], tf.float32)]
-        sums += [tf.reduce_sum(patches, axis=0), tf.matmul(patches, patches, transpose_a=True)]
-        replica = tf.distribute.get_replica_context()  # None while the network is built
-        if replica and replica.num_replicas_in_sync > 1:
-            sums = replica.all_reduce("SUM", sums)
-        n, first, second = sums
-        covariance = second / n - first[:, None] * first / n**2
-        flat = tf.reshape(kernel, (size, -1))
-        variance = tf.reduce_sum(flat * tf.matmul(covariance, flat), axis=0)
-        return tf.linalg.matvec(flat, first / n, transpose_a=True), tf.nn.relu(variance)  # no -1e-9 by rounding
-
-    def compute_output_shape(self, input_shape):
-        batch, height, width, _ = input_shape
-        return batch, height // 2, width // 2, self.filters
-
-    def get_config(self):
-        own = {"filters": self.filters, "kernel_size": self.kernel_size, "momentum": self.momentum}
-        return {**super().get_config(), **own}
+# ---- of this script alone
 
 
 def build_network(args, mean, deviation):
@@ -545,33 +570,30 @@ def build_network(args, mean, deviation):
 
     def convolution(column, level, filters, kernel, pool, x):
         padding = "valid" if poster else "same"
-        if level == 1 and not poster:  # batch norm and pooling are part of it
-            x = FirstConvolution(filters, kernel, args.bn_momentum, name=f"{column}_conv_{level}")(x)
-        else:
-            x = layers.Conv2D(filters, kernel, padding=padding, name=f"{column}_conv_{level}", **hidden)(x)
-            if not poster:
-                x = BatchNormalization(momentum=args.bn_momentum, synchronized=several, name=f"{column}_bn_{level}")(x)
-            if pool:
-                x = layers.MaxPooling2D(2, name=f"{column}_pool_{level}")(x)
+        x = layers.Conv2D(filters, kernel, padding=padding, name=f"{column}_conv_{level}", **hidden)(x)
+        if not poster:
+            x = BatchNormalization(name=f"{column}_bn_{level}", **norm)(x)
+        if pool:
+            x = layers.MaxPooling2D(2, name=f"{column}_pool_{level}")(x)
         return layers.ReLU(name=f"{column}_relu_{level}")(x)  # after the pool: the same, on a quarter of the numbers
 
     def dense(column, level, x):
         x = layers.Flatten(name=f"{column}_flatten_{level}")(x)
         x = layers.Dense(width, name=f"{column}_fc_{level}", **hidden)(x)
         if not poster:
-            x = BatchNormalization(momentum=args.bn_momentum, synchronized=several, name=f"{column}_bn_{level}")(x)
+            x = BatchNormalization(name=f"{column}_bn_{level}", **norm)(x)
         return layers.ReLU(name=f"{column}_relu_{level}")(x)
 
     def landmarks(x):
         start = initial if poster else {"kernel_initializer": "zeros", "bias_initializer": middle_of_the_box}
-        x = layers.Dense(2 * len(LANDMARKS), name="landmarks_points", **start)(x)
-        return layers.Reshape((len(LANDMARKS), 2), name="landmarks")(x)
+        x = layers.Dense(2 * len(LANDMARKS), name="landmarks_points", **start, **exact)(x)
+        return layers.Reshape((len(LANDMARKS), 2), name="landmarks", **exact)(x)
 
     def attribute(task, x):
         if poster and len(TASKS[task]) == 2:  # one logit z; a softmax over 0 and z is the sigmoid of z
-            x = layers.Dense(1, name=f"{task}_logit", **initial)(x)
-            return layers.ZeroPadding1D((1, 0), name=f"{task}_pad")(x[..., None])[..., 0]
-        return layers.Dense(len(TASKS[task]), name=task, **initial)(x)
+            x = layers.Dense(1, name=f"{task}_logit", **initial, **exact)(x)
+            return layers.ZeroPadding1D((1, 0), name=f"{task}_pad", **exact)(x[..., None])[..., 0]
+        return layers.Dense(len(TASKS[task]), name=task, **initial, **exact)(x)
 
     def stitch(name, columns):
         if not args.cross_stitch_enabled or len(columns) == 1 or name not in args.cross_stitch_at:
@@ -580,18 +602,19 @@ def build_network(args, mean, deviation):
         unit = "layer" if poster and name == "fc_5" else args.cross_stitch_unit
         return CrossStitch(unit, init, name=name)(columns)
 
-    several = tf.distribute.has_strategy()
+    norm = {"momentum": args.bn_momentum, "synchronized": tf.distribute.has_strategy()}
+    exact = {"dtype": "float32"}  # of outputs, whatever --precision is
     middle_of_the_box = keras.initializers.Constant(0.5)
     names = ["landmarks", "attributes"] if args.network == "cross_stitch" else ["landmarks"]
     images = keras.Input(mean.shape, dtype="uint8", name="images")
     if poster:
         mean, deviation = np.zeros_like(mean), np.full_like(deviation, 255)
-    x = layers.Normalization((1, 2, 3), mean, deviation**2, name="standardise")(images)
+    x = layers.Normalization((1, 2, 3), mean, deviation**2, name="standardise", **exact)(images)
     columns = [x for _ in names]
     for level, block in enumerate(blocks, 1):
         columns = stitch(f"pool_{level}", [convolution(name, level, *block, x) for name, x in zip(names, columns)])
     columns = stitch("fc_5", [dense(name, 5, x) for name, x in zip(names, columns)])
-    columns = [layers.Dropout(1 - args.keep_prob, name=f"{name}_dropout")(x) for name, x in zip(names, columns)]
+    columns = [Dropout(1 - args.keep_prob, name=f"{n}_dropout", **exact)(x) for n, x in zip(names, columns)]
     outputs = {"landmarks": landmarks(columns[0])}
     if args.network != "single":
         outputs |= {task: attribute(task, columns[-1]) for task in TASKS}
@@ -697,53 +720,55 @@ def metrics(measures, matrices):
 
 
 # -------------------------------------------------------------------------------------------- training
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
-def choose_strategy():
-    """Returns the distribution strategy for the devices at hand, and whether this process writes the run.
-
-    TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device.
-    """
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if "TF_CONFIG" in os.environ:
-        try:
-            config = json.loads(os.environ["TF_CONFIG"])
-            first = "chief" if "chief" in config["cluster"] else "worker"
-            task = config["task"]["type"], config["task"]["index"]
-            config["cluster"][task[0]][task[1]]
-        except (ValueError, KeyError, IndexError, TypeError):
-            example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-            raise Failure(f"TF_CONFIG: expected {example}, got {os.environ['TF_CONFIG']}") from None
-        return tf.distribute.MultiWorkerMirroredStrategy(), task == (first, 0)
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
-
-
-def replica_share(batch, *columns):
-    """Returns this replica's share of the global batch from each of the tensors; `batch` holds indices into them."""
+def replica_share(*batch):
+    """Returns this replica's share of each tensor of the global batch."""
     context = tf.distribute.get_replica_context()
-    replica, replicas, n = context.replica_id_in_sync_group, context.num_replicas_in_sync, tf.size(batch)
-    share = batch[n * replica // replicas : n * (replica + 1) // replicas]
-    with tf.device("CPU:0"):  # the data set stays in the memory of the host
-        return [tf.gather(column, share) for column in columns]
+    replica, replicas, n = context.replica_id_in_sync_group, context.num_replicas_in_sync, tf.shape(batch[0])[0]
+    return [x[n * replica // replicas : n * (replica + 1) // replicas] for x in batch]
 
 
-def make_train_step(strategy, network, optimizer, unit_optimizer, relations, aux_lambda, args):
-    """Returns the tf.function (faces, points, attributes, draws, batch, stop) -> numbers that trains one global step.
+def batches(args, n, step, replicas):
+    """Yields the indices into n training images of each global batch after `step` steps, epoch after epoch.
+
+    The order in an epoch depends on the seed and on the epoch alone. Each replica needs an image: a last batch with
+    fewer holds its images several times, which leaves their mean as it is.
+    """
+    first, done = divmod(step, -(-n // args.n_batch_size))
+    for epoch in itertools.count(first):
+        order = np.random.default_rng([args.seed, epoch]).permutation(n)
+        for start in range(done * args.n_batch_size, n, args.n_batch_size):
+            batch = order[start : start + args.n_batch_size]
+            yield np.tile(batch, -(-replicas // len(batch)))
+        done = 0
+
+
+def learning_rates(args, epoch):
+    """Returns Adam's learning rate for the columns and that for the units in an epoch, counted from 0."""
+    rate = args.lr * 0.5 ** (epoch / args.lr_half_life) if args.lr_half_life else args.lr
+    return rate, rate * args.cross_stitch_lr_scale * (epoch >= args.pretrain_epoch)
+
+
+# ---- of this script alone
+
+
+def make_train_step(strategy, network, optimizers, args, progress):
+    """Returns the tf.function (faces, points, attributes, draws, stop) -> numbers that trains one global step.
 
     The numbers are a vector: the total loss, the loss of each output, the term of the related weights, the mean error
     of the landmarks on the batch, and the sum of `stop` over the replicas, by which each machine tells the others that
-    it was asked to. Without a `unit_optimizer` the units stay as they are. `relations` are the
-    variables a and b of related_weights, `aux_lambda` the variable λ^a of the attributes, (4,).
+    it was asked to. `optimizers` are those of the columns and of the units: TensorFlow 1's Adam, a fused kernel.
+    Of `progress`, what start_progress returns, the a and b of related_weights are trained too.
     """
     alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
     weights = [v.value for v in network.trainable_variables if v.name != "alpha"]
-    pairs = kernel_pairs(network)
+    pairs, relations, aux_lambda = kernel_pairs(network), progress["relations"], progress["aux_lambda"]
 
-    def replica_step(faces, points, attributes, draws, batch, stop):
-        n, replicas = tf.cast(tf.size(batch), tf.float32), strategy.num_replicas_in_sync
-        x, y, a, d = replica_share(batch, faces, points, attributes, draws)
+    def replica_step(faces, points, attributes, draws, stop):
+        n, replicas = tf.cast(tf.shape(faces)[0], tf.float32), strategy.num_replicas_in_sync
+        x, y, a, d = replica_share(faces, points, attributes, draws)
         if args.augment:
             x, y, a = augment(x, y, a, d, args.image_size, args.crop_scale)
         else:
@@ -756,9 +781,9 @@ def make_train_step(strategy, network, optimizer, unit_optimizer, relations, aux
             regularisation = args.weight_reg_lambda * relation + args.reg_lambda * l2_regularisation(network)
             loss = tf.add_n([rate * loss for rate, loss in zip(rates, losses)]) + regularisation / replicas
         gradients = tape.gradient(loss, weights + relations + alphas)  # summed over the replicas by the optimizers
-        optimizer.apply_gradients(zip(gradients, weights + relations))
-        if unit_optimizer is not None and alphas:
-            unit_optimizer.apply_gradients(zip(gradients[-len(alphas) :], alphas))
+        optimizers[0].apply_gradients(zip(gradients, weights + relations))
+        if alphas:
+            optimizers[1].apply_gradients(zip(gradients[-len(alphas) :], alphas))
         error = tf.reduce_sum(tf.norm(outputs["landmarks"] - y, axis=-1)) / (n * len(LANDMARKS))
         return tf.stack([loss, *losses, relation / replicas, error, stop])
 
@@ -769,431 +794,205 @@ def make_train_step(strategy, network, optimizer, unit_optimizer, relations, aux
     return train_step
 
 
-def make_evaluate_step(strategy, network, size):
-    """Returns the tf.function (faces, points, attributes, batch) -> sums over a global batch, for `metrics`.
+def evaluate(predict, part, size):
+    """Returns the sum of face_measures behind the number of faces, (15,), and {attribute: confusion matrix} of a part.
 
-    They are a list: the number of faces and the sum of their measures, (15,), then each attribute's confusion matrix.
+    Every process predicts for itself, so many faces at once that the memory they take does not depend on their size.
     """
-
-    def replica_step(faces, points, attributes, batch):
-        x, y, a = replica_share(batch, faces, points, attributes)
-        outputs = network(centre(x, size), training=False)
-        measures = tf.concat([tf.ones((tf.shape(y)[0], 1)), face_measures(outputs["landmarks"], y)], axis=1)
-        known = [task for task in TASKS if task in outputs]
-        return [tf.reduce_sum(measures, axis=0), *(confusion_matrix(outputs[t], a[:, k]) for k, t in enumerate(known))]
-
-    @tf.function(autograph=False)  # nothing branches on a tensor, and a start takes a second less
-    def evaluate_step(*inputs):
-        sums = strategy.run(replica_step, inputs)
-        return [strategy.reduce("SUM", x, axis=None) for x in sums]
-
-    return evaluate_step
+    faces, points, attributes = part
+    count = max(1, EVALUATION_PIXELS // size**2)
+    outputs = [predict(centre(faces[k : k + count], size)) for k in range(0, len(faces), count)]
+    outputs = {task: tf.concat([output[task] for output in outputs], axis=0) for task in outputs[0]}
+    measures = np.float64(face_measures(outputs.pop("landmarks"), points)).sum(axis=0)
+    known = [(task, attributes[:, list(TASKS).index(task)]) for task in outputs]
+    return np.array([len(faces), *measures]), {t: confusion_matrix(outputs[t], labels).numpy() for t, labels in known}
 
 
-@contextlib.contextmanager
-def heeding_interrupts():
-    """A context in which no Ctrl-C gets lost: it ends in KeyboardInterrupt, also where code within ignored it.
+def judge(args, step, validation, variables, progress):
+    """Stops attributes whose validation error is small enough, and keeps the best weights and how long ago they were.
 
-    While TensorFlow traces, it has been seen to do so.
+    `validation` are the measures of that part, `variables` the network's, and `progress` what is kept of a run in
+    checkpoints; its variables are changed.
     """
-    came = []
+    aux_lambda, waited = progress["aux_lambda"], progress["waited"]
+    for k, task in enumerate(task for task in TASKS if task in validation):
+        if 1 - validation[task] < args.aux_stop_error and aux_lambda[k] > 0:
+            aux_lambda.assign(tf.tensor_scatter_nd_update(aux_lambda, [[k]], [0.0]))
+            progress["stopped_at"].assign(tf.tensor_scatter_nd_update(progress["stopped_at"], [[k]], [step]))
+            print(
+                f"{task}: validation error {1 - validation[task]:.4f}, no longer trained from step {step} on",
+                flush=True,
+            )
+        tf.summary.scalar(f"{task}/lambda", aux_lambda[k])
+    waited.assign_add(1)
+    if validation["mean_error"] < progress["best_error"]:
+        progress["best_error"].assign(validation["mean_error"])
+        progress["best_step"].assign(step)
+        waited.assign(0)
+        for kept, v in zip(progress["best"], variables):
+            kept.assign(v)
 
-    def handler(kind, _):
-        came.append(kind)
-        raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # others get no signals
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        if came:
-            raise KeyboardInterrupt
+def log_training(network, tasks, step, numbers):
+    """Logs the units and, from `numbers`, what the step just made showed and the images a second."""
+    log_units(network)
+    if step > 0:
+        loss, *losses = numbers[: 1 + len(tasks)]
+        tf.summary.scalar("summary/loss_total", loss)
+        tf.summary.scalar("summary/related_weights", numbers[-3])
+        tf.summary.scalar("landmarks/mean_error_train", numbers[-2])
+        tf.summary.scalar("throughput/images_per_second", numbers[-1])
+        for task, value in zip(tasks, losses):
+            tf.summary.scalar(f"{task}/loss", value)
+
+
+def log_evaluation(measured, when):
+    """Logs the measures of each part, {part: what `metrics` returns}; prints the mean errors behind `when`, if any."""
+    errors = "  ".join(f"{part} {of_part['mean_error']:.4f}" for part, of_part in measured.items())
+    if when:
+        print(f"{when}  mean error {errors}", flush=True)
+    for part, of_part in measured.items():
+        for tag in ("mean_error", "failure_rate"):
+            tf.summary.scalar(f"landmarks/{tag}_{part}", of_part[tag])
+        for task in [task for task in TASKS if task in of_part]:
+            tf.summary.scalar(f"{task}/accuracy_{part}", of_part[task])
+
+
+def draws_of(args, n, epoch):
+    """Returns the random numbers of an epoch's augmentation of n faces, float32 (n, 5) in [-1, 1)."""
+    random = np.random.default_rng([args.seed, epoch])
+    random.permutation(n)  # the order of the faces, as in `batches`
+    return random.uniform(-1, 1, (n, 5)).astype(np.float32)
+
+
+def start_progress(args, network):
+    """Returns the variables beside the network's that a run changes as it goes, {name: variable or list of them}."""
+    layers_in_both = len(kernel_pairs(network)) if args.weight_reg != "none" else 0
+    return {
+        "relations": [tf.Variable(tf.ones(layers_in_both)), tf.Variable(tf.zeros(layers_in_both))][
+            : 2 * layers_in_both
+        ],
+        "aux_lambda": tf.Variable(np.broadcast_to(np.float32(args.aux_lambda), len(TASKS))),
+        "stopped_at": tf.Variable([-1] * len(TASKS)),  # the step from which an attribute is no longer trained
+        "best": [tf.Variable(v.value) for v in network.variables] if args.patience else [],
+        "best_error": tf.Variable(math.inf),
+        "best_step": tf.Variable(0),
+        "waited": tf.Variable(0),  # evaluations since then
+    }
 
 
 def train(args, resumed):
-    """Trains the network as `args` says, leaves the run in args.log_dir and returns its results.
+    """Trains the network as `args` says and leaves the run in args.log_dir.
 
-    `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure with status 3
-    when the loss is no longer finite, and SystemExit (130, 143) when a signal stopped the run, its state saved.
+    `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure, with status 3
+    when the loss is no longer finite, and Stopped (130, 143) when a signal ended the run, its state saved.
     """
     strategy, chief = choose_strategy()
-    replicas = strategy.num_replicas_in_sync
     if chief and not resumed:
-        refuse_log_dir(args.log_dir)
-    keras.utils.set_random_seed(args.seed)
+        refuse_run(args.log_dir)
+    keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
     parts, mean, deviation, data = prepare_data(args)
-    record = {"arguments": vars(args), "data": data, "versions": VERSIONS}
-    if resumed:
-        refuse_difference(resumed, record)
-
+    record = {"arguments": vars(args), "data": data, "versions": VERSIONS, "cores": CORES}
+    refuse_difference(strategy, record, resumed)
+    build = functools.partial(build_network, mean=mean, deviation=deviation)
+    refuse_memory(args, build)
+    keras.utils.set_random_seed(args.seed)
     with strategy.scope():
-        network = build_network(args, mean, deviation)
-        variables = [v.value for v in network.variables]
-        rate = tf.Variable(args.lr)
-        optimizer = tf.compat.v1.train.AdamOptimizer(lambda: rate)
-        unit_optimizer = tf.compat.v1.train.AdamOptimizer(lambda: rate * args.cross_stitch_lr_scale)
-        relations = []
-        if args.weight_reg != "none":
-            layers_in_both = len(kernel_pairs(network))
-            relations = [tf.Variable(tf.ones(layers_in_both)), tf.Variable(tf.zeros(layers_in_both))]
-        aux_lambda = tf.Variable([float(text.split("=")[1]) for text in args.aux_lambda])
-        stopped_at = tf.Variable([-1] * len(TASKS))  # the step from which an attribute is no longer trained
-        best = [tf.Variable(v) for v in variables] if args.patience else []
-        best_error, best_step, waited = tf.Variable(math.inf), tf.Variable(0), tf.Variable(0)  # waited: evaluations
-        evaluated = tf.Variable(0)  # the last step whose evaluation is in the event file
-    units = [layer for layer in network.layers if isinstance(layer, CrossStitch)]
-    parameters = sum(math.prod(v.shape) for v in network.trainable_variables)
-    tasks = list(network.output)
-    if chief:
-        describe(args, data, parameters, units, replicas)
+        network = build(args)
+        tasks, variables = list(network.output), [v.value for v in network.variables]
+        rates = [tf.Variable(0.0), tf.Variable(0.0)]
+        optimizers = [tf.compat.v1.train.AdamOptimizer(lambda rate=rate: rate) for rate in rates]
+        progress = start_progress(args, network)
+        shown = tf.Variable(tf.zeros(len(tasks) + 4))  # what log_training shows of the last step
+        checkpoint = tf.train.Checkpoint(network=variables, optimizers=optimizers, shown=shown, **progress)
+    record |= {"classes": {task: TASKS[task] for task in tasks[1:]}}
+    record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
+    faces, held_out = len(parts["train"][0]), sorted(parts.keys() - {"train"})
+    replicas, steps_per_epoch = strategy.num_replicas_in_sync, -(-faces // args.n_batch_size)
+    every, total = args.eval_every or steps_per_epoch, args.n_epoch * steps_per_epoch
+    log_every = min(args.log_every, max(1, total // 10))
 
-    specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in parts["train"]]
-    batches = tf.TensorSpec([None], tf.int64)
-    inputs = [*specs, tf.TensorSpec((None, 5)), batches, tf.TensorSpec([])]
-    terms = {"relations": relations, "aux_lambda": aux_lambda, "args": args}
-    make_step = functools.partial(make_train_step, strategy, network, optimizer, **terms)
-    with heeding_interrupts():
-        train_step = make_step(unit_optimizer=unit_optimizer).get_concrete_function(*inputs)
-        column_step = make_step(unit_optimizer=None).get_concrete_function(*inputs) if args.pretrain_epoch else None
-        evaluate_step = make_evaluate_step(strategy, network, args.image_size).get_concrete_function(*specs, batches)
-
-    faces = len(parts["train"][0])
-    steps_per_epoch = -(-faces // args.n_batch_size)
-    evaluate_every = args.eval_every or steps_per_epoch
-    total, pretraining = args.n_epoch * steps_per_epoch, args.pretrain_epoch * steps_per_epoch
-    progressed = {"aux_lambda": aux_lambda, "stopped_at": stopped_at, "best": best, "best_error": best_error}
-    progressed |= {"best_step": best_step, "waited": waited, "evaluated": evaluated, "relations": relations}
-    optimizers = {"optimizer": optimizer, "unit_optimizer": unit_optimizer}
-    with strategy.scope():
-        checkpoint = tf.train.Checkpoint(network=variables, **progressed, **optimizers)
-        saved = restore_checkpoint(checkpoint, args.log_dir) if resumed else -1  # the step; -1: nothing is saved yet
-    writer = open_run(args.log_dir, record, saved) if chief else tf.summary.create_noop_writer()
-    new, step = saved < 0, max(saved, 0)
-    stop, speeds, found = [], [], {}  # stop: the signals that asked for it
-    many_machines, asked = "TF_CONFIG" in os.environ, False  # asked: by a signal to any of them, so all stop together
-
-    def save():
-        nonlocal saved
-        if not all(np.isfinite(tf.convert_to_tensor(v)).all() for v in variables):
-            raise Failure(f"step {step}: the weights are no longer finite; try a smaller --lr", 3)
+    visible = {"verbose": chief and sys.stdout.isatty(), "unit_name": "step", "stateful_metrics": ["loss", "error"]}
+    progress_bar = functools.partial(keras.utils.Progbar, **visible)
+    stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many replicas were told
+    with claim(args.log_dir, resumed, chief), on_signals(lambda kind, _: stop.append(kind)):
         if chief:
-            writer.flush()
-            write_checkpoint(checkpoint, args.log_dir, step)
-        saved = step
-
-    def evaluate():
-        """Returns {part: sums for `metrics`} of all parts but the training part."""
-        found = {}
-        for part in sorted(parts.keys() - {"train"}):
-            sums = []
-            for first in range(0, len(parts[part][0]), EVALUATION_BATCH):
-                if stop and not many_machines:
-                    raise Stopped
-                batch = tf.range(first, min(first + EVALUATION_BATCH, len(parts[part][0])), dtype=tf.int64)
-                sums.append([np.float64(x.numpy()) for x in evaluate_step(*parts[part], batch)])
-            measures, *matrices = map(sum, zip(*sums))
-            found[part] = measures, dict(zip(tasks[1:], matrices))
-        return found
-
-    def judge(found):
-        """Logs what `evaluate` found; it can stop an attribute, and counts towards the end of the run.
-
-        One that the end of the run alone brings about does neither, so that a longer run goes the same way.
-        """
-        measured = {part: metrics(*sums) for part, sums in found.items()}
-        for part, of_part in measured.items():
-            tf.summary.scalar(f"landmarks/mean_error_{part}", of_part["mean_error"])
-            tf.summary.scalar(f"landmarks/failure_rate_{part}", of_part["failure_rate"])
-            for task in [task for task in tasks[1:] if task in of_part]:
-                tf.summary.scalar(f"{task}/accuracy_{part}", of_part[task])
-        if chief:
-            summarise_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
-        evaluated.assign(step)
-        if step % evaluate_every:
-            return
-        for k, task in enumerate(tasks[1:]):
-            error = 1 - measured["validation"][task]
-            if error < args.aux_stop_error and aux_lambda[k] > 0:
-                aux_lambda.assign(tf.tensor_scatter_nd_update(aux_lambda, [[k]], [0.0]))
-                stopped_at.assign(tf.tensor_scatter_nd_update(stopped_at, [[k]], [step]))
-                if chief:
-                    print(f"\n{task}: validation error {error:.4f}, no longer trained from step {step} on", flush=True)
-            tf.summary.scalar(f"{task}/lambda", aux_lambda[k])
-        waited.assign_add(1)
-        if measured["validation"]["mean_error"] < best_error:
-            best_error.assign(measured["validation"]["mean_error"])
-            best_step.assign(step)
-            waited.assign(0)
-            for kept, v in zip(best, variables):
-                kept.assign(v)
-
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():  # others, as those of Ray Train, get no signals
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            handlers[kind] = signal.signal(kind, lambda kind, _: stop.append(kind))
-    tf.summary.experimental.set_step(step)
-    try:
-        with writer.as_default():
-            if new:
+            describe(args, record, network, replicas)
+        specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in parts["train"]]
+        specs += [tf.TensorSpec((None, 5)), tf.TensorSpec([])]
+        step_function = make_train_step(strategy, network, optimizers, args, progress)
+        train_step = step_function.get_concrete_function(*specs)
+        predict = tf.function(lambda x: network(x, training=False), [tf.TensorSpec(network.input.shape, tf.uint8)])
+        first = begin(strategy, chief, checkpoint, record, resumed)
+        numbers, indices = shown.numpy().tolist(), batches(args, faces, first, replicas)
+        with open_events(args.log_dir, first, chief).as_default():
+            if first == 0:
                 tags = ["landmarks/mean_error_test", "landmarks/failure_rate_test", "landmarks/mean_error_validation"]
-                summarise_setting(args, data, train_step.graph, tags)
-                summarise_units(units)
-                save()
-            elif (step % evaluate_every == 0 or step == total) and evaluated < step:
-                found = evaluate()  # the run was stopped in the midst of this step's evaluation
-                judge(found)
-                save()
-            for epoch in range(step // steps_per_epoch, args.n_epoch):
-                if args.patience and waited >= args.patience:
-                    if chief:
-                        print(f"no better validation error since step {int(best_step)}: the run ends here", flush=True)
+                log_setting(args, data, train_step.graph, tags)
+            for step in range(first, total + 1):
+                tf.summary.experimental.set_step(step)
+                evaluating = step > 0 and (step % every == 0 or step == total)
+                if step > first and (evaluating or asked):  # before anything is logged under this step
+                    shown.assign(numbers)
+                    write_checkpoint(checkpoint, args.log_dir, step, chief)
+                if asked:
+                    again = command(__file__, "--resume", args.log_dir)
+                    raise Stopped(f"stopped at step {step} of {total}; go on with: {again}", 128 + [*stop, 15][0])
+                if step % log_every == 0 or step == total:
+                    log_training(network, tasks, step, numbers)
+                if evaluating:
+                    found = {part: evaluate(predict, parts[part], args.image_size) for part in held_out}
+                    measured = {part: metrics(*sums) for part, sums in found.items()}
+                    log_evaluation(measured, f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}" * chief)
+                    log_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
+                    if step % every == 0:  # what the end of the run alone brings about does not count
+                        judge(args, step, measured["validation"], variables, progress)
+                    speeds.append(numbers[-1])
+                    if step == total and "aflw" in found:
+                        log_confusion(found["aflw"][1], TASKS)
+                if step == total or 0 < args.patience <= progress["waited"].numpy():
                     break
-                random = np.random.default_rng([args.seed, epoch])
-                order, draws = random.permutation(faces), tf.constant(random.uniform(-1, 1, (faces, 5)), tf.float32)
-                if args.lr_half_life:
-                    rate.assign(args.lr * 0.5 ** (epoch / args.lr_half_life))
-                progress = keras.utils.Progbar(steps_per_epoch, verbose=chief and sys.stdout.isatty(), unit_name="step")
-                seconds, seen, losses = 0.0, 0, []
-                for position in range(step % steps_per_epoch, steps_per_epoch):
-                    if asked:
-                        raise Stopped
-                    if step == pretraining > 0:
-                        for unit in units:
-                            unit.alpha.assign(unit.initial_alpha(unit.alpha.shape, init=args.cross_stitch_init))
-                    began = time.perf_counter()
-                    batch = order[position * args.n_batch_size : (position + 1) * args.n_batch_size]
-                    # Each replica needs an image: what is too few for them is taken several times, the mean stays.
-                    batch = np.tile(batch, -(-replicas // len(batch)))
-                    one_step = column_step if step < pretraining else train_step
-                    inputs = [*parts["train"], draws, tf.constant(batch), tf.constant(float(len(stop)))]
-                    *numbers, asked = one_step(*inputs).numpy().tolist()
-                    seconds, seen, step = seconds + time.perf_counter() - began, seen + len(batch), step + 1
-                    tf.summary.experimental.set_step(step)
-
+                if step == first or evaluating:
+                    began, seen, bar = time.perf_counter(), 0, progress_bar(min(every - step % every, total - step))
+                if step == first or step % steps_per_epoch == 0:
+                    draws = draws_of(args, faces, step // steps_per_epoch)
+                if step == args.pretrain_epoch * steps_per_epoch > 0:
+                    for unit in units_of(network):
+                        unit.alpha.assign(unit.initial_alpha(unit.alpha.shape, init=args.cross_stitch_init))
+                for variable, rate in zip(rates, learning_rates(args, step // steps_per_epoch)):
+                    variable.assign(rate)
+                batch = next(indices)
+                inputs = *(x[batch] for x in (*parts["train"], draws)), np.float32(len(stop))
+                *numbers, asked = train_step(*map(tf.constant, inputs)).numpy().tolist()
+                if not np.isfinite(numbers).all():
                     of_task = dict(zip(tasks, numbers[1:]))
-                    if not np.isfinite(numbers).all():
-                        raise Failure(f"step {step}: the loss is no longer finite: {of_task}; try a smaller --lr", 3)
-                    losses.append(numbers[0])
-                    progress.update(position + 1, [("loss", losses[-1]), ("error", numbers[-1])])
-                    if step % args.log_every == 0:
-                        tf.summary.scalar("summary/loss_total", losses[-1])
-                        tf.summary.scalar("landmarks/mean_error_train", numbers[-1])
-                        for task, loss in of_task.items():
-                            tf.summary.scalar(f"{task}/loss", loss)
-                        if relations:
-                            tf.summary.scalar("summary/related_weights", numbers[-2])
-                        summarise_units(units)
-                    if step % evaluate_every == 0 or step == total:
-                        found = evaluate()
-                        judge(found)
-                    if step % steps_per_epoch and args.checkpoint_every and step % args.checkpoint_every == 0:
-                        save()
-                speeds.append(seen / seconds)
-                tf.summary.scalar("throughput/images_per_second", speeds[-1])
-                save()
-                if chief:
-                    line = f"epoch {epoch + 1}/{args.n_epoch}  step {step}  loss {statistics.fmean(losses):.5f}"
-                    if len(losses) < steps_per_epoch:
-                        line += f" over its last {len(losses)} steps"
-                    if evaluated == step:
-                        errors = {part: metrics(*sums)["mean_error"] for part, sums in found.items()}
-                        line += "  mean error" + "".join(f"  {part} {error:.4f}" for part, error in errors.items())
-                    print(f"{line}  ({seconds:.1f} s, {speeds[-1]:,.0f} images/s)", flush=True)
-            keep_best = args.patience > 0 and best_step > 0
-            if keep_best:
-                for v, kept in zip(variables, best):
-                    v.assign(kept)
-            if keep_best or not found:  # found is of the last weights; {}: stopped between last step and results
-                found = evaluate()
-            if "aflw" in found:
-                summarise_confusion({task: matrix.astype(int) for task, matrix in found["aflw"][1].items()}, TASKS)
-            writer.flush()
-    except Stopped:
-        if saved < step:  # otherwise the weights may already be the best ones, which are not the run's state
-            save()
+                    raise Failure(f"step {step + 1}: the loss is no longer finite: {of_task}; try a smaller --lr", 3)
+                seen += len(batch)
+                numbers.append(seen / (time.perf_counter() - began))
+                bar.add(1, [("loss", numbers[0]), ("error", numbers[-2])])
+        if args.patience and progress["best_step"].numpy() > 0:
+            for v, kept in zip(variables, progress["best"]):
+                v.assign(kept)
+            found = {part: evaluate(predict, parts[part], args.image_size) for part in held_out}
         if chief:
-            print(
-                f"\nstopped at step {step} of {total}; go on with: python {NAME}.py --resume {args.log_dir}", flush=True
-            )
-        raise SystemExit(128 + (stop[0] if stop else signal.SIGTERM)) from None
-    except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
-        reason = str(error).strip().split("\n\n")[-1].split("\n")[0]  # without TensorFlow's own stack
-        raise Failure(f"step {step}: {reason}; go on with: python {NAME}.py --resume {args.log_dir}", 1) from None
-    finally:
-        for kind, handler in handlers.items():
-            signal.signal(kind, handler)
-
-    results = {
-        "arguments": vars(args),
-        "data": data,
-        **{part: metrics(*sums) for part, sums in found.items()},
-        "classes": {task: TASKS[task] for task in tasks[1:]},
-        "cross_stitch": {unit.name: unit.mixing().tolist() for unit in units},
-        "stopped_attributes": {task: int(k) for task, k in zip(TASKS, stopped_at.numpy()) if k >= 0},
-        "epochs": args.n_epoch,
-        "steps": step,
-        "weights_of_step": int(best_step) if keep_best else step,
-        "parameters": parameters,
-        "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
-        "seed": args.seed,
-        "versions": VERSIONS,
-    }
-    if chief:
-        partial = os.path.join(args.log_dir, "partial.keras")
-        network.save(partial)
-        os.replace(partial, os.path.join(args.log_dir, "model.keras"))
-        write_json(os.path.join(args.log_dir, "results.json"), results)
-        print_results(results)
-    return results
+            write_results(record, network, found, speeds, step, progress)
 
 
-# --------------------------------------------------------------------------- checkpoints and summaries
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop, here or on another machine."""
-
-
-def write_checkpoint(checkpoint, log_dir, step):
-    """Writes the state after `step` steps into log_dir/checkpoints, and removes all but the last two.
-
-    TensorFlow writes the index last, so a checkpoint that has one was written to its end.
-    """
-    folder = os.path.join(log_dir, "checkpoints")
-    os.makedirs(folder, exist_ok=True)
-    prefix = f"step-{step:010d}"
-    checkpoint.write(os.path.join(folder, prefix))
-    written = sorted(name[:-6] for name in os.listdir(folder) if name.endswith(".index"))
-    kept = [name for name in written if name <= prefix][-2:]
-    for name in os.listdir(folder):
-        if name.split(".")[0] not in kept:  # older ones, damaged ones, and what a dead process left half-written
-            path = os.path.join(folder, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-
-
-def restore_checkpoint(checkpoint, log_dir):
-    """Reads the newest good checkpoint of the run into `checkpoint`; returns its step, or -1 if none was begun.
-
-    A damaged one, as its checksums tell, is passed over with a line that says so; raises Failure if none is good.
-    """
-    paths = glob.glob(os.path.join(glob.escape(log_dir), "checkpoints", "step-*.index"))
-    for path in sorted(paths, reverse=True):
-        prefix = path.removesuffix(".index")
-        try:
-            checkpoint.read(prefix).assert_existing_objects_matched()
-            return int(prefix[-10:])
-        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
-            print(f"{prefix} is damaged ({type(error).__name__}): trying the one before it", flush=True)
-    if paths:
-        raise Failure(f"--resume {log_dir}: all checkpoints in its folder are damaged, expected a whole one")
-    return -1
-
-
-def refuse_log_dir(log_dir):
-    """Raises Failure if `log_dir` already holds a run, or cannot be made or written."""
-    names = os.listdir(log_dir) if os.path.isdir(log_dir) else []
-    if any(name == "run.json" or "tfevents" in name for name in names):
-        raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
-    folder = os.path.abspath(log_dir)
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-        raise Failure(f"--log_dir {log_dir}: expected a folder that can be written, {folder} is none")
-
-
-def open_run(log_dir, record, step):
-    """Writes run.json into the run's folder and returns its summary writer.
-
-    Event files that are there keep the records up to `step` alone, so that no step stands there twice: each is
-    copied up to there, or up to a record torn by the end of the process, and then replaced by its copy.
-    """
-    os.makedirs(log_dir, exist_ok=True)
-    write_json(os.path.join(log_dir, "run.json"), record)
-    copy = os.path.join(log_dir, "rewound")
-    for path in glob.glob(os.path.join(glob.escape(log_dir), "events.out.tfevents.*")):
-        with tf.io.TFRecordWriter(copy) as events:
-            try:
-                for event in tf.data.TFRecordDataset(path).as_numpy_iterator():
-                    if tf.compat.v1.Event.FromString(event).step <= step:
-                        events.write(event)
-            except tf.errors.DataLossError:
-                pass
-        os.replace(copy, path)
-    return tf.summary.create_file_writer(log_dir)
-
-
-def write_json(path, content):
-    """Writes `content` as JSON into the file `path`: the whole of it or, if anything fails, none."""
-    with open(f"{path}.partial", "w") as file:
-        json.dump(content, file, indent=2)
-    os.replace(f"{path}.partial", path)
-
-
-def read_json(path):
-    """Returns the content of a JSON file that a run has written; raises Failure if it is no such file."""
-    try:
-        with open(path) as file:
-            content = json.load(file)
-    except (OSError, ValueError) as error:
-        raise Failure(f"{path}: expected the JSON file that a run writes ({error})") from None
-    if not isinstance(content, dict) or not {"arguments", "data", "versions"} <= content.keys():
-        raise Failure(f"{path}: expected the JSON file that a run writes, with arguments, data and versions")
-    return content
-
-
-def refuse_difference(resumed, record):
-    """Raises Failure where the data or the libraries are others than those of the run to resume."""
-    for what, keys in (("data", ("sizes", "sha256")), ("versions", VERSIONS)):
-        for key in keys:
-            then, now = resumed[what].get(key), record[what][key]
-            if then != now:
-                raise Failure(f"--resume: expected the {what} that the run was begun with, {key} {then}, found {now}")
-
-
-def markdown(table):
-    """Returns the dictionary `table` as a Markdown table of two columns."""
-    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in table.items())])
-
-
-def summarise_setting(args, data, graph, metrics):
-    """Logs the training step's graph, the arguments and the data as text, the hyper-parameters and `metrics`, tags."""
-    tf.summary.graph(graph)
-    tf.summary.text("arguments", markdown(vars(args)))
-    tf.summary.text("data", markdown(data))
-    values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}
-    hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
-    hparams.hparams(values)
-
-
-def summarise_units(units):
-    """Logs α of every cross-stitch unit: its means, its histogram, and the means (T, T) as a picture.
-
-    In the picture +1 is blue, 0 white and -1 red; row i, column j is what task i takes from task j.
-    """
-    for unit in units:
-        mean = unit.mixing()
-        cross = ~np.eye(len(mean), dtype=bool)
-        tf.summary.scalar(f"cross_stitch/{unit.name}/alpha_self", mean[~cross].mean())
-        tf.summary.scalar(f"cross_stitch/{unit.name}/alpha_cross", mean[cross].mean())
-        value = np.kron(np.clip(mean, -1, 1), np.ones((64, 64)))
-        picture = np.stack([1 - np.maximum(value, 0), 1 - np.abs(value), 1 + np.minimum(value, 0)], axis=-1)
-        tf.summary.image(f"cross_stitch/{unit.name}/alpha_mean", picture[None])
-        if unit.unit != "activation":  # hundreds of millions of zeros would hide everything
-            tf.summary.histogram(f"cross_stitch/{unit.name}/alpha", unit.alpha.value)
-
-
-def summarise_confusion(matrices, classes):
-    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
-    for task, matrix in matrices.items():
-        names = classes[task]
-        rows = [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(names, matrix)]
-        head = [f"| true, predicted: | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        tf.summary.text(f"{task}/confusion_matrix", "\n".join(head + rows))
+def write_results(record, network, found, speeds, step, progress):
+    """Writes model.keras, results.json and the confusion matrices, and prints the table of the results."""
+    args, best = record["arguments"], int(progress["best_step"].numpy())
+    results = {**record, "epochs": args["n_epoch"], "steps": step, "seed": args["seed"]}
+    results["weights_of_step"] = best if args["patience"] and best else step
+    results |= {part: metrics(*sums) for part, sums in found.items()}
+    results["cross_stitch"] = {unit.name: unit.mixing().tolist() for unit in units_of(network)}
+    results["stopped_attributes"] = {t: int(k) for t, k in zip(TASKS, progress["stopped_at"].numpy()) if k >= 0}
+    results["images_per_second"] = round(statistics.median(speeds), 1)
+    partial = os.path.join(args["log_dir"], "partial.keras")
+    network.save(partial)
+    os.replace(partial, os.path.join(args["log_dir"], "model.keras"))
+    write_json(os.path.join(args["log_dir"], "results.json"), results)
+    print_results(results)
 
 
 def mark(image, points, colour, radius):
@@ -1203,7 +1002,7 @@ def mark(image, points, colour, radius):
         image[(x - across) ** 2 + (y - down) ** 2 <= radius**2] = colour
 
 
-def summarise_faces(network, part, size, scale):
+def log_faces(network, part, size, scale):
     """Logs a sheet of the first faces of a part, with true points in green and predicted points in red over them.
 
     `part` is one of prepare_data, `size` the side of a crop in pixels, `scale` that side over the side of the box.
@@ -1212,7 +1011,7 @@ def summarise_faces(network, part, size, scale):
     crops = centre(part[0][: rows**2], size)
     predicted = network(crops, training=False)["landmarks"].numpy()
     sheet = []
-    for crop, true, guess in zip(crops.numpy(), part[1].numpy(), predicted):
+    for crop, true, guess in zip(crops, part[1], predicted):
         image = np.repeat(np.kron(crop, np.ones((4, 4, 1), np.uint8)), 3, axis=-1)
         for points, colour in ((true, (0, 220, 0)), (guess, (230, 0, 0))):
             mark(image, ((points - 0.5) / scale + 0.5) * 4 * size - 0.5, colour, 2.5)
@@ -1220,28 +1019,6 @@ def summarise_faces(network, part, size, scale):
     sheet += [np.zeros_like(sheet[0])] * (rows**2 - len(sheet))
     picture = np.concatenate([np.concatenate(sheet[k : k + rows], axis=1) for k in range(0, rows**2, rows)])
     tf.summary.image("landmarks/faces", picture[None])
-
-
-def describe(args, data, parameters, units, replicas):
-    """Prints the data, the network and where to look, before training starts."""
-    sizes = ", ".join(f"{size:,} {part}" for part, size in data["sizes"].items())
-    print(f"{data['name']} from {data['source']}: {sizes}")
-    warn(data)
-    print(f"{parameters:,} trainable weights on {replicas} device{'s' * (replicas > 1)}; seed {args.seed}")
-    for unit in units:
-        print(f"  cross-stitch unit {unit.name}: alpha {tuple(unit.alpha.shape)}")
-    if any(unit.unit == "activation" for unit in units):
-        weights = sum(math.prod(unit.alpha.shape) for unit in units)
-        memory = 4 * 4 * weights / 1e9  # float32: the weight, its gradient, Adam's two moments
-        print(f"  the units hold {weights:,} weights, about {memory:.1f} GB with gradients and Adam's moments")
-    print(f"writing to {args.log_dir}; to watch: tensorboard --logdir {args.log_dir}", flush=True)
-
-
-def warn(data):
-    """Prints the warning that comes with the data, if there is one, so that it cannot be overlooked."""
-    if "warning" in data:
-        line = "!" * 100
-        print("\n".join([line, *(f"!! {text}" for text in data["warning"].split("\n")), line]))
 
 
 def print_results(results):
@@ -1263,43 +1040,348 @@ def print_results(results):
     warn(results["data"])
 
 
+# --------------------------------------------------------------------------- checkpoints and summaries
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
+
+
+def choose_strategy():
+    """Returns the distribution strategy for the devices at hand, and whether this process writes the run.
+
+    TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device.
+    """
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):  # TensorFlow has used it before, as in a notebook
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if "TF_CONFIG" not in os.environ:
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
+    try:
+        config = json.loads(os.environ["TF_CONFIG"])
+        cluster, kind, index = config["cluster"], config["task"]["type"], config["task"]["index"]
+        workers = [address for job in ("chief", "worker") for address in cluster.get(job, [])]
+        address = cluster[kind][index]
+        if not cluster.keys() <= {"chief", "worker"}:
+            raise ValueError
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+        wanted = f"{example}, with no jobs but chief and worker"
+        raise Failure(f"TF_CONFIG: expected {wanted}, got {os.environ['TF_CONFIG']}") from None
+    print(f"{address}: waiting until all of {', '.join(workers)} are there", flush=True)
+    with on_signals(signal.SIG_DFL):  # TensorFlow waits outside of Python, where no handler of Python's would run
+        return tf.distribute.MultiWorkerMirroredStrategy(), address == workers[0]
+
+
+@contextlib.contextmanager
+def on_signals(action):
+    """A context in which Ctrl-C and SIGTERM do `action`. Threads but the main one, as those of Ray Train, get none."""
+    kinds = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {kind: signal.signal(kind, action) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def agree(strategy, **facts):
+    """Raises Failure unless all workers of TF_CONFIG come with the same facts, each something that JSON holds."""
+    if "TF_CONFIG" in os.environ:
+        texts = [json.dumps(fact, sort_keys=True).encode() for fact in facts.values()]
+        codes = tf.constant([[int(hashlib.sha256(text).hexdigest()[:7], 16) for text in texts]])
+        found = strategy.gather(strategy.run(tf.function(lambda: tf.identity(codes))), axis=0).numpy()
+        if differing := [what for what, column in zip(facts, found.T) if len(set(column)) > 1]:
+            raise Failure(f"TF_CONFIG: expected the same {', '.join(differing)} on all workers, found different ones")
+
+
+@contextlib.contextmanager
+def claim(log_dir, resumed, chief):
+    """A context in which no other process can write into the run's folder. Workers but the chief write nothing."""
+    if not chief:
+        yield
+        return
+    try:
+        os.makedirs(log_dir, exist_ok=True)
+        lock = open(os.path.join(log_dir, "lock"), "w")  # noqa: SIM115 (closed below, by with)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        what = "which no other process is writing" if isinstance(error, BlockingIOError) else "that can be written"
+        raise Failure(f"--log_dir {log_dir}: expected a folder {what} ({error})") from None
+    with lock:
+        if not resumed:
+            refuse_run(log_dir)
+        yield
+
+
+def refuse_run(log_dir):
+    """Raises Failure if `log_dir` already holds a run."""
+    names = os.listdir(log_dir) if os.path.isdir(log_dir) else []
+    if any(name in ("run.json", "checkpoints") or "tfevents" in name for name in names):
+        raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
+
+
+def refuse_difference(strategy, record, resumed):
+    """Raises Failure where data or libraries are others than those of the run to resume, or than another worker's."""
+    data = {key: record["data"][key] for key in ("sizes", "sha256")}
+    if resumed:
+        for what, now in (("data", data), ("versions", VERSIONS)):
+            then = {key: resumed[what].get(key) for key in now}
+            if then != now:
+                hint = f"; its --data_dir was {resumed['data'].get('source')}" if what == "data" else ""
+                raise Failure(f"--resume: expected the {what} that the run was begun with, {then}, found {now}{hint}")
+        if resumed.get("cores") != CORES:
+            print(f"this run was begun on {resumed.get('cores')} cores, here are {CORES}: the last bits may differ")
+    own = ("data_dir", "log_dir")  # a machine can have them elsewhere
+    arguments = {name: value for name, value in record["arguments"].items() if name not in own}
+    agree(strategy, arguments=arguments, data=data, versions=VERSIONS, run=resumed is not None)
+
+
+def begin(strategy, chief, checkpoint, record, resumed):
+    """Restores the state of a resumed run or writes that of a new one, and run.json; returns the steps that it has."""
+    log_dir = record["arguments"]["log_dir"]
+    with strategy.scope():
+        step = restore_checkpoint(checkpoint, log_dir) if resumed else None
+    agree(strategy, checkpoint=step)
+    if chief:
+        write_json(os.path.join(log_dir, "run.json"), record)
+    if step is None:
+        write_checkpoint(checkpoint, log_dir, 0, chief)
+    return step or 0
+
+
+def write_checkpoint(checkpoint, log_dir, step, chief=True):
+    """Writes the state after `step` steps into log_dir/checkpoints, the chief alone, and removes all but the last two.
+
+    TensorFlow writes the index last, so a checkpoint that has one was written to its end. What a run did not write
+    stays where it is. Raises Failure with status 3 if a weight is not finite.
+    """
+    if not all(np.isfinite(tf.convert_to_tensor(v)).all() for v in checkpoint.network):
+        raise Failure(f"step {step}: the weights are no longer finite; try a smaller --lr", 3)
+    tf.summary.flush()  # what was logged before this step is not logged again
+    if not chief:
+        return
+    folder, prefix = os.path.join(log_dir, "checkpoints"), f"step-{step:010d}"
+    os.makedirs(folder, exist_ok=True)
+    checkpoint.write(os.path.join(folder, prefix))
+    for path in glob.glob(os.path.join(glob.escape(folder), f"{prefix}.*")):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    written = sorted(name[:-6] for name in os.listdir(folder) if re.fullmatch(r"step-\d{10}\.index", name))
+    kept = [name for name in written if name <= prefix][-2:]
+    for name in os.listdir(folder):
+        ours = re.fullmatch(r"(step-\d{10})(_temp|\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?)", name)
+        if ours and ours[1] not in kept:  # older ones, damaged ones, and what a dead process left half-written
+            path = os.path.join(folder, name)
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+
+def restore_checkpoint(checkpoint, log_dir):
+    """Reads the newest good checkpoint of the run into `checkpoint`; returns its step, or None if none was begun.
+
+    A damaged one, as its checksums tell, is passed over with a line that says so; raises Failure if none is good.
+    """
+    paths = glob.glob(os.path.join(glob.escape(log_dir), "checkpoints", "step-*.index"))
+    for path in sorted(paths, reverse=True):
+        prefix = path.removesuffix(".index")
+        try:
+            checkpoint.read(prefix).assert_existing_objects_matched()
+            return int(prefix[-10:])
+        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
+            print(f"{prefix} is damaged ({type(error).__name__}): trying the one before it", flush=True)
+    if paths or glob.glob(os.path.join(glob.escape(log_dir), "*tfevents*")):  # these come after the first checkpoint
+        what = "damaged" if paths else "gone"
+        raise Failure(f"--resume {log_dir}: all checkpoints in its folder are {what}, expected a whole one")
+    return None
+
+
+def open_events(log_dir, step, chief):
+    """Returns the summary writer of the run; its event files lose what they hold of `step` and later.
+
+    That is logged again. Each file is copied up to there, or up to a record torn by the end of the process, and then
+    replaced by its copy.
+    """
+    if not chief:
+        return tf.summary.create_noop_writer()
+    copy = os.path.join(log_dir, "rewound")
+    for path in glob.glob(os.path.join(glob.escape(log_dir), "events.out.tfevents.*")):
+        with tf.io.TFRecordWriter(copy) as events, contextlib.suppress(tf.errors.DataLossError):
+            for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+                event = tf.compat.v1.Event.FromString(record)
+                if event.step < step or event.file_version:
+                    events.write(record)
+        os.replace(copy, path)
+    return tf.summary.create_file_writer(log_dir)
+
+
+def write_json(path, content):
+    """Writes `content` as JSON into the file `path`: the whole of it or, if anything fails, none."""
+    with open(f"{path}.partial", "w") as file:
+        json.dump(content, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.partial", path)
+
+
+def read_json(path, *parts):
+    """Returns the content of a JSON file that a run has written; raises Failure unless it has all `parts`."""
+    try:
+        with open(path) as file:
+            content = json.load(file)
+        if not all(isinstance(content[part], dict) for part in parts):
+            raise ValueError
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        what = f"{', '.join(parts)} ({type(error).__name__} {error})"
+        raise Failure(f"{path}: expected the JSON file that a run writes, with {what}") from None
+    return content
+
+
+def command(*words):
+    """Returns a command line, to be copied, that runs this Python with `words`; paths in this folder are shortened."""
+    here = os.path.join(os.getcwd(), "")
+    return shlex.join([word.removeprefix(here) for word in (sys.executable, *words)])
+
+
+def warn(data):
+    """Prints the warning that comes with the data, if there is one, so that it cannot be overlooked."""
+    if "warning" in data:
+        print(f"{'!' * 100}\n{data['warning']}\n{'!' * 100}", flush=True)
+
+
+def refuse_memory(args, build):
+    """Says how much memory units of the kind "activation" take; raises Failure where the machine has less."""
+    if args.cross_stitch_unit == "activation":
+        small = build(argparse.Namespace(**{**vars(args), "cross_stitch_unit": "layer"}))
+        weights = sum((unit.tasks * unit.size) ** 2 for unit in units_of(small))
+        needed, memory = 16 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        what = f"{weights:,} weights, about {needed / 1e9:.1f} GB with gradients and Adam's moments"  # float32, four
+        if needed > memory:
+            raise Failure(f"--cross_stitch_unit activation: {what}; this machine has {memory / 1e9:.1f} GB")
+        print(f"the units hold {what}")
+
+
+def describe(args, record, network, replicas):
+    """Prints the data, the network and where to look, before training starts."""
+    data, devices = record["data"], f"{replicas} device{'s' * (replicas > 1)}"
+    sizes = ", ".join(f"{size:,} {part}" for part, size in data["sizes"].items())
+    print(f"{data['name']} from {data['source']}: {sizes}")
+    warn(data)
+    print(f"{record['parameters']:,} trainable weights in {args.precision} on {devices}; seed {args.seed}")
+    if args.precision == "bfloat16" and not has_bfloat16():
+        print("nothing here computes in bfloat16 directly: float32 will be faster")
+    for unit in units_of(network):
+        print(f"  cross-stitch unit {unit.name}: alpha {tuple(unit.alpha.shape)}")
+    runs = os.path.dirname(args.log_dir.rstrip("/")) or "."
+    print(f"writing to {args.log_dir}; to watch: {command('-m', 'tensorboard.main', '--logdir', runs)}", flush=True)
+
+
+def has_bfloat16():
+    """Returns whether the devices here compute in bfloat16 directly, as far as they tell."""
+    if gpus := tf.config.list_physical_devices("GPU"):
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return all(detail.get("compute_capability", (8, 0)) >= (8, 0) for detail in details)
+    processor = pathlib.Path("/proc/cpuinfo")
+    return not processor.exists() or "bf16" in processor.read_text()
+
+
+def units_of(network):
+    """Returns the network's cross-stitch units."""
+    return [layer for layer in network.layers if isinstance(layer, CrossStitch)]
+
+
+def markdown(rows):
+    """Returns rows of cells, the head in front, as a Markdown table."""
+    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def log_setting(args, data, graph, metrics):
+    """Logs the training step's graph, the arguments and the data as text, the hyper-parameters and `metrics`, tags."""
+    tf.summary.graph(graph)
+    tf.summary.text("arguments", markdown([("argument", "value"), *vars(args).items()]), step=0)
+    tf.summary.text("data", markdown([("data", ""), *data.items()]), step=0)
+    values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}
+    hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
+    hparams.hparams(values)
+
+
+def log_units(network):
+    """Logs α of every cross-stitch unit: its means, its histogram, and the means (T, T) as a picture."""
+    for unit in units_of(network):
+        mean = unit.mixing()
+        cross = ~np.eye(len(mean), dtype=bool)
+        tf.summary.scalar(f"units/{unit.name}/alpha_self", mean[~cross].mean())
+        tf.summary.scalar(f"units/{unit.name}/alpha_cross", mean[cross].mean())
+        value = np.kron(np.sign(mean) * np.sqrt(np.minimum(np.abs(mean), 1)), np.ones((64, 64)))
+        picture = np.stack([1 - np.maximum(value, 0), 1 - np.abs(value), 1 + np.minimum(value, 0)], axis=-1)
+        text = "Row i, column j: what task i takes from task j. Blue is positive, red negative, white 0; "
+        text += "the depth of the colour is the square root of |α|, full from 1 on."
+        tf.summary.image(f"units/{unit.name}/alpha_mean", picture[None], description=text)
+        if unit.unit != "activation":  # hundreds of millions of zeros would hide everything
+            tf.summary.histogram(f"units/{unit.name}/alpha", unit.alpha.value)
+
+
+def log_confusion(matrices, classes):
+    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
+    for task, matrix in matrices.items():
+        rows = [(name, *row) for name, row in zip(classes[task], matrix.tolist())]
+        tf.summary.text(f"{task}/confusion_matrix", markdown([("true, predicted:", *classes[task]), *rows]))
+
+
+# ---- shared with the second script: change it there, then run python tests/test_copies.py --fix
+
+
 def load_run(model_path):
     """Returns the trained network in a run's model.keras and the content of results.json beside it, for --predict."""
     if model_path is None:
         raise Failure("--predict: expected --model with the model.keras of a run")
-    results = read_json(os.path.join(os.path.dirname(model_path), "results.json"))
+    results = read_json(os.path.join(os.path.dirname(model_path), "results.json"), "arguments", "classes")
     try:
         network = keras.models.load_model(model_path)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise Failure(f"--model {model_path}: expected the model.keras of a run ({error})") from None
+    except Exception as error:  # what Keras makes of a damaged file is of many types
+        raise Failure(f"--model {model_path}: expected the model.keras of a run ({type(error).__name__})") from None
     if network.name != NAME:
         raise Failure(f"--model {model_path}: expected a model of {NAME}.py, found one of {network.name}")
     return network, results
 
 
-def predict(photos, model_path, box):
+# ---- of this script alone
+
+
+def predict(photos, model_path, boxes):
     """Draws the landmarks into a copy of each photo, PHOTO.landmarks.png, and prints them and the attributes.
 
-    The face is inside `box` (left, right, top, bottom, in pixels) of each photo, or with None in its middle square.
-    Raises Failure for a photo or model that cannot be read.
+    `boxes` hold left, right, top and bottom of the face in pixels, for each photo or one for all; with None the face is
+    in the middle square. Small photos are drawn larger. Raises Failure for a photo or model that cannot be read.
     """
     network, results = load_run(model_path)
     args, images = results["arguments"], []
+    if boxes and len(boxes) not in (1, len(photos)):
+        raise Failure(f"--box: expected one for all photos or one each, {len(photos)}, found {len(boxes)}")
+    for left, right, top, bottom in boxes or []:
+        if not (left < right and top < bottom and np.isfinite([left, right, top, bottom]).all()):
+            raise Failure(f"--box {left:g} {right:g} {top:g} {bottom:g}: expected left < right and top < bottom")
     for photo in photos:
         try:
-            images.append(tf.io.decode_image(tf.io.read_file(photo), channels=3, expand_animations=False).numpy())
+            image = tf.io.decode_image(tf.io.read_file(photo), channels=3, expand_animations=False)
         except tf.errors.OpError as error:
             raise Failure(f"--predict {photo}: expected an image file ({error.message})") from None
-    for photo, image in zip(photos, images):
+        images.append(upright(image, orientation(photo)).numpy())
+    for k, (photo, image) in enumerate(zip(photos, images)):
         height, width = image.shape[:2]
         side = min(height, width)
         square = [(width - side) / 2 - 0.5, (height - side) / 2 - 0.5, side]
-        if box:
-            square = [box[0], (box[2] + box[3] - box[1] + box[0]) / 2, box[1] - box[0]]
+        if boxes:
+            left, right, top, bottom = boxes[k % len(boxes)]
+            square = [left, (top + bottom - right + left) / 2, right - left]
         square = np.array(square, np.float32)
-        outputs = network(crop(photo, square, args["image_size"], args["crop_scale"])[None], training=False)
+        try:
+            face = crop(image, square, args["image_size"], args["crop_scale"])
+        except tf.errors.InvalidArgumentError:
+            raise Failure(f"--box: expected a part of the photo, {photo} has {width} x {height} pixels") from None
+        outputs = network(face[None], training=False)
         points = from_box(outputs["landmarks"].numpy(), square[None])[0]
-        mark(image, points, (230, 0, 0), max(1.5, float(square[2]) / 60))
+        zoom = max(1, 400 // max(height, width))
+        image = np.kron(image, np.ones((zoom, zoom, 1), np.uint8))
+        mark(image, (points + 0.5) * zoom - 0.5, (230, 0, 0), max(1.5, zoom * float(square[2]) / 60))
         copy = f"{photo}.landmarks.png"
         with open(copy, "wb") as file:
             file.write(tf.io.encode_png(image).numpy())
@@ -1315,6 +1397,7 @@ def predict(photos, model_path, box):
 
 
 # ---------------------------------------------------------------------------------------- command line
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 def boolean(text):
@@ -1330,148 +1413,57 @@ def number(kind, interval):
     low, high = map(float, interval[1:-1].split(","))
 
     def parse(text):
-        try:
+        with contextlib.suppress(ValueError):
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]"):
-            return value
+            if low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]"):
+                return value
         what = "a whole number" if kind is int else "a number"
         raise argparse.ArgumentTypeError(f"expected {what} in {interval}, got {text!r}")
 
     return parse
 
 
-def some_of(names):
-    """Returns an argparse type: a list of some of `names`, each once, from a text with commas between them."""
-
-    def parse(text):
-        words = text.split(",")
-        if set(words) - set(names) or len(set(words)) < len(words):
-            raise argparse.ArgumentTypeError(f"expected some of {','.join(names)}, each once, got {text!r}")
-        return words
-
-    return parse
-
-
-def weight_of_each(names, default):
-    """Returns an argparse type: the weights of losses as a list of words `<name>=<number>`, all of `names` in order.
-
-    The text is one number for all, or some of those words with commas between; who is not named has the default.
-    """
-
-    def parse(text):
-        if "=" not in text:
-            text = ",".join(f"{name}={text}" for name in names)
-        pairs = [word.partition("=")[::2] for word in text.split(",")]
-        some_of(names)(",".join(name for name, _ in pairs))
-        values = dict.fromkeys(names, default) | {name: number(float, "[0, inf)")(value) for name, value in pairs}
-        return [f"{name}={value}" for name, value in values.items()]
-
-    return parse
-
-
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are ours: one line, without the usage."""
+    """An ArgumentParser whose errors are ours: one line, without the usage, with the flag that may have been meant."""
 
     def error(self, message):
+        unknown = re.match(r"unrecognized arguments: (--\w+)", message)
+        if near := unknown and difflib.get_close_matches(unknown[1], self._option_string_actions, 1):
+            message += f"; did you mean {near[0]}?"
         raise Failure(message.removeprefix("argument "))
 
 
-def box(text):
-    """Returns the four numbers left, right, top, bottom of a comma-separated `text`."""
-    try:
-        left, right, top, bottom = map(float, text.split(","))
-        if left < right and top < bottom and np.isfinite([left, right, top, bottom]).all():
-            return [left, right, top, bottom]
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"expected left,right,top,bottom in pixels, got {text!r}")
-
-
-class Preset(argparse.Action):
-    """Sets the arguments of the poster's setting; those that stand behind it on the command line change them."""
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        setattr(namespace, self.dest, value)
-        for name, setting in (POSTER if value == "poster" else {}).items():
-            setattr(namespace, name, setting)
-
-
-def make_parser():
-    """Returns the parser of this script's arguments."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=layout, allow_abbrev=False)
-    add = parser.add_argument
-    add("--preset", action=Preset, choices=tuple(BLOCKS), default="ours", help="poster: its setting; flags behind win")
-    add("--network", choices=("single", "split", "cross_stitch"), default="cross_stitch", help="kind (cross_stitch)")
-    add("--lr", type=number(float, "(0, inf)"), default=0.004, help="Adam's learning rate (0.004)")
-    add("--lr_half_life", type=number(float, "[0, inf)"), default=6.0, help="epochs that halve it (6; 0: constant)")
-    add("--n_epoch", type=number(int, "[1, inf)"), default=20, help="epochs (20)")
-    add("--n_batch_size", type=number(int, "[1, inf)"), default=64, help="images a step, over all devices (64)")
-    add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of the L2 term (1e-6)")
-    add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
-    add("--landmark_lambda", type=number(float, "(0, inf)"), default=1.0, help="weight of the landmarks' loss (1)")
-    add("--aux_lambda", type=weight_of_each(TASKS, 0.0), default="0.003", help="of attributes, or gender=... (0.003)")
-    add("--aux_stop_error", type=number(float, "[0, 1]"), default=0.0, help="validation error that ends an attribute's")
-    add("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relates the columns' weights (none)")
-    add("--weight_reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of that term (1e-6)")
-    add("--patience", type=number(int, "[0, inf)"), default=0, help="evaluations without progress, then end (0: never)")
-    add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
-    add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
-    add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
-    at = ",".join(name for name in UNITS if name != "pool_4")  # no pooling there
-    add("--cross_stitch_at", type=some_of(UNITS), default=at, help=f"of {','.join(UNITS)} ({at})")
-    add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
-    add("--cross_stitch_lr_scale", type=number(float, "[0, inf)"), default=1.0, help="times --lr, for units (1)")
-    add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
-    add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
-    add("--validation_fraction", type=number(float, "(0, 1)"), default=0.2, help="part of it held out (0.2)")
-    add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of all that is drawn at random (0)")
-    add("--data_dir", help="folder of MTFL")
-    add("--image_size", type=number(int, "[32, 256]"), default=40, help="side of the faces in pixels (40)")
-    add("--crop_scale", type=number(float, "[1, 2]"), default=1.0, help="side of the faces over that of the box (1)")
-    add("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces (True)")
-    add("--log_dir", help=f"folder of the run (tf_logs/{NAME}/<time>-<stitched|baseline|single|split>-seed<k>)")
-    add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between training summaries (100)")
-    add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
-    add("--checkpoint_every", type=number(int, "[0, inf)"), default=0, help="steps between checkpoints (0: an epoch)")
-    add("--resume", metavar="LOG_DIR", help="go on with this run; only --n_epoch (upwards) and --data_dir may change")
-    add("--predict", nargs="+", metavar="PHOTO", help="train nothing: find the landmarks in these photos by --model")
-    add("--model", metavar="FILE", help="model.keras of a run, for --predict")
-    add("--box", type=box, help="left,right,top,bottom of the face in the photos (otherwise: their middle square)")
-    return parser
-
-
-def kind_of_run(args):
-    """Returns the word that stands in the name of the run's folder."""
-    return args.network if args.network != "cross_stitch" else "stitched" if args.cross_stitch_enabled else "baseline"
-
-
 def parse_arguments(argv):
-    """Returns the arguments, and the record of the run that --resume names or None; raises Failure if they are wrong.
+    """Returns the arguments, and the record of the run to go on with or None; raises Failure if they are wrong.
 
-    With --resume, what the command line leaves out is taken from the run, and what would change the run is refused.
+    With --resume LOG_DIR, what the command line leaves out is taken from the run; what would change it is refused.
     """
+    for word in argv:
+        if not word.isprintable():
+            raise Failure(f"{word!a}: expected an argument of printable characters in UTF-8")
     parser = make_parser()
     args, resumed = parser.parse_args(argv), None
-    if args.resume is not None:
-        resumed = read_json(os.path.join(args.resume, "run.json"))
-        settings = {**resumed["arguments"], "log_dir": args.resume, "resume": args.resume}
-        begun = []
-        for name, value in settings.items():
-            if value is not None:
-                begun.append(f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
-        before, args = parser.parse_args(begun), parser.parse_args(begun + argv)
+    if args.resume == "auto" and not args.log_dir:
+        raise Failure("--resume auto: expected --log_dir, the folder of the run")
+    folder = args.log_dir if args.resume == "auto" else args.resume
+    if folder and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
+        resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
+        then = resumed["arguments"]
+        if args.resume != "auto":
+            parser.set_defaults(**{k: str(v) if isinstance(v, (int, float)) else v for k, v in then.items()})
+            args = parser.parse_args(argv)
+        args.log_dir = folder
         for name, value in vars(args).items():
-            then = getattr(before, name)
-            if value != then and name != "data_dir" and not (name == "n_epoch" and value > then):
-                raise Failure(f"--resume {args.resume}: the run was begun with --{name} {then}, got {value}")
+            free = name in ("resume", "log_dir", "data_dir")
+            if not free and value != then.get(name) and not (name == "n_epoch" and value > then.get(name, value)):
+                raise Failure(f"--resume {folder}: the run was begun with --{name} {then.get(name)}, got {value}")
     elif not args.log_dir:
         if "TF_CONFIG" in os.environ:
             raise Failure("--log_dir: required with TF_CONFIG, a folder that all workers see")
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-        args.log_dir = os.path.join("tf_logs", NAME, f"{now}-{kind_of_run(args)}-seed{args.seed}")
+        args.log_dir = os.path.join("tf_logs", NAME, f"{kind_of_run(args)}-seed{args.seed}-{now}")
+    if re.search(r"[][*?\\]", args.log_dir):
+        raise Failure(f"--log_dir {args.log_dir}: expected a path without [ ] * ? and \\, which TensorFlow cannot read")
     if args.pretrain_epoch >= args.n_epoch:
         raise Failure(f"--pretrain_epoch {args.pretrain_epoch}: expected less than --n_epoch, {args.n_epoch}")
     del args.resume
@@ -1479,31 +1471,117 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
-    """Runs the command line `argv` and returns the exit status: 0, or 1, 2 or 3 after one `error:` line."""
+    """Runs the command line `argv` and returns the exit status: 0, or another one after one `error:` line."""
+    args = None
     try:
         args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
-        if args.predict:
-            predict(args.predict, args.model, args.box)
-            return 0
-        if args.model or args.box:
-            raise Failure("--model, --box: expected with --predict PHOTO")
-        del args.predict, args.model, args.box
-        if args.weight_reg != "none" and args.network != "cross_stitch":
-            raise Failure(f"--weight_reg {args.weight_reg}: expected --network cross_stitch (or --weight_reg none)")
-        results = os.path.join(args.log_dir, "results.json")
-        if resumed and os.path.exists(results) and read_json(results)["epochs"] >= args.n_epoch:
-            print_results(read_json(results))
-        else:
-            train(args, resumed)
+        run(args, resumed)
         return 0
+    except Stopped as stopped:
+        print(f"\n{stopped}", flush=True)
+        return stopped.status
     except Failure as failure:
         message, status = failure, failure.status
     except KeyboardInterrupt:
         message, status = "interrupted", 130
-    except (OSError, tf.errors.OpError) as error:  # outside the training, which words its own
-        message, status = Failure(error), 1
+    except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
+        message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
+        if args and os.path.exists(os.path.join(args.log_dir, "run.json")):
+            message += f"; go on with: {command(__file__, '--resume', args.log_dir)}"
     print(f"error: {message}", file=sys.stderr, flush=True)
     return status
+
+
+# ---- of this script alone
+
+
+class Preset(argparse.Action):
+    """Sets the arguments of a preset and says which; those that stand behind it on the command line change them."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        print(f"--preset {value}: " + ", ".join(f"{name} {setting}" for name, setting in PRESETS[value].items()))
+        vars(namespace).update(PRESETS[value], preset=value)
+
+
+def make_parser():
+    """Returns the parser of this script's arguments."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=layout, allow_abbrev=False)
+    add = parser.add_argument
+    add("--network", choices=("single", "split", "cross_stitch"), default="cross_stitch", help="kind (cross_stitch)")
+    add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
+    add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
+    at = [name for name in UNITS if name != "pool_4"]  # no pooling there
+    add("--cross_stitch_at", nargs="+", choices=UNITS, default=at, help=f"layers with a unit behind ({' '.join(at)})")
+    add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
+    add("--cross_stitch_lr_scale", type=number(float, "[0, inf)"), default=1.0, help="times --lr, for units (1)")
+    add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
+    add("--lr", type=number(float, "(0, inf)"), default=0.004, help="Adam's learning rate (0.004)")
+    add("--lr_half_life", type=number(float, "[0, inf)"), default=6.0, help="epochs that halve it (6; 0: constant)")
+    add("--n_epoch", type=number(int, "[1, inf)"), default=20, help="epochs (20)")
+    add("--n_batch_size", type=number(int, "[1, inf)"), default=64, help="images a step, over all devices (64)")
+    add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of the L2 term (1e-6)")
+    add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
+    add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
+    add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
+    add("--preset", action=Preset, choices=tuple(PRESETS), default="ours", help="poster: its setting; flags behind win")
+    add("--landmark_lambda", type=number(float, "(0, inf)"), default=1.0, help="weight of the landmarks' loss (1)")
+    add(
+        "--aux_lambda",
+        nargs="+",
+        type=number(float, "[0, inf)"),
+        default=[0.003],
+        help="of attributes, all or each (0.003)",
+    )
+    add("--aux_stop_error", type=number(float, "[0, 1]"), default=0.0, help="validation error that ends an attribute's")
+    add("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relates the columns' weights (none)")
+    add("--weight_reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of that term (1e-6)")
+    add("--patience", type=number(int, "[0, inf)"), default=0, help="evaluations without progress, then end (0: never)")
+    add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
+    add("--validation_fraction", type=number(float, "(0, 1)"), default=0.2, help="part of it held out (0.2)")
+    add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of all that is drawn at random (0)")
+    add("--data_dir", help="folder of MTFL")
+    add("--image_size", type=number(int, "[32, 256]"), default=40, help="side of the faces in pixels (40)")
+    add("--crop_scale", type=number(float, "[1, 2]"), default=1.0, help="side of the faces over that of the box (1)")
+    add("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces (True)")
+    add("--log_dir", help=f"folder of the run (tf_logs/{NAME}/<stitched|baseline|single|split>-seed<k>-<time>)")
+    add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
+    add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
+    add("--resume", metavar="LOG_DIR", help="go on with this run; auto: with the one in --log_dir, if it holds one")
+    add("--predict", nargs="+", metavar="PHOTO", help="train nothing: find the landmarks in these photos by --model")
+    add("--model", metavar="FILE", help="model.keras of a run, for --predict")
+    edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
+    add(
+        "--box",
+        nargs=4,
+        type=float,
+        action="append",
+        metavar=edges,
+        help="of the face, once or for each photo (middle)",
+    )
+    return parser
+
+
+def run(args, resumed):
+    """Predicts if asked to; otherwise trains, or shows the results of the run to resume where it is finished."""
+    if args.predict:
+        return predict(args.predict, args.model, args.box)
+    if args.model or args.box:
+        raise Failure("--model, --box: expected with --predict PHOTO")
+    del args.predict, args.model, args.box
+    if args.weight_reg != "none" and args.network != "cross_stitch":
+        raise Failure(f"--weight_reg {args.weight_reg}: expected --network cross_stitch (or --weight_reg none)")
+    path = os.path.join(args.log_dir, "results.json")
+    results = read_json(path, "classes", "data") if resumed and os.path.exists(path) else {}
+    if results.get("epochs", 0) >= args.n_epoch:
+        print_results(results)
+    else:
+        train(args, resumed)
+
+
+def kind_of_run(args):
+    """Returns the word that stands in the name of the run's folder."""
+    return args.network if args.network != "cross_stitch" else "stitched" if args.cross_stitch_enabled else "baseline"
 
 
 if __name__ == "__main__":

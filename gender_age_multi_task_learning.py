@@ -5,7 +5,7 @@ layer a cross-stitch unit mixes the columns' activations with learned weights, s
 much the tasks should share. These tasks have less to do with each other than those on Fashion-MNIST.
 
     python gender_age_multi_task_learning.py --data_dir UTKFace --cross_stitch_enabled True     # or False
-    tensorboard --logdir tf_logs                                                # the curves, side by side
+    python -m tensorboard.main --logdir tf_logs                                 # the curves, side by side
     python gender_age_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
 --data_dir holds UTKFace (the aligned and cropped faces) or VGGFace2 (its folders meta and test).
@@ -27,13 +27,18 @@ import argparse
 import contextlib
 import csv
 import datetime
+import difflib
+import fcntl
 import functools
 import glob
 import hashlib
+import itertools
 import json
 import math
 import os
+import pathlib
 import re
+import shlex
 import shutil
 import signal
 import statistics
@@ -47,6 +52,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
+from PIL import Image  # TensorBoard brings it along
 from tensorboard.plugins.hparams import api as hparams
 
 NAME = "gender_age_multi_task_learning"
@@ -55,8 +61,11 @@ TASKS = {  # task: names of its classes; those of age come from --age_bins
     "age": None,
     "ethnicity": ["White", "Black", "Asian", "Indian", "Others"],
 }
-UNITS = ("pool_1", "pool_2", "pool_3", "fc_4")  # the layers that a cross-stitch unit can follow
-EVALUATION_BATCH = 500  # images
+FILTERS = (32, 64, 128)  # of a column's convolutions, each followed by a pooling layer
+WIDTH = 256  # of its fully connected layer
+UNITS = (*(f"pool_{k}" for k, _ in enumerate(FILTERS, 1)), f"fc_{len(FILTERS) + 1}")  # the layers with a unit behind
+EVALUATION_PIXELS = 2**19  # predicted at once, 668 images of 28x28
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
 
 
@@ -66,6 +75,10 @@ class Failure(Exception):
     def __init__(self, message, status=2):
         super().__init__(" ".join(str(message).split()))
         self.status = status
+
+
+class Stopped(Failure):
+    """A signal asked the run to stop, here or on another machine; its state is saved."""
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -78,24 +91,25 @@ LAYOUTS = (
 MATURE = 30  # years; VGGFace2 says no more than young and mature
 
 
-def find_dataset(data_dir):
-    """Returns "vggface2" or "utkface", what the folder holds; raises Failure if it holds neither."""
-    if os.path.exists(os.path.join(data_dir, "meta", "identity_meta.csv")):
-        return "vggface2"
-    if any(UTKFACE_NAME.fullmatch(name) for _, _, names in os.walk(data_dir) for name in names):
-        return "utkface"
-    raise Failure(f"--data_dir {data_dir}: expected {LAYOUTS}")
-
-
 def list_utkface(data_dir):
-    """Returns paths, and genders, ages in years, ethnicities and None for identities, of the faces of UTKFace."""
-    files = sorted(os.path.join(folder, name) for folder, _, names in os.walk(data_dir) for name in names)
-    files = [path for path in files if path.endswith(".jpg")]
-    found = [(path, UTKFACE_NAME.fullmatch(os.path.basename(path))) for path in files]
+    """Returns paths, and genders, ages in years, ethnicities and None for identities, of the faces of UTKFace.
+
+    Folders in it are read too, each once, links to folders followed.
+    """
+    files, seen = [], set()
+    for folder, folders, names in os.walk(data_dir, followlinks=True):
+        if os.path.realpath(folder) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(folder))
+        files += [os.path.join(folder, name) for name in names if name.endswith(".jpg")]
+    found = [(path, UTKFACE_NAME.fullmatch(os.path.basename(path))) for path in sorted(files)]
     broken = [os.path.basename(path) for path, match in found if not match]
-    if broken:
-        print(f"skipped {len(broken)} of {len(files)} files for their names, such as {broken[0]!r}")
     fields = np.array([match.groups() for _, match in found if match], np.int64).reshape(-1, 3)
+    if not len(fields):
+        raise Failure(f"--data_dir {data_dir}: expected {LAYOUTS}")
+    if broken:
+        print(f"skipped {len(broken)} of {len(files)} files for their names, such as {broken[0]!a}")
     return [path for path, match in found if match], fields[:, 1], fields[:, 0], fields[:, 2], None
 
 
@@ -116,7 +130,7 @@ def list_vggface2(data_dir):
     if not rows or not {"Class_ID", "Gender"} <= rows[0].keys():
         raise Failure(f"{meta}: expected the columns Class_ID, Name, Sample_Num, Flag, Gender")
     gender_of = {row["Class_ID"]: row["Gender"] for row in rows}
-    paths, genders, ages, identities, seen = [], [], [], [], {}
+    paths, genders, ages, identities, seen, listed = [], [], [], [], {}, set()
     for name in names:
         identity = name.split("/")[-2] if "/" in name else ""
         if gender_of.get(identity) not in ("m", "f"):
@@ -124,6 +138,9 @@ def list_vggface2(data_dir):
         places = [os.path.join(data_dir, part, name) for part in ("test", "", "train")]
         paths.append(next((path for path in places if os.path.exists(path)), places[0]))
         genders.append(int(gender_of[identity] == "f"))
+        if places[0] in listed:
+            raise Failure(f"{index}: expected each image once, found {name} twice")
+        listed.add(places[0])
         seen[identity] = seen.get(identity, 0) + 1
         ages.append(0 if seen[identity] <= 10 else MATURE)
         identities.append(identity)
@@ -132,9 +149,9 @@ def list_vggface2(data_dir):
     return paths, np.array(genders), np.array(ages), None, np.array(identities)
 
 
-def decode(path, size):
-    """Returns the image file as a uint8 tensor (size, size, 3): its middle square, scaled with antialiasing."""
-    image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+def decode(path, orientation, size):
+    """Returns the image as a uint8 tensor (size, size, 3): upright, its middle square, scaled with antialiasing."""
+    image = upright(tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False), orientation)
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     side = tf.minimum(height, width)
     image = tf.image.resize_with_crop_or_pad(image, side, side)
@@ -142,40 +159,54 @@ def decode(path, size):
     return tf.ensure_shape(tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8), (size, size, 3))
 
 
+# ---- shared with the third script: change it here, then run python tests/test_copies.py --fix
+
+
+def orientation(path):
+    """Returns the EXIF orientation of an image file, 1 to 8, or 1 where it has none or is no image."""
+    try:
+        with Image.open(path) as image:
+            found = image.getexif().get(0x0112, 1)
+    except Exception:  # whatever a damaged file makes of it; decoding will tell
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def upright(image, orientation):
+    """Returns an image (height, width, C) as its EXIF orientation says that it is to be seen."""
+    image = tf.cond(orientation > 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    mirrored = tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
+    upside_down = tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8]))
+    image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
+    return tf.cond(upside_down, lambda: image[::-1], lambda: image)
+
+
 def decode_all(decode, shape, paths, *columns):
-    """Returns the images that decode(path, ...) can give, uint8 (n, *shape), and their indices into `paths`.
+    """Returns the images that decode(path, orientation, ...) can give, uint8 (n, *shape), and their indices in `paths`.
 
     `columns` hold what else `decode` takes for each path. Images that cannot be decoded are named and counted; raises
     Failure if they are more than 1 %.
     """
-    rows = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), paths, *columns))
-    decoded = rows.map(lambda k, *row: (k, decode(*row)), num_parallel_calls=tf.data.AUTOTUNE)
+    rows = np.arange(len(paths)), paths, [orientation(path) for path in paths], *columns
+    decoded = tf.data.Dataset.from_tensor_slices(rows).map(
+        lambda k, *row: (k, decode(*row)), num_parallel_calls=tf.data.AUTOTUNE
+    )
     progress = keras.utils.Progbar(len(paths), verbose=sys.stdout.isatty(), unit_name="image")
     images, kept = np.empty((len(paths), *shape), np.uint8), []
     for k, image in decoded.ignore_errors().as_numpy_iterator():
         images[len(kept)] = image
         kept.append(int(k))
         progress.update(len(kept))
-    bad = sorted(set(range(len(paths))) - set(kept))
+    bad = [paths[k] for k in sorted(set(range(len(paths))) - set(kept))]
     if bad:
-        print(f"skipped {len(bad)} of {len(paths)} images, missing or damaged: {', '.join(paths[k] for k in bad[:5])}")
+        print(f"skipped {len(bad)} of {len(paths)} images, missing or damaged: {', '.join(bad[:5])}")
     if len(bad) > 0.01 * len(paths):
-        raise Failure(
-            f"{paths[bad[0]]}: missing or damaged, as {len(bad)} of {len(paths)} images, expected 1 % at most"
-        )
+        what = f"as {len(bad)} of {len(paths)} images, expected 1 % at most"
+        raise Failure(f"{bad[0]}: missing or damaged, {what}")
     return images[: len(kept)], np.array(kept)
 
 
-def hold_out(genders, ages, people, fraction):
-    """Returns the sorted indices of a random part, the same for every seed and every set of tasks.
-
-    With `people` (who is on each image) it is stratified by gender, and nobody is on both sides; with None, by gender
-    and decade of age.
-    """
-    if people is None:
-        return stratified(genders * 100 + ages // 10, fraction, seed=0)
-    names, first = np.unique(people, return_index=True)
-    return np.flatnonzero(np.isin(people, names[stratified(genders[first], fraction, seed=0)]))
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 def stratified(labels, fraction, seed):
@@ -196,78 +227,110 @@ def pixel_statistics(images):
     return mean, np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), 1)
 
 
+# ---- of this script alone
+
+
+def same_pictures(images, facts):
+    """Returns a number for each image, equal for identical ones, and whether identical ones disagree in their facts.
+
+    Takes images (n, height, width, C) and `facts`, (n, any); both results are (n,).
+    """
+    digests = [hashlib.sha256(image).digest() for image in images]
+    _, first, picture = np.unique(digests, return_index=True, return_inverse=True)
+    wrong = (facts != facts[first[picture]]).any(axis=1)
+    return picture, np.isin(picture, picture[wrong])
+
+
+def hold_out(strata, people, fraction):
+    """Returns the sorted indices of a random part, the same for every seed and every set of tasks.
+
+    It is stratified by `strata`, and nobody of `people` (who or which picture each image shows) is on both sides.
+    """
+    names, first = np.unique(people, return_index=True)
+    return np.flatnonzero(np.isin(people, names[stratified(strata[first], fraction, seed=0)]))
+
+
 def prepare_data(args):
     """Returns the parts, the classes, the per-pixel mean and deviation of the training images, and a record.
 
-    A part (`train`, `test` and, if asked for, `validation`) is a pair of tensors: images, uint8
-    (n, height, width, 3), and labels, int64 (n, tasks). The classes are {task: their names}.
+    A part (`train`, `test` and, if asked for, `validation`) is a pair of arrays: images, uint8
+    (n, height, width, 3), and labels, int64 (n, tasks). The classes are {task: their names}. Identical pictures
+    stand in one part, and those that contradict each other in none.
     The record says where the data come from, their sizes, the SHA-256 of all images and labels, and the accuracy
     that the most frequent class alone would have on the test part.
     """
     if args.data_dir is None or not os.path.isdir(args.data_dir):
         raise Failure(f"--data_dir {args.data_dir or ''}: expected a folder with {LAYOUTS}")
-    dataset = args.dataset or find_dataset(args.data_dir)
-    reader = {"utkface": list_utkface, "vggface2": list_vggface2}[dataset]
-    paths, genders, ages, ethnicities, identities = reader(args.data_dir)
-    if not paths:
-        raise Failure(f"--data_dir {args.data_dir}: expected {LAYOUTS}")
-    split = args.split or ("image" if identities is None else "identity")
-    if split == "identity" and identities is None:
+    vggface2 = os.path.exists(os.path.join(args.data_dir, "meta", "identity_meta.csv"))
+    paths, genders, ages, ethnicities, identities = (list_vggface2 if vggface2 else list_utkface)(args.data_dir)
+    split = args.split or ("identity" if vggface2 else "image")
+    if split == "identity" and not vggface2:
         raise Failure("--split identity: UTKFace does not say who is who, expected image")
-    if ethnicities is None and "ethnicity" in args.tasks:
-        raise Failure(f"--tasks {','.join(args.tasks)}: VGGFace2 has no ethnicities, expected gender,age")
-    if identities is not None and args.age_bins != [MATURE]:
+    if vggface2 and "ethnicity" in args.tasks:
+        raise Failure(f"--tasks {' '.join(args.tasks)}: VGGFace2 has no ethnicities, expected gender age")
+    if vggface2 and args.age_bins != [MATURE]:
         raise Failure(f"--age_bins: VGGFace2 says young or mature, expected {MATURE}, the default")
+    if args.age_bins != sorted(set(args.age_bins)):
+        raise Failure(f"--age_bins {' '.join(map(str, args.age_bins))}: expected rising years such as 13 20 30 45 60")
+    if len(set(args.tasks)) < len(args.tasks):
+        raise Failure(f"--tasks {' '.join(args.tasks)}: expected each once")
+    if args.task_weights and len(args.task_weights) != len(args.tasks):
+        raise Failure(f"--task_weights: expected {len(args.tasks)} numbers, one each for {' '.join(args.tasks)}")
     shape = (args.image_size, args.image_size, 3)
     images, kept = decode_all(functools.partial(decode, size=args.image_size), shape, paths)
-    genders, ages = genders[kept], ages[kept]
+    facts = np.stack([genders, ages, genders if vggface2 else ethnicities], axis=1)[kept]
+    picture, contradictory = same_pictures(images, facts)
+    identical, left_out = len(picture) - len(set(picture)), int(contradictory.sum())
+    if identical:
+        print(f"{identical} images are copies of others: each stands with them in one part; {left_out} of these that")
+        print("contradict each other in gender, age or ethnicity are left out")
+    kept, facts, picture, images = (x[~contradictory] for x in (kept, facts, picture, images))
+    genders, ages = facts[:, 0], facts[:, 1]
     bounds = [0, *args.age_bins]
     names = [f"{low}-{high - 1}" for low, high in zip(bounds, args.age_bins)] + [f"{args.age_bins[-1]}+"]
-    classes = {"gender": TASKS["gender"], "age": names if len(names) > 2 else ["young", "mature"]}
-    columns = {"gender": genders, "age": np.searchsorted(args.age_bins, ages, side="right")}
-    if ethnicities is not None:
-        classes["ethnicity"], columns["ethnicity"] = TASKS["ethnicity"], ethnicities[kept]
-    classes = {task: classes[task] for task in args.tasks}
+    names = {**TASKS, "age": names if len(names) > 2 else ["young", "mature"]}
+    classes = {task: names[task] for task in args.tasks}
+    columns = {"gender": genders, "age": np.searchsorted(args.age_bins, ages, side="right"), "ethnicity": facts[:, 2]}
     labels = np.stack([columns[task] for task in args.tasks], axis=1).astype(np.int64)
     digest = hashlib.sha256(images)
     digest.update(labels)
 
-    people = identities[kept] if split == "identity" else None
-    rows = {"test": hold_out(genders, ages, people, 0.1)}
+    people, strata = picture, genders * 100 + ages // 10
+    if split == "identity":
+        people, strata = identities[kept], genders
+    rows = {"test": hold_out(strata, people, 0.1)}
     rest = np.setdiff1d(np.arange(len(images)), rows["test"])
     if args.validation_fraction:
-        people = None if people is None else people[rest]
-        chosen = hold_out(genders[rest], ages[rest], people, args.validation_fraction)
+        chosen = hold_out(strata[rest], people[rest], args.validation_fraction)
         rows["validation"], rest = rest[chosen], np.delete(rest, chosen)
     if not len(rest):
         raise Failure(f"--validation_fraction {args.validation_fraction}: nothing left to train on")
     if args.train_fraction < 1:
         rest = rest[stratified(genders[rest] * 100 + ages[rest] // 10, args.train_fraction, seed=args.seed)]
     rows = {"train": rest, **rows}
-    if args.n_batch_size > len(rows["train"]):
-        raise Failure(f"--n_batch_size {args.n_batch_size}: expected at most the {len(rows['train'])} training images")
-    mean, deviation = pixel_statistics(images[rows["train"]])
+    if args.n_batch_size > len(rest):
+        raise Failure(f"--n_batch_size {args.n_batch_size}: expected at most the {len(rest)} training images")
     majority = {}
     for t, task in enumerate(args.tasks):
         counts = np.bincount(labels[:, t], minlength=len(classes[task]))
-        frequent = np.bincount(labels[rows["train"], t]).argmax()
+        frequent = np.bincount(labels[rest, t]).argmax()
         majority[task] = float(np.mean(labels[rows["test"], t] == frequent))
         shares = ", ".join(f"{name} {count:,}" for name, count in zip(classes[task], counts))
         print(f"{task}: {shares}; always {classes[task][frequent]}: {majority[task]:.4f} of the test images")
-    with tf.device("CPU:0"):
-        parts = {name: (tf.constant(images[k]), tf.constant(labels[k])) for name, k in rows.items()}
-    sizes = {name: len(k) for name, k in rows.items()}
-    record = {"name": {"utkface": "UTKFace", "vggface2": "VGGFace2"}[dataset], "source": args.data_dir, "split": split}
-    record |= {"sizes": sizes, "sha256": digest.hexdigest(), "majority": majority}
-    if split == "image" and identities is not None:
+    parts = {part: (images[k], labels[k]) for part, k in rows.items()}
+    record = {"name": "VGGFace2" if vggface2 else "UTKFace", "source": args.data_dir, "split": split}
+    record |= {"sizes": {part: len(k) for part, k in rows.items()}, "sha256": digest.hexdigest(), "majority": majority}
+    record |= {"identical": identical, "left_out": left_out}
+    if split == "image" and vggface2:
         record["warning"] = (
-            "--split image leaks: images of the same person stand in training and test, and a person's\n"
+            "--split image leaks: images of the same person stand in training and test, and a person's gender and age "
+            "can be known again instead of seen. Use --split identity to judge."
         )
-        record["warning"] += "gender and age can be known again instead of seen. Use --split identity to judge."
-    return parts, classes, mean, deviation, record
+    return parts, classes, *pixel_statistics(parts["train"][0]), record
 
 
 # ------------------------------------------------------------------------------------ cross-stitch unit
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -300,12 +363,10 @@ class CrossStitch(layers.Layer):
         init = self.init if init is None else init
         cross = (1 - init) / (self.tasks - 1)
         mix = tf.fill((self.tasks, self.tasks), cross) + (init - cross) * tf.eye(self.tasks)
-        if self.unit == "channel":
-            return tf.broadcast_to(mix[..., None], shape)
-        if self.unit == "layer":
-            return mix
-        blocks = mix[:, None, :, None] * tf.eye(self.size)[None, :, None, :]  # α_ij · I in block (i, j)
-        return tf.reshape(blocks, shape)
+        if self.unit == "activation":
+            mix = mix[:, None, :, None] * tf.eye(self.size)[None, :, None, :]  # α_ij · I in block (i, j)
+            return tf.reshape(mix, shape)
+        return tf.broadcast_to(mix[..., None], shape) if self.unit == "channel" else mix
 
     def call(self, inputs):
         alpha = tf.convert_to_tensor(self.alpha)
@@ -328,6 +389,7 @@ class CrossStitch(layers.Layer):
 
 
 # --------------------------------------------------------------------------------------------- network
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -354,104 +416,87 @@ class BatchNormalization(layers.BatchNormalization):
         )
         if training:
             n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
-            biased = variance * (n - 1) / n  # the kernel's variance is unbiased, Keras's is not
+            biased = tf.math.multiply_no_nan(
+                variance, (n - 1) / n
+            )  # the kernel's is unbiased (NaN of one), Keras's not
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
                 moving.assign(moving * self.momentum + batch * (1 - self.momentum))
         return tf.reshape(outputs, tf.shape(inputs))
 
 
+def replica_seed(generator):
+    """Returns the next seed, (2,), of a Keras SeedGenerator: one for each replica, where Keras's own is one for all."""
+    replica = tf.distribute.get_replica_context()  # None while the network is built
+    return tf.cast(generator.next(), tf.int32) + (replica.replica_id_in_sync_group if replica else 0)
+
+
 @keras.saving.register_keras_serializable("cross_stitch")
-class FirstConvolution(layers.Layer):
-    """A convolution, its batch normalisation and a 2×2 max-pooling in one: the same up to rounding, and faster.
-
-    Takes (batch, height, width, C) and returns (batch, height // 2, width // 2, filters). Batch norm reads and writes
-    the convolution's outputs, the largest tensors of the network, again and again. But they are linear in the inputs,
-    Kᵀp for the kernel K and the k·k·C numbers p of a patch: their mean is Kᵀ·E[p], their variance the diagonal of
-    Kᵀ·cov(p)·K, and with few channels C the statistics of the patches are small (TensorFlow's graph optimiser makes
-    them once for all columns). The normalisation's scale goes into the kernel, its shift waits for the pooling, which
-    leaves a quarter of the numbers. The inputs should be about standardised: cov(p) is E[ppᵀ] - E[p]·E[p]ᵀ.
-    """
-
-    def __init__(self, filters, kernel_size, momentum, **kwargs):
-        super().__init__(**kwargs)
-        self.filters, self.kernel_size, self.momentum = filters, kernel_size, momentum
-
-    def build(self, input_shape):
-        shape = (self.kernel_size, self.kernel_size, input_shape[-1], self.filters)
-        self.kernel = self.add_weight(name="kernel", shape=shape, initializer="he_normal")
-        self.gamma = self.add_weight(name="gamma", shape=shape[3:], initializer="ones")
-        self.beta = self.add_weight(name="beta", shape=shape[3:], initializer="zeros")
-        self.moving_mean = self.add_weight(name="moving_mean", shape=shape[3:], initializer="zeros", trainable=False)
-        self.moving_variance = self.add_weight(
-            name="moving_variance", shape=shape[3:], initializer="ones", trainable=False
-        )
+class Dropout(layers.Dropout):
+    """Keras's dropout, with a mask of its own on each replica."""
 
     def call(self, inputs, training=False):
-        kernel = tf.convert_to_tensor(self.kernel)
-        if training and self.trainable:
-            mean, variance = self.statistics(inputs, kernel)
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                moving.assign(moving * self.momentum + batch * (1 - self.momentum))
-        else:
-            mean, variance = (tf.convert_to_tensor(moving) for moving in (self.moving_mean, self.moving_variance))
-        scale = self.gamma * tf.math.rsqrt(variance + 1e-3)  # Keras's epsilon, that of the other batch norms
-        outputs = tf.nn.max_pool2d(tf.nn.conv2d(inputs, kernel * scale, 1, "SAME"), 2, 2, "VALID")
-        return tf.nn.bias_add(outputs, self.beta - mean * scale)
+        if not training or not self.rate:
+            return inputs
+        return tf.nn.experimental.stateless_dropout(inputs, self.rate, replica_seed(self.seed_generator))
 
-    def statistics(self, inputs, kernel):
-        """Returns the mean and the variance (filters,) of the convolution's outputs, over all replicas.
 
-        `inputs` are this replica's (batch, height, width, C), `kernel` is (k, k, C, filters).
-        """
-        shape, size = kernel.shape[:3], math.prod(kernel.shape[:3])
-        each = tf.reshape(tf.eye(size), (*shape, size))  # a convolution that returns the patches
-        patches = tf.reshape(tf.nn.conv2d(inputs, each, 1, "SAME"), (-1, size))
-        sums = [tf.cast(tf.shape(patches)[0], tf.float32)]
-        sums += [tf.reduce_sum(patches, axis=0), tf.matmul(patches, patches, transpose_a=True)]
-        replica = tf.distribute.get_replica_context()  # None while the network is built
-        if replica and replica.num_replicas_in_sync > 1:
-            sums = replica.all_reduce("SUM", sums)
-        n, first, second = sums
-        covariance = second / n - first[:, None] * first / n**2
-        flat = tf.reshape(kernel, (size, -1))
-        variance = tf.reduce_sum(flat * tf.matmul(covariance, flat), axis=0)
-        return tf.linalg.matvec(flat, first / n, transpose_a=True), tf.nn.relu(variance)  # no -1e-9 by rounding
+# ---- of this script alone
 
-    def compute_output_shape(self, input_shape):
-        batch, height, width, _ = input_shape
-        return batch, height // 2, width // 2, self.filters
 
-    def get_config(self):
-        own = {"filters": self.filters, "kernel_size": self.kernel_size, "momentum": self.momentum}
-        return {**super().get_config(), **own}
+@keras.saving.register_keras_serializable("cross_stitch")
+class MirrorAndShift(layers.Layer):
+    """Mirrors each image (batch, size, size, C) or not and moves it by up to 5 % of its side, in training alone.
+
+    What comes in at an edge repeats it. The random state is part of the network and of its checkpoints.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seed_generator = keras.random.SeedGenerator()
+
+    def call(self, images, training=False):
+        if not training:
+            return images
+        size = images.shape[1]
+        draws = tf.random.stateless_uniform((tf.shape(images)[0], 3), replica_seed(self.seed_generator), -1, 1)
+        mirror, right, down = tf.unstack(draws * [1, 0.05 * size, 0.05 * size], axis=1)
+        flip, start = tf.where(mirror > 0, -1.0, 1.0), tf.where(mirror > 0, size - 1.0, 0.0)
+        zero, one = tf.zeros_like(flip), tf.ones_like(flip)
+        # The pixel at (x, y) comes from (flip · x + start + right, y + down).
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=images,
+            transforms=tf.stack([flip, zero, start + right, zero, one, down, zero, zero], axis=1),
+            output_shape=(size, size),
+            fill_value=0.0,
+            interpolation="BILINEAR",
+            fill_mode="NEAREST",
+        )
 
 
 def build_network(args, classes, mean, deviation):
-    """Returns the network: uint8 images (batch, height, width, 3) in, {task: logits (batch, classes)} out.
+    """Returns the network: uint8 images (batch, height, width, 3) in, {task: float32 logits (batch, classes)} out.
 
     `classes` is {task: names of its classes}; `mean` and `deviation` (height, width, 3) standardise each pixel. Call
     it in the scope of the distribution strategy.
     """
     no_bias = {"use_bias": False, "kernel_initializer": "he_normal"}  # the batch norm behind it has one
+    norm = {"momentum": args.bn_momentum, "synchronized": tf.distribute.has_strategy()}
 
     def convolution(task, level, filters, x):
-        if level == 1:  # batch norm and pooling are part of it
-            x = FirstConvolution(filters, 3, args.bn_momentum, name=f"{task}_conv_{level}")(x)
-        else:
-            x = layers.Conv2D(filters, 3, padding="same", name=f"{task}_conv_{level}", **no_bias)(x)
-            x = BatchNormalization(momentum=args.bn_momentum, synchronized=several, name=f"{task}_bn_{level}")(x)
-            x = layers.MaxPooling2D(2, name=f"{task}_pool_{level}")(x)
+        x = layers.Conv2D(filters, 3, padding="same", name=f"{task}_conv_{level}", **no_bias)(x)
+        x = BatchNormalization(name=f"{task}_bn_{level}", **norm)(x)
+        x = layers.MaxPooling2D(2, name=f"{task}_pool_{level}")(x)
         return layers.ReLU(name=f"{task}_relu_{level}")(x)  # after the pool: the same, on a quarter of the numbers
 
-    def dense(task, level, width, x):
+    def dense(task, level, x):
         x = layers.Flatten(name=f"{task}_flatten_{level}")(x)
-        x = layers.Dense(width, name=f"{task}_fc_{level}", **no_bias)(x)
-        x = BatchNormalization(momentum=args.bn_momentum, synchronized=several, name=f"{task}_bn_{level}")(x)
+        x = layers.Dense(WIDTH, name=f"{task}_fc_{level}", **no_bias)(x)
+        x = BatchNormalization(name=f"{task}_bn_{level}", **norm)(x)
         return layers.ReLU(name=f"{task}_relu_{level}")(x)
 
     def output(task, x):
-        x = layers.Dropout(1 - args.keep_prob, name=f"{task}_dropout")(x)
-        return layers.Dense(len(classes[task]), kernel_initializer="he_normal", name=task)(x)
+        x = Dropout(1 - args.keep_prob, name=f"{task}_dropout", dtype="float32")(x)
+        return layers.Dense(len(classes[task]), kernel_initializer="he_normal", name=task, dtype="float32")(x)
 
     def stitch(name, columns):
         if not args.cross_stitch_enabled or len(columns) == 1 or name not in args.cross_stitch_at:
@@ -459,16 +504,15 @@ def build_network(args, classes, mean, deviation):
         init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
         return CrossStitch(args.cross_stitch_unit, init, name=name)(columns)
 
-    several = tf.distribute.has_strategy()
     images = keras.Input(mean.shape, dtype="uint8", name="images")
-    x = layers.Normalization((1, 2, 3), mean, deviation**2, name="standardise")(images)
-    if args.augment:  # in training alone; the random state is part of the network and of its checkpoints
-        x = layers.RandomFlip("horizontal", name="mirror")(x)
-        x = layers.RandomTranslation(0.05, 0.05, fill_mode="nearest", name="shift")(x)
-    columns = stitch("pool_1", [convolution(task, 1, 32, x) for task in classes])
-    columns = stitch("pool_2", [convolution(task, 2, 64, x) for task, x in zip(classes, columns)])
-    columns = stitch("pool_3", [convolution(task, 3, 128, x) for task, x in zip(classes, columns)])
-    columns = stitch("fc_4", [dense(task, 4, 256, x) for task, x in zip(classes, columns)])
+    x = layers.Normalization((1, 2, 3), mean, deviation**2, name="standardise", dtype="float32")(images)
+    if args.augment:
+        x = MirrorAndShift(name="augment", dtype="float32")(x)
+    columns = [x for _ in classes]
+    for level, filters in enumerate(FILTERS, 1):
+        columns = [convolution(task, level, filters, x) for task, x in zip(classes, columns)]
+        columns = stitch(f"pool_{level}", columns)
+    columns = stitch(UNITS[-1], [dense(task, level + 1, x) for task, x in zip(classes, columns)])
     return keras.Model(images, {task: output(task, x) for task, x in zip(classes, columns)}, name=NAME)
 
 
@@ -489,14 +533,6 @@ def l2_regularisation(network):
     return tf.add_n([tf.nn.l2_loss(v.value) for v in network.trainable_variables if v.name == "kernel"])
 
 
-def confusion_matrices(logits, labels):
-    """Returns each task's confusion matrix, int64 (classes, classes): rows are true classes, columns predictions."""
-    return [
-        tf.math.confusion_matrix(labels[:, t], tf.argmax(x, axis=1), x.shape[1], dtype=tf.int64)
-        for t, x in enumerate(logits.values())
-    ]
-
-
 def accuracies(matrices):
     """Returns {task: accuracy} of {task: confusion matrix}, and their mean as `accuracy`, in front."""
     tasks = {task: float(np.trace(matrix) / np.sum(matrix)) for task, matrix in matrices.items()}
@@ -506,59 +542,57 @@ def accuracies(matrices):
 # -------------------------------------------------------------------------------------------- training
 
 
-def choose_strategy():
-    """Returns the distribution strategy for the devices at hand, and whether this process writes the run.
-
-    TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device.
-    """
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if "TF_CONFIG" in os.environ:
-        try:
-            config = json.loads(os.environ["TF_CONFIG"])
-            first = "chief" if "chief" in config["cluster"] else "worker"
-            task = config["task"]["type"], config["task"]["index"]
-            config["cluster"][task[0]][task[1]]
-        except (ValueError, KeyError, IndexError, TypeError):
-            example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-            raise Failure(f"TF_CONFIG: expected {example}, got {os.environ['TF_CONFIG']}") from None
-        return tf.distribute.MultiWorkerMirroredStrategy(), task == (first, 0)
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
-
-
-def replica_share(batch, *columns):
-    """Returns this replica's share of the global batch from each of the tensors; `batch` holds indices into them."""
+def replica_share(*batch):
+    """Returns this replica's share of each tensor of the global batch."""
     context = tf.distribute.get_replica_context()
-    replica, replicas, n = context.replica_id_in_sync_group, context.num_replicas_in_sync, tf.size(batch)
-    share = batch[n * replica // replicas : n * (replica + 1) // replicas]
-    with tf.device("CPU:0"):  # the data set stays in the memory of the host
-        return [tf.gather(column, share) for column in columns]
+    replica, replicas, n = context.replica_id_in_sync_group, context.num_replicas_in_sync, tf.shape(batch[0])[0]
+    return [x[n * replica // replicas : n * (replica + 1) // replicas] for x in batch]
 
 
-def make_train_step(strategy, network, optimizer, unit_optimizer, task_weights, reg_lambda):
-    """Returns the tf.function (images, labels, batch, stop) -> numbers that trains one step on a global batch.
+def batches(args, n, step, replicas):
+    """Yields the indices into n training images of each global batch after `step` steps, epoch after epoch.
+
+    The order in an epoch depends on the seed and on the epoch alone. Each replica needs an image: a last batch with
+    fewer holds its images several times, which leaves their mean as it is.
+    """
+    first, done = divmod(step, -(-n // args.n_batch_size))
+    for epoch in itertools.count(first):
+        order = np.random.default_rng([args.seed, epoch]).permutation(n)
+        for start in range(done * args.n_batch_size, n, args.n_batch_size):
+            batch = order[start : start + args.n_batch_size]
+            yield np.tile(batch, -(-replicas // len(batch)))
+        done = 0
+
+
+def learning_rates(args, epoch):
+    """Returns Adam's learning rate for the columns and that for the units in an epoch, counted from 0."""
+    rate = args.lr * 0.5 ** (epoch / args.lr_half_life) if args.lr_half_life else args.lr
+    return rate, rate * args.cross_stitch_lr_scale * (epoch >= args.pretrain_epoch)
+
+
+def make_train_step(strategy, network, optimizers, args):
+    """Returns the tf.function (images, labels, stop) -> numbers that trains one step on a global batch.
 
     The numbers are a vector: each task's cross-entropy times its weight, the L2 term, which together are the loss, each
     task's accuracy on the batch, and the sum of `stop` over the replicas, by which each machine tells the others that
-    it was asked to. `task_weights` is a list of T numbers, in the order of the network's outputs.
-    Without a `unit_optimizer` the units stay as they are. Adam is TensorFlow 1's: one fused kernel a weight.
+    it was asked to. `optimizers` are those of the columns and of the units: TensorFlow 1's Adam, a fused kernel.
     """
     alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
     weights = [v.value for v in network.trainable_variables if v.name != "alpha"]
+    task_weights = args.task_weights or [1.0] * len(network.output)
 
-    def replica_step(images, labels, batch, stop):
-        n = tf.cast(tf.size(batch), tf.float32)
-        x, y = replica_share(batch, images, labels)
+    def replica_step(images, labels, stop):
+        n = tf.cast(tf.shape(images)[0], tf.float32)
+        x, y = replica_share(images, labels)
         with tf.GradientTape() as tape:
             logits = network(x, training=True)
             losses = [weight * total / n for weight, total in zip(task_weights, cross_entropies(logits, y))]
-            losses.append(reg_lambda * l2_regularisation(network) / strategy.num_replicas_in_sync)
+            losses.append(args.reg_lambda * l2_regularisation(network) / strategy.num_replicas_in_sync)
             loss = tf.add_n(losses)
         gradients = tape.gradient(loss, weights + alphas)  # summed over the replicas by the optimizers
-        optimizer.apply_gradients(zip(gradients, weights))
-        if unit_optimizer is not None and alphas:
-            unit_optimizer.apply_gradients(zip(gradients[len(weights) :], alphas))
+        optimizers[0].apply_gradients(zip(gradients, weights))
+        if alphas:
+            optimizers[1].apply_gradients(zip(gradients[len(weights) :], alphas))
         hits = [tf.argmax(x, axis=1) == y[:, t] for t, x in enumerate(logits.values())]
         return tf.stack(losses + [tf.reduce_sum(tf.cast(hit, tf.float32)) / n for hit in hits] + [stop])
 
@@ -569,389 +603,141 @@ def make_train_step(strategy, network, optimizer, unit_optimizer, task_weights, 
     return train_step
 
 
-def make_evaluate_step(strategy, network):
-    """Returns the tf.function (images, labels, batch) -> the tasks' confusion matrices on a global batch."""
+def evaluate(predict, part, classes):
+    """Returns {task: confusion matrix, (classes, classes)} of a part; rows are true classes, columns predicted ones.
 
-    def replica_step(images, labels, batch):
-        x, y = replica_share(batch, images, labels)
-        return confusion_matrices(network(x, training=False), y)
-
-    @tf.function(autograph=False)  # nothing branches on a tensor, and a start takes a second less
-    def evaluate_step(images, labels, batch):
-        matrices = strategy.run(replica_step, (images, labels, batch))
-        return [strategy.reduce("SUM", matrix, axis=None) for matrix in matrices]
-
-    return evaluate_step
-
-
-@contextlib.contextmanager
-def heeding_interrupts():
-    """A context in which no Ctrl-C gets lost: it ends in KeyboardInterrupt, also where code within ignored it.
-
-    While TensorFlow traces, it has been seen to do so.
+    Every process predicts for itself, so many images at once that the memory they take does not depend on their size.
     """
-    came = []
+    images, labels = part
+    size = max(1, EVALUATION_PIXELS // math.prod(images.shape[1:3]))
+    outputs = [predict(images[k : k + size]) for k in range(0, len(images), size)]
+    matrices = {}
+    for t, (task, names) in enumerate(classes.items()):
+        predicted = tf.concat([tf.argmax(logits[task], axis=1) for logits in outputs], axis=0)
+        matrices[task] = tf.math.confusion_matrix(labels[:, t], predicted, len(names)).numpy()
+    return matrices
 
-    def handler(kind, _):
-        came.append(kind)
-        raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():  # others get no signals
-        yield
-        return
-    previous = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        if came:
-            raise KeyboardInterrupt
+def log_training(network, classes, step, numbers):
+    """Logs the units and, from `numbers`, the losses and accuracies of the step just made and the images a second."""
+    log_units(network)
+    if step > 0:
+        tf.summary.scalar("summary/loss_total", sum(numbers[: len(classes) + 1]))
+        tf.summary.scalar("summary/accuracy_train", statistics.fmean(numbers[len(classes) + 1 : -1]))
+        tf.summary.scalar("throughput/images_per_second", numbers[-1])
+        for task, loss in zip(classes, numbers):
+            tf.summary.scalar(f"{task}/loss", loss)
+
+
+def log_evaluation(found, classes, last):
+    """Logs the accuracies of {part: {task: confusion matrix}}, and after the last step the test part's matrices."""
+    for part, matrices in found.items():
+        for task, accuracy in accuracies(matrices).items():
+            tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
+    if last:
+        log_confusion(found["test"], classes)
 
 
 def train(args, resumed):
-    """Trains the network as `args` says, leaves the run in args.log_dir and returns its results.
+    """Trains the network as `args` says and leaves the run in args.log_dir.
 
-    `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure with status 3
-    when the loss is no longer finite, and SystemExit (130, 143) when a signal stopped the run, its state saved.
+    `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure, with status 3
+    when the loss is no longer finite, and Stopped (130, 143) when a signal ended the run, its state saved.
     """
     strategy, chief = choose_strategy()
-    replicas = strategy.num_replicas_in_sync
     if chief and not resumed:
-        refuse_log_dir(args.log_dir)
-    keras.utils.set_random_seed(args.seed)
+        refuse_run(args.log_dir)
+    keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
     parts, classes, mean, deviation, data = prepare_data(args)
-    record = {"arguments": vars(args), "data": data, "versions": VERSIONS}
-    if resumed:
-        refuse_difference(resumed, record)
-
+    record = {"arguments": vars(args), "data": data, "classes": classes, "versions": VERSIONS, "cores": CORES}
+    refuse_difference(strategy, record, resumed)
+    build = functools.partial(build_network, classes=classes, mean=mean, deviation=deviation)
+    refuse_memory(args, build)
+    keras.utils.set_random_seed(args.seed)
     with strategy.scope():
-        network = build_network(args, classes, mean, deviation)
-        rate = tf.Variable(args.lr)
-        optimizer = tf.compat.v1.train.AdamOptimizer(lambda: rate)
-        unit_optimizer = tf.compat.v1.train.AdamOptimizer(lambda: rate * args.cross_stitch_lr_scale)
-        evaluated = tf.Variable(0, dtype=tf.int64)  # the last step whose evaluation is in the event file
-    units = [layer for layer in network.layers if isinstance(layer, CrossStitch)]
-    parameters = sum(math.prod(v.shape) for v in network.trainable_variables)
-    if chief:
-        describe(args, data, parameters, units, replicas)
+        network = build(args)
+        rates = [tf.Variable(0.0), tf.Variable(0.0)]
+        optimizers = [tf.compat.v1.train.AdamOptimizer(lambda rate=rate: rate) for rate in rates]
+        shown = tf.Variable(tf.zeros(2 * len(classes) + 2))  # what log_training shows of the last step
+        state = {"network": [v.value for v in network.variables], "optimizers": optimizers, "shown": shown}
+        checkpoint = tf.train.Checkpoint(**state)
+    record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
+    (images, labels), held_out = parts["train"], sorted(parts.keys() - {"train"})
+    replicas, steps_per_epoch = strategy.num_replicas_in_sync, -(-len(images) // args.n_batch_size)
+    every, total = args.eval_every or steps_per_epoch, args.n_epoch * steps_per_epoch
+    log_every = min(args.log_every, max(1, total // 10))
 
-    images, labels = parts["train"]
-    specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in (images, labels)] + [tf.TensorSpec([None], tf.int64)]
-    weights = {task: float(weight) for task, weight in (word.split("=") for word in args.task_weights)}
-    terms = {"task_weights": [weights[task] for task in classes], "reg_lambda": args.reg_lambda}
-    make_step = functools.partial(make_train_step, strategy, network, optimizer, **terms)
-    inputs = [*specs, tf.TensorSpec([])]
-    with heeding_interrupts():
-        train_step = make_step(unit_optimizer=unit_optimizer).get_concrete_function(*inputs)
-        column_step = make_step(unit_optimizer=None).get_concrete_function(*inputs) if args.pretrain_epoch else None
-        evaluate_step = make_evaluate_step(strategy, network).get_concrete_function(*specs)
-
-    steps_per_epoch = -(-len(images) // args.n_batch_size)
-    evaluate_every = args.eval_every or steps_per_epoch
-    total, pretraining = args.n_epoch * steps_per_epoch, args.pretrain_epoch * steps_per_epoch
-    variables = [v.value for v in network.variables]
-    optimizers = {"optimizer": optimizer, "unit_optimizer": unit_optimizer}
-    with strategy.scope():
-        checkpoint = tf.train.Checkpoint(network=variables, evaluated=evaluated, **optimizers)
-        step = restore_checkpoint(checkpoint, args.log_dir) if resumed else -1  # -1: nothing is saved yet
-    writer = open_run(args.log_dir, record, step) if chief else tf.summary.create_noop_writer()
-    new, step = step < 0, max(step, 0)
-    stop, speeds, matrices = [], [], {}  # stop: the signals that asked for it
-    many_machines, asked = "TF_CONFIG" in os.environ, False  # asked: by a signal to any of them, so all stop together
-
-    def save():
-        if not all(np.isfinite(tf.convert_to_tensor(v)).all() for v in variables):
-            raise Failure(f"step {step}: the weights are no longer finite; try a smaller --lr", 3)
+    visible = {"verbose": chief and sys.stdout.isatty(), "unit_name": "step", "stateful_metrics": ["loss"]}
+    progress_bar = functools.partial(keras.utils.Progbar, **visible)
+    stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many replicas were told
+    with claim(args.log_dir, resumed, chief), on_signals(lambda kind, _: stop.append(kind)):
         if chief:
-            writer.flush()
-            write_checkpoint(checkpoint, args.log_dir, step)
-
-    def evaluate():
-        """Returns {part: {task: confusion matrix}} of the test and the validation part, and logs what is new."""
-        found = {}
-        for part in sorted(parts.keys() - {"train"}):
-            batches = []
-            for first in range(0, len(parts[part][0]), EVALUATION_BATCH):
-                if stop and not many_machines:
-                    raise Stopped
-                batch = tf.range(first, min(first + EVALUATION_BATCH, len(parts[part][0])), dtype=tf.int64)
-                batches.append([matrix.numpy() for matrix in evaluate_step(*parts[part], batch)])
-            found[part] = dict(zip(classes, map(sum, zip(*batches))))
-        if evaluated < step:
-            for part, matrices in found.items():
-                for task, accuracy in accuracies(matrices).items():
-                    tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
-            if step == total:
-                summarise_confusion(found["test"], classes)
-            evaluated.assign(step)
-        return found
-
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():  # others, as those of Ray Train, get no signals
-        for kind in (signal.SIGINT, signal.SIGTERM):
-            handlers[kind] = signal.signal(kind, lambda kind, _: stop.append(kind))
-    tf.summary.experimental.set_step(step)
-    try:
-        with writer.as_default():
-            if new:
-                metrics = ["summary/accuracy_test", *(f"{task}/accuracy_test" for task in classes)]
-                summarise_setting(args, data, train_step.graph, metrics)
-                summarise_units(units)
-                save()
-            elif (step % evaluate_every == 0 or step == total) and evaluated < step:
-                matrices = evaluate()  # the run was stopped in the midst of this step's evaluation
-                save()
-            for epoch in range(step // steps_per_epoch, args.n_epoch):
-                order = np.random.default_rng([args.seed, epoch]).permutation(len(images))
-                if args.lr_half_life:
-                    rate.assign(args.lr * 0.5 ** (epoch / args.lr_half_life))
-                progress = keras.utils.Progbar(steps_per_epoch, verbose=chief and sys.stdout.isatty(), unit_name="step")
-                seconds, seen, losses = 0.0, 0, []
-                for position in range(step % steps_per_epoch, steps_per_epoch):
-                    if asked:
-                        raise Stopped
-                    if step == pretraining > 0:
-                        for unit in units:
-                            unit.alpha.assign(unit.initial_alpha(unit.alpha.shape, init=args.cross_stitch_init))
-                    began = time.perf_counter()
-                    batch = order[position * args.n_batch_size : (position + 1) * args.n_batch_size]
-                    # Each replica needs an image: what is too few for them is taken several times, the mean stays.
-                    batch = np.tile(batch, -(-replicas // len(batch)))
-                    one_step = column_step if step < pretraining else train_step
-                    numbers = one_step(images, labels, tf.constant(batch), tf.constant(float(len(stop)))).numpy()
-                    numbers, asked = numbers[:-1], numbers[-1] > 0
-                    seconds, seen, step = seconds + time.perf_counter() - began, seen + len(batch), step + 1
-                    tf.summary.experimental.set_step(step)
-
-                    of_task = dict(zip(classes, numbers.tolist()))
-                    if not np.isfinite(numbers).all():
-                        raise Failure(f"step {step}: the loss is no longer finite: {of_task}; try a smaller --lr", 3)
-                    losses.append(float(numbers[: len(classes) + 1].sum()))
-                    progress.update(position + 1, [("loss", losses[-1])])
-                    if step % args.log_every == 0:
-                        tf.summary.scalar("summary/loss_total", losses[-1])
-                        tf.summary.scalar("summary/accuracy_train", numbers[len(classes) + 1 :].mean())
-                        for task, loss in of_task.items():
-                            tf.summary.scalar(f"{task}/loss", loss)
-                        summarise_units(units)
-                    if step % evaluate_every == 0 or step == total:
-                        matrices = evaluate()
-                    if step % steps_per_epoch and args.checkpoint_every and step % args.checkpoint_every == 0:
-                        save()
-                speeds.append(seen / seconds)
-                tf.summary.scalar("throughput/images_per_second", speeds[-1])
-                save()
-                if chief:
-                    line = f"epoch {epoch + 1}/{args.n_epoch}  step {step}  loss {statistics.fmean(losses):.4f}"
-                    if len(losses) < steps_per_epoch:
-                        line += f" over its last {len(losses)} steps"
-                    if evaluated == step:
-                        test = accuracies(matrices["test"])
-                        line += "  test " + "  ".join(f"{task} {value:.4f}" for task, value in test.items())
-                    print(f"{line}  ({seconds:.1f} s, {speeds[-1]:,.0f} images/s)", flush=True)
-            matrices = matrices or evaluate()  # the run was stopped between its last step and its results
-            writer.flush()
-    except Stopped:
-        save()
+            describe(args, record, network, replicas)
+        specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in (images, labels)]
+        step_function = make_train_step(strategy, network, optimizers, args)
+        train_step = step_function.get_concrete_function(*specs, tf.TensorSpec([]))
+        predict = tf.function(lambda x: network(x, training=False), specs[:1], autograph=False)
+        first = begin(strategy, chief, checkpoint, record, resumed)
+        numbers, indices = shown.numpy().tolist(), batches(args, len(images), first, replicas)
+        with open_events(args.log_dir, first, chief).as_default():
+            if first == 0:
+                log_setting(args, data, train_step.graph, [f"{tag}/accuracy_test" for tag in ("summary", *classes)])
+            for step in range(first, total + 1):
+                tf.summary.experimental.set_step(step)
+                evaluating = step > 0 and (step % every == 0 or step == total)
+                if step > first and (evaluating or asked):  # before anything is logged under this step
+                    shown.assign(numbers)
+                    write_checkpoint(checkpoint, args.log_dir, step, chief)
+                if asked:
+                    raise Stopped(
+                        f"stopped at step {step} of {total}; go on with: {command(__file__, '--resume', args.log_dir)}",
+                        128 + [*stop, 15][0],
+                    )
+                if step % log_every == 0 or step == total:
+                    log_training(network, classes, step, numbers)
+                if evaluating:
+                    found = {part: evaluate(predict, parts[part], classes) for part in held_out}
+                    log_evaluation(found, classes, step == total)
+                    speeds.append(numbers[-1])
+                    if chief:
+                        scores = "  ".join(f"{task} {value:.4f}" for task, value in accuracies(found["test"]).items())
+                        line = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}  test {scores}"
+                        print(f"{line}  ({numbers[-1]:,.0f} images/s)", flush=True)
+                if step == total:
+                    break
+                if step == first or evaluating:
+                    began, seen, bar = time.perf_counter(), 0, progress_bar(min(every - step % every, total - step))
+                if step == args.pretrain_epoch * steps_per_epoch > 0:
+                    for unit in units_of(network):
+                        unit.alpha.assign(unit.initial_alpha(unit.alpha.shape, init=args.cross_stitch_init))
+                for variable, rate in zip(rates, learning_rates(args, step // steps_per_epoch)):
+                    variable.assign(rate)
+                batch = next(indices)
+                inputs = images[batch], labels[batch], np.float32(len(stop))
+                *numbers, asked = train_step(*map(tf.constant, inputs)).numpy().tolist()
+                if not np.isfinite(numbers).all():
+                    of_task = dict(zip(classes, numbers))
+                    raise Failure(f"step {step + 1}: the loss is no longer finite: {of_task}; try a smaller --lr", 3)
+                seen += len(batch)
+                numbers.append(seen / (time.perf_counter() - began))
+                bar.add(1, [("loss", sum(numbers[: len(classes) + 1]))])
         if chief:
-            print(
-                f"\nstopped at step {step} of {total}; go on with: python {NAME}.py --resume {args.log_dir}", flush=True
-            )
-        raise SystemExit(128 + (stop[0] if stop else signal.SIGTERM)) from None
-    except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
-        reason = str(error).strip().split("\n\n")[-1].split("\n")[0]  # without TensorFlow's own stack
-        raise Failure(f"step {step}: {reason}; go on with: python {NAME}.py --resume {args.log_dir}", 1) from None
-    finally:
-        for kind, handler in handlers.items():
-            signal.signal(kind, handler)
-
-    results = {
-        "arguments": vars(args),
-        "data": data,
-        **{part: accuracies(of_part) for part, of_part in matrices.items()},
-        "classes": classes,
-        "cross_stitch": {unit.name: unit.mixing().tolist() for unit in units},
-        "epochs": args.n_epoch,
-        "steps": step,
-        "parameters": parameters,
-        "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
-        "seed": args.seed,
-        "versions": VERSIONS,
-    }
-    if chief:
-        partial = os.path.join(args.log_dir, "partial.keras")
-        network.save(partial)
-        os.replace(partial, os.path.join(args.log_dir, "model.keras"))
-        write_json(os.path.join(args.log_dir, "results.json"), results)
-        print_results(results)
-    return results
+            write_results(record, network, found, speeds, total)
 
 
-# --------------------------------------------------------------------------- checkpoints and summaries
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop, here or on another machine."""
-
-
-def write_checkpoint(checkpoint, log_dir, step):
-    """Writes the state after `step` steps into log_dir/checkpoints, and removes all but the last two.
-
-    TensorFlow writes the index last, so a checkpoint that has one was written to its end.
-    """
-    folder = os.path.join(log_dir, "checkpoints")
-    os.makedirs(folder, exist_ok=True)
-    prefix = f"step-{step:010d}"
-    checkpoint.write(os.path.join(folder, prefix))
-    written = sorted(name[:-6] for name in os.listdir(folder) if name.endswith(".index"))
-    kept = [name for name in written if name <= prefix][-2:]
-    for name in os.listdir(folder):
-        if name.split(".")[0] not in kept:  # older ones, damaged ones, and what a dead process left half-written
-            path = os.path.join(folder, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
-
-
-def restore_checkpoint(checkpoint, log_dir):
-    """Reads the newest good checkpoint of the run into `checkpoint`; returns its step, or -1 if none was begun.
-
-    A damaged one, as its checksums tell, is passed over with a line that says so; raises Failure if none is good.
-    """
-    paths = glob.glob(os.path.join(glob.escape(log_dir), "checkpoints", "step-*.index"))
-    for path in sorted(paths, reverse=True):
-        prefix = path.removesuffix(".index")
-        try:
-            checkpoint.read(prefix).assert_existing_objects_matched()
-            return int(prefix[-10:])
-        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
-            print(f"{prefix} is damaged ({type(error).__name__}): trying the one before it", flush=True)
-    if paths:
-        raise Failure(f"--resume {log_dir}: all checkpoints in its folder are damaged, expected a whole one")
-    return -1
-
-
-def refuse_log_dir(log_dir):
-    """Raises Failure if `log_dir` already holds a run, or cannot be made or written."""
-    names = os.listdir(log_dir) if os.path.isdir(log_dir) else []
-    if any(name == "run.json" or "tfevents" in name for name in names):
-        raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
-    folder = os.path.abspath(log_dir)
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK | os.X_OK):
-        raise Failure(f"--log_dir {log_dir}: expected a folder that can be written, {folder} is none")
-
-
-def open_run(log_dir, record, step):
-    """Writes run.json into the run's folder and returns its summary writer.
-
-    Event files that are there keep the records up to `step` alone, so that no step stands there twice: each is
-    copied up to there, or up to a record torn by the end of the process, and then replaced by its copy.
-    """
-    os.makedirs(log_dir, exist_ok=True)
-    write_json(os.path.join(log_dir, "run.json"), record)
-    copy = os.path.join(log_dir, "rewound")
-    for path in glob.glob(os.path.join(glob.escape(log_dir), "events.out.tfevents.*")):
-        with tf.io.TFRecordWriter(copy) as events:
-            try:
-                for event in tf.data.TFRecordDataset(path).as_numpy_iterator():
-                    if tf.compat.v1.Event.FromString(event).step <= step:
-                        events.write(event)
-            except tf.errors.DataLossError:
-                pass
-        os.replace(copy, path)
-    return tf.summary.create_file_writer(log_dir)
-
-
-def write_json(path, content):
-    """Writes `content` as JSON into the file `path`: the whole of it or, if anything fails, none."""
-    with open(f"{path}.partial", "w") as file:
-        json.dump(content, file, indent=2)
-    os.replace(f"{path}.partial", path)
-
-
-def read_json(path):
-    """Returns the content of a JSON file that a run has written; raises Failure if it is no such file."""
-    try:
-        with open(path) as file:
-            content = json.load(file)
-    except (OSError, ValueError) as error:
-        raise Failure(f"{path}: expected the JSON file that a run writes ({error})") from None
-    if not isinstance(content, dict) or not {"arguments", "data", "versions"} <= content.keys():
-        raise Failure(f"{path}: expected the JSON file that a run writes, with arguments, data and versions")
-    return content
-
-
-def refuse_difference(resumed, record):
-    """Raises Failure where the data or the libraries are others than those of the run to resume."""
-    for what, keys in (("data", ("sizes", "sha256")), ("versions", VERSIONS)):
-        for key in keys:
-            then, now = resumed[what].get(key), record[what][key]
-            if then != now:
-                raise Failure(f"--resume: expected the {what} that the run was begun with, {key} {then}, found {now}")
-
-
-def markdown(table):
-    """Returns the dictionary `table` as a Markdown table of two columns."""
-    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in table.items())])
-
-
-def summarise_setting(args, data, graph, metrics):
-    """Logs the training step's graph, the arguments and the data as text, the hyper-parameters and `metrics`, tags."""
-    tf.summary.graph(graph)
-    tf.summary.text("arguments", markdown(vars(args)))
-    tf.summary.text("data", markdown(data))
-    values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}
-    hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
-    hparams.hparams(values)
-
-
-def summarise_units(units):
-    """Logs α of every cross-stitch unit: its means, its histogram, and the means (T, T) as a picture.
-
-    In the picture +1 is blue, 0 white and -1 red; row i, column j is what task i takes from task j.
-    """
-    for unit in units:
-        mean = unit.mixing()
-        cross = ~np.eye(len(mean), dtype=bool)
-        tf.summary.scalar(f"cross_stitch/{unit.name}/alpha_self", mean[~cross].mean())
-        tf.summary.scalar(f"cross_stitch/{unit.name}/alpha_cross", mean[cross].mean())
-        value = np.kron(np.clip(mean, -1, 1), np.ones((64, 64)))
-        picture = np.stack([1 - np.maximum(value, 0), 1 - np.abs(value), 1 + np.minimum(value, 0)], axis=-1)
-        tf.summary.image(f"cross_stitch/{unit.name}/alpha_mean", picture[None])
-        if unit.unit != "activation":  # hundreds of millions of zeros would hide everything
-            tf.summary.histogram(f"cross_stitch/{unit.name}/alpha", unit.alpha.value)
-
-
-def summarise_confusion(matrices, classes):
-    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
-    for task, matrix in matrices.items():
-        names = classes[task]
-        rows = [f"| {name} | {' | '.join(map(str, row))} |" for name, row in zip(names, matrix)]
-        head = [f"| true, predicted: | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        tf.summary.text(f"{task}/confusion_matrix", "\n".join(head + rows))
-
-
-def describe(args, data, parameters, units, replicas):
-    """Prints the data, the network and where to look, before training starts."""
-    sizes = ", ".join(f"{size:,} {part}" for part, size in data["sizes"].items())
-    print(f"{data['name']} from {data['source']}: {sizes}")
-    warn(data)
-    print(f"{parameters:,} trainable weights on {replicas} device{'s' * (replicas > 1)}; seed {args.seed}")
-    for unit in units:
-        print(f"  cross-stitch unit {unit.name}: alpha {tuple(unit.alpha.shape)}")
-    if any(unit.unit == "activation" for unit in units):
-        weights = sum(math.prod(unit.alpha.shape) for unit in units)
-        memory = 4 * 4 * weights / 1e9  # float32: the weight, its gradient, Adam's two moments
-        print(f"  the units hold {weights:,} weights, about {memory:.1f} GB with gradients and Adam's moments")
-    print(f"writing to {args.log_dir}; to watch: tensorboard --logdir {args.log_dir}", flush=True)
-
-
-def warn(data):
-    """Prints the warning that comes with the data, if there is one, so that it cannot be overlooked."""
-    if "warning" in data:
-        line = "!" * 100
-        print("\n".join([line, *(f"!! {text}" for text in data["warning"].split("\n")), line]))
+def write_results(record, network, found, speeds, steps):
+    """Writes model.keras and results.json, and prints the table of the results."""
+    args = record["arguments"]
+    results = {**record, "epochs": args["n_epoch"], "steps": steps, "seed": args["seed"]}
+    results |= {part: accuracies(matrices) for part, matrices in found.items()}
+    results["cross_stitch"] = {unit.name: unit.mixing().tolist() for unit in units_of(network)}
+    results["images_per_second"] = round(statistics.median(speeds), 1)
+    partial = os.path.join(args["log_dir"], "partial.keras")
+    network.save(partial)
+    os.replace(partial, os.path.join(args["log_dir"], "model.keras"))
+    write_json(os.path.join(args["log_dir"], "results.json"), results)
+    print_results(results)
 
 
 def print_results(results):
@@ -964,18 +750,310 @@ def print_results(results):
     warn(results["data"])
 
 
+# --------------------------------------------------------------------------- checkpoints and summaries
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
+
+
+def choose_strategy():
+    """Returns the distribution strategy for the devices at hand, and whether this process writes the run.
+
+    TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device.
+    """
+    for gpu in tf.config.list_physical_devices("GPU"):
+        with contextlib.suppress(RuntimeError):  # TensorFlow has used it before, as in a notebook
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if "TF_CONFIG" not in os.environ:
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
+    try:
+        config = json.loads(os.environ["TF_CONFIG"])
+        cluster, kind, index = config["cluster"], config["task"]["type"], config["task"]["index"]
+        workers = [address for job in ("chief", "worker") for address in cluster.get(job, [])]
+        address = cluster[kind][index]
+        if not cluster.keys() <= {"chief", "worker"}:
+            raise ValueError
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+        wanted = f"{example}, with no jobs but chief and worker"
+        raise Failure(f"TF_CONFIG: expected {wanted}, got {os.environ['TF_CONFIG']}") from None
+    print(f"{address}: waiting until all of {', '.join(workers)} are there", flush=True)
+    with on_signals(signal.SIG_DFL):  # TensorFlow waits outside of Python, where no handler of Python's would run
+        return tf.distribute.MultiWorkerMirroredStrategy(), address == workers[0]
+
+
+@contextlib.contextmanager
+def on_signals(action):
+    """A context in which Ctrl-C and SIGTERM do `action`. Threads but the main one, as those of Ray Train, get none."""
+    kinds = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {kind: signal.signal(kind, action) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def agree(strategy, **facts):
+    """Raises Failure unless all workers of TF_CONFIG come with the same facts, each something that JSON holds."""
+    if "TF_CONFIG" in os.environ:
+        texts = [json.dumps(fact, sort_keys=True).encode() for fact in facts.values()]
+        codes = tf.constant([[int(hashlib.sha256(text).hexdigest()[:7], 16) for text in texts]])
+        found = strategy.gather(strategy.run(tf.function(lambda: tf.identity(codes))), axis=0).numpy()
+        if differing := [what for what, column in zip(facts, found.T) if len(set(column)) > 1]:
+            raise Failure(f"TF_CONFIG: expected the same {', '.join(differing)} on all workers, found different ones")
+
+
+@contextlib.contextmanager
+def claim(log_dir, resumed, chief):
+    """A context in which no other process can write into the run's folder. Workers but the chief write nothing."""
+    if not chief:
+        yield
+        return
+    try:
+        os.makedirs(log_dir, exist_ok=True)
+        lock = open(os.path.join(log_dir, "lock"), "w")  # noqa: SIM115 (closed below, by with)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        what = "which no other process is writing" if isinstance(error, BlockingIOError) else "that can be written"
+        raise Failure(f"--log_dir {log_dir}: expected a folder {what} ({error})") from None
+    with lock:
+        if not resumed:
+            refuse_run(log_dir)
+        yield
+
+
+def refuse_run(log_dir):
+    """Raises Failure if `log_dir` already holds a run."""
+    names = os.listdir(log_dir) if os.path.isdir(log_dir) else []
+    if any(name in ("run.json", "checkpoints") or "tfevents" in name for name in names):
+        raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
+
+
+def refuse_difference(strategy, record, resumed):
+    """Raises Failure where data or libraries are others than those of the run to resume, or than another worker's."""
+    data = {key: record["data"][key] for key in ("sizes", "sha256")}
+    if resumed:
+        for what, now in (("data", data), ("versions", VERSIONS)):
+            then = {key: resumed[what].get(key) for key in now}
+            if then != now:
+                hint = f"; its --data_dir was {resumed['data'].get('source')}" if what == "data" else ""
+                raise Failure(f"--resume: expected the {what} that the run was begun with, {then}, found {now}{hint}")
+        if resumed.get("cores") != CORES:
+            print(f"this run was begun on {resumed.get('cores')} cores, here are {CORES}: the last bits may differ")
+    own = ("data_dir", "log_dir")  # a machine can have them elsewhere
+    arguments = {name: value for name, value in record["arguments"].items() if name not in own}
+    agree(strategy, arguments=arguments, data=data, versions=VERSIONS, run=resumed is not None)
+
+
+def begin(strategy, chief, checkpoint, record, resumed):
+    """Restores the state of a resumed run or writes that of a new one, and run.json; returns the steps that it has."""
+    log_dir = record["arguments"]["log_dir"]
+    with strategy.scope():
+        step = restore_checkpoint(checkpoint, log_dir) if resumed else None
+    agree(strategy, checkpoint=step)
+    if chief:
+        write_json(os.path.join(log_dir, "run.json"), record)
+    if step is None:
+        write_checkpoint(checkpoint, log_dir, 0, chief)
+    return step or 0
+
+
+def write_checkpoint(checkpoint, log_dir, step, chief=True):
+    """Writes the state after `step` steps into log_dir/checkpoints, the chief alone, and removes all but the last two.
+
+    TensorFlow writes the index last, so a checkpoint that has one was written to its end. What a run did not write
+    stays where it is. Raises Failure with status 3 if a weight is not finite.
+    """
+    if not all(np.isfinite(tf.convert_to_tensor(v)).all() for v in checkpoint.network):
+        raise Failure(f"step {step}: the weights are no longer finite; try a smaller --lr", 3)
+    tf.summary.flush()  # what was logged before this step is not logged again
+    if not chief:
+        return
+    folder, prefix = os.path.join(log_dir, "checkpoints"), f"step-{step:010d}"
+    os.makedirs(folder, exist_ok=True)
+    checkpoint.write(os.path.join(folder, prefix))
+    for path in glob.glob(os.path.join(glob.escape(folder), f"{prefix}.*")):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    written = sorted(name[:-6] for name in os.listdir(folder) if re.fullmatch(r"step-\d{10}\.index", name))
+    kept = [name for name in written if name <= prefix][-2:]
+    for name in os.listdir(folder):
+        ours = re.fullmatch(r"(step-\d{10})(_temp|\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?)", name)
+        if ours and ours[1] not in kept:  # older ones, damaged ones, and what a dead process left half-written
+            path = os.path.join(folder, name)
+            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+
+
+def restore_checkpoint(checkpoint, log_dir):
+    """Reads the newest good checkpoint of the run into `checkpoint`; returns its step, or None if none was begun.
+
+    A damaged one, as its checksums tell, is passed over with a line that says so; raises Failure if none is good.
+    """
+    paths = glob.glob(os.path.join(glob.escape(log_dir), "checkpoints", "step-*.index"))
+    for path in sorted(paths, reverse=True):
+        prefix = path.removesuffix(".index")
+        try:
+            checkpoint.read(prefix).assert_existing_objects_matched()
+            return int(prefix[-10:])
+        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
+            print(f"{prefix} is damaged ({type(error).__name__}): trying the one before it", flush=True)
+    if paths or glob.glob(os.path.join(glob.escape(log_dir), "*tfevents*")):  # these come after the first checkpoint
+        what = "damaged" if paths else "gone"
+        raise Failure(f"--resume {log_dir}: all checkpoints in its folder are {what}, expected a whole one")
+    return None
+
+
+def open_events(log_dir, step, chief):
+    """Returns the summary writer of the run; its event files lose what they hold of `step` and later.
+
+    That is logged again. Each file is copied up to there, or up to a record torn by the end of the process, and then
+    replaced by its copy.
+    """
+    if not chief:
+        return tf.summary.create_noop_writer()
+    copy = os.path.join(log_dir, "rewound")
+    for path in glob.glob(os.path.join(glob.escape(log_dir), "events.out.tfevents.*")):
+        with tf.io.TFRecordWriter(copy) as events, contextlib.suppress(tf.errors.DataLossError):
+            for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+                event = tf.compat.v1.Event.FromString(record)
+                if event.step < step or event.file_version:
+                    events.write(record)
+        os.replace(copy, path)
+    return tf.summary.create_file_writer(log_dir)
+
+
+def write_json(path, content):
+    """Writes `content` as JSON into the file `path`: the whole of it or, if anything fails, none."""
+    with open(f"{path}.partial", "w") as file:
+        json.dump(content, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.partial", path)
+
+
+def read_json(path, *parts):
+    """Returns the content of a JSON file that a run has written; raises Failure unless it has all `parts`."""
+    try:
+        with open(path) as file:
+            content = json.load(file)
+        if not all(isinstance(content[part], dict) for part in parts):
+            raise ValueError
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        what = f"{', '.join(parts)} ({type(error).__name__} {error})"
+        raise Failure(f"{path}: expected the JSON file that a run writes, with {what}") from None
+    return content
+
+
+def command(*words):
+    """Returns a command line, to be copied, that runs this Python with `words`; paths in this folder are shortened."""
+    here = os.path.join(os.getcwd(), "")
+    return shlex.join([word.removeprefix(here) for word in (sys.executable, *words)])
+
+
+def warn(data):
+    """Prints the warning that comes with the data, if there is one, so that it cannot be overlooked."""
+    if "warning" in data:
+        print(f"{'!' * 100}\n{data['warning']}\n{'!' * 100}", flush=True)
+
+
+def refuse_memory(args, build):
+    """Says how much memory units of the kind "activation" take; raises Failure where the machine has less."""
+    if args.cross_stitch_unit == "activation":
+        small = build(argparse.Namespace(**{**vars(args), "cross_stitch_unit": "layer"}))
+        weights = sum((unit.tasks * unit.size) ** 2 for unit in units_of(small))
+        needed, memory = 16 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        what = f"{weights:,} weights, about {needed / 1e9:.1f} GB with gradients and Adam's moments"  # float32, four
+        if needed > memory:
+            raise Failure(f"--cross_stitch_unit activation: {what}; this machine has {memory / 1e9:.1f} GB")
+        print(f"the units hold {what}")
+
+
+def describe(args, record, network, replicas):
+    """Prints the data, the network and where to look, before training starts."""
+    data, devices = record["data"], f"{replicas} device{'s' * (replicas > 1)}"
+    sizes = ", ".join(f"{size:,} {part}" for part, size in data["sizes"].items())
+    print(f"{data['name']} from {data['source']}: {sizes}")
+    warn(data)
+    print(f"{record['parameters']:,} trainable weights in {args.precision} on {devices}; seed {args.seed}")
+    if args.precision == "bfloat16" and not has_bfloat16():
+        print("nothing here computes in bfloat16 directly: float32 will be faster")
+    for unit in units_of(network):
+        print(f"  cross-stitch unit {unit.name}: alpha {tuple(unit.alpha.shape)}")
+    runs = os.path.dirname(args.log_dir.rstrip("/")) or "."
+    print(f"writing to {args.log_dir}; to watch: {command('-m', 'tensorboard.main', '--logdir', runs)}", flush=True)
+
+
+def has_bfloat16():
+    """Returns whether the devices here compute in bfloat16 directly, as far as they tell."""
+    if gpus := tf.config.list_physical_devices("GPU"):
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return all(detail.get("compute_capability", (8, 0)) >= (8, 0) for detail in details)
+    processor = pathlib.Path("/proc/cpuinfo")
+    return not processor.exists() or "bf16" in processor.read_text()
+
+
+def units_of(network):
+    """Returns the network's cross-stitch units."""
+    return [layer for layer in network.layers if isinstance(layer, CrossStitch)]
+
+
+def markdown(rows):
+    """Returns rows of cells, the head in front, as a Markdown table."""
+    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
+
+
+def log_setting(args, data, graph, metrics):
+    """Logs the training step's graph, the arguments and the data as text, the hyper-parameters and `metrics`, tags."""
+    tf.summary.graph(graph)
+    tf.summary.text("arguments", markdown([("argument", "value"), *vars(args).items()]), step=0)
+    tf.summary.text("data", markdown([("data", ""), *data.items()]), step=0)
+    values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}
+    hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
+    hparams.hparams(values)
+
+
+def log_units(network):
+    """Logs α of every cross-stitch unit: its means, its histogram, and the means (T, T) as a picture."""
+    for unit in units_of(network):
+        mean = unit.mixing()
+        cross = ~np.eye(len(mean), dtype=bool)
+        tf.summary.scalar(f"units/{unit.name}/alpha_self", mean[~cross].mean())
+        tf.summary.scalar(f"units/{unit.name}/alpha_cross", mean[cross].mean())
+        value = np.kron(np.sign(mean) * np.sqrt(np.minimum(np.abs(mean), 1)), np.ones((64, 64)))
+        picture = np.stack([1 - np.maximum(value, 0), 1 - np.abs(value), 1 + np.minimum(value, 0)], axis=-1)
+        text = "Row i, column j: what task i takes from task j. Blue is positive, red negative, white 0; "
+        text += "the depth of the colour is the square root of |α|, full from 1 on."
+        tf.summary.image(f"units/{unit.name}/alpha_mean", picture[None], description=text)
+        if unit.unit != "activation":  # hundreds of millions of zeros would hide everything
+            tf.summary.histogram(f"units/{unit.name}/alpha", unit.alpha.value)
+
+
+def log_confusion(matrices, classes):
+    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
+    for task, matrix in matrices.items():
+        rows = [(name, *row) for name, row in zip(classes[task], matrix.tolist())]
+        tf.summary.text(f"{task}/confusion_matrix", markdown([("true, predicted:", *classes[task]), *rows]))
+
+
+# ---- shared with the third script: change it here, then run python tests/test_copies.py --fix
+
+
 def load_run(model_path):
     """Returns the trained network in a run's model.keras and the content of results.json beside it, for --predict."""
     if model_path is None:
         raise Failure("--predict: expected --model with the model.keras of a run")
-    results = read_json(os.path.join(os.path.dirname(model_path), "results.json"))
+    results = read_json(os.path.join(os.path.dirname(model_path), "results.json"), "arguments", "classes")
     try:
         network = keras.models.load_model(model_path)
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise Failure(f"--model {model_path}: expected the model.keras of a run ({error})") from None
+    except Exception as error:  # what Keras makes of a damaged file is of many types
+        raise Failure(f"--model {model_path}: expected the model.keras of a run ({type(error).__name__})") from None
     if network.name != NAME:
         raise Failure(f"--model {model_path}: expected a model of {NAME}.py, found one of {network.name}")
     return network, results
+
+
+# ---- of this script alone
 
 
 def predict(photos, model_path):
@@ -987,7 +1065,7 @@ def predict(photos, model_path):
     images = []
     for photo in photos:
         try:
-            images.append(decode(photo, network.input_shape[1]))
+            images.append(decode(photo, orientation(photo), network.input_shape[1]))
         except tf.errors.OpError as error:
             raise Failure(f"--predict {photo}: expected an image file ({error.message})") from None
     logits = network.predict(np.stack(images), verbose=0)
@@ -1003,6 +1081,7 @@ def predict(photos, model_path):
 
 
 # ---------------------------------------------------------------------------------------- command line
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 def boolean(text):
@@ -1018,136 +1097,57 @@ def number(kind, interval):
     low, high = map(float, interval[1:-1].split(","))
 
     def parse(text):
-        try:
+        with contextlib.suppress(ValueError):
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]"):
-            return value
+            if low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]"):
+                return value
         what = "a whole number" if kind is int else "a number"
         raise argparse.ArgumentTypeError(f"expected {what} in {interval}, got {text!r}")
 
     return parse
 
 
-def some_of(names):
-    """Returns an argparse type: a list of some of `names`, each once, from a text with commas between them."""
-
-    def parse(text):
-        words = text.split(",")
-        if set(words) - set(names) or len(set(words)) < len(words):
-            raise argparse.ArgumentTypeError(f"expected some of {','.join(names)}, each once, got {text!r}")
-        return words
-
-    return parse
-
-
-def weight_of_each(names, default):
-    """Returns an argparse type: the weights of losses as a list of words `<name>=<number>`, all of `names` in order.
-
-    The text is one number for all, or some of those words with commas between; who is not named has the default.
-    """
-
-    def parse(text):
-        if "=" not in text:
-            text = ",".join(f"{name}={text}" for name in names)
-        pairs = [word.partition("=")[::2] for word in text.split(",")]
-        some_of(names)(",".join(name for name, _ in pairs))
-        values = dict.fromkeys(names, default) | {name: number(float, "[0, inf)")(value) for name, value in pairs}
-        return [f"{name}={value}" for name, value in values.items()]
-
-    return parse
-
-
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are ours: one line, without the usage."""
+    """An ArgumentParser whose errors are ours: one line, without the usage, with the flag that may have been meant."""
 
     def error(self, message):
+        unknown = re.match(r"unrecognized arguments: (--\w+)", message)
+        if near := unknown and difflib.get_close_matches(unknown[1], self._option_string_actions, 1):
+            message += f"; did you mean {near[0]}?"
         raise Failure(message.removeprefix("argument "))
 
 
-def age_bins(text):
-    """Returns the list of years in a comma-separated `text`, rising, at which a further age class begins."""
-    parse = number(int, "[1, 120]")
-    years = [parse(word) for word in text.split(",")]
-    if sorted(set(years)) != years:
-        raise argparse.ArgumentTypeError(f"expected rising years such as 13,20,30,45,60, got {text!r}")
-    return years
-
-
-def make_parser():
-    """Returns the parser of this script's arguments."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=layout, allow_abbrev=False)
-    add = parser.add_argument
-    add("--lr", type=number(float, "(0, inf)"), default=0.001, help="Adam's learning rate (0.001)")
-    add("--lr_half_life", type=number(float, "[0, inf)"), default=0.0, help="epochs that halve it (0: constant)")
-    add("--n_epoch", type=number(int, "[1, inf)"), default=8, help="epochs (8)")
-    add("--n_batch_size", type=number(int, "[1, inf)"), default=128, help="images a step, over all devices (128)")
-    add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-4, help="weight of the L2 term (1e-4)")
-    add("--keep_prob", type=number(float, "(0, 1]"), default=0.5, help="share that dropout keeps (0.5)")
-    add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
-    add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
-    add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
-    add("--cross_stitch_at", type=some_of(UNITS), default=",".join(UNITS), help=f"units ({','.join(UNITS)})")
-    add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
-    add("--cross_stitch_lr_scale", type=number(float, "[0, inf)"), default=1.0, help="times --lr, for units (1)")
-    add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
-    add("--tasks", type=some_of(TASKS), default="gender,age", help="of gender,age,ethnicity (gender,age)")
-    add("--task_weights", type=weight_of_each(TASKS, 1.0), default="1", help="of the losses, or gender=1,age=0.5 (1)")
-    add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
-    add("--validation_fraction", type=number(float, "[0, 1)"), default=0.0, help="part of it held out (0)")
-    add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of all that is drawn at random (0)")
-    add("--data_dir", help="folder of UTKFace or VGGFace2")
-    add("--dataset", choices=("vggface2", "utkface"), help="its layout (otherwise: recognised)")
-    add("--split", choices=("identity", "image"), help="what test and training do not share (identity, if known)")
-    add(
-        "--age_bins",
-        type=age_bins,
-        default=str(MATURE),
-        help=f"first years of the age classes but the first ({MATURE})",
-    )
-    add("--image_size", type=number(int, "[16, 512]"), default=64, help="side of the images in pixels (64)")
-    add("--augment", type=boolean, default=True, help="mirror and shift the training images (True)")
-    add("--log_dir", help=f"folder of the run (tf_logs/{NAME}/<time>-<stitched|baseline|single>-seed<k>)")
-    add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between training summaries (100)")
-    add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
-    add("--checkpoint_every", type=number(int, "[0, inf)"), default=0, help="steps between checkpoints (0: an epoch)")
-    add("--resume", metavar="LOG_DIR", help="go on with this run; only --n_epoch (upwards) and --data_dir may change")
-    add("--predict", nargs="+", metavar="PHOTO", help="train nothing: judge these photos by --model")
-    add("--model", metavar="FILE", help="model.keras of a run, for --predict")
-    return parser
-
-
-def kind_of_run(args):
-    """Returns the word that stands in the name of the run's folder."""
-    return "single" if len(args.tasks) == 1 else "stitched" if args.cross_stitch_enabled else "baseline"
-
-
 def parse_arguments(argv):
-    """Returns the arguments, and the record of the run that --resume names or None; raises Failure if they are wrong.
+    """Returns the arguments, and the record of the run to go on with or None; raises Failure if they are wrong.
 
-    With --resume, what the command line leaves out is taken from the run, and what would change the run is refused.
+    With --resume LOG_DIR, what the command line leaves out is taken from the run; what would change it is refused.
     """
+    for word in argv:
+        if not word.isprintable():
+            raise Failure(f"{word!a}: expected an argument of printable characters in UTF-8")
     parser = make_parser()
     args, resumed = parser.parse_args(argv), None
-    if args.resume is not None:
-        resumed = read_json(os.path.join(args.resume, "run.json"))
-        settings = {**resumed["arguments"], "log_dir": args.resume, "resume": args.resume}
-        begun = []
-        for name, value in settings.items():
-            if value is not None:
-                begun.append(f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
-        before, args = parser.parse_args(begun), parser.parse_args(begun + argv)
+    if args.resume == "auto" and not args.log_dir:
+        raise Failure("--resume auto: expected --log_dir, the folder of the run")
+    folder = args.log_dir if args.resume == "auto" else args.resume
+    if folder and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
+        resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
+        then = resumed["arguments"]
+        if args.resume != "auto":
+            parser.set_defaults(**{k: str(v) if isinstance(v, (int, float)) else v for k, v in then.items()})
+            args = parser.parse_args(argv)
+        args.log_dir = folder
         for name, value in vars(args).items():
-            then = getattr(before, name)
-            if value != then and name != "data_dir" and not (name == "n_epoch" and value > then):
-                raise Failure(f"--resume {args.resume}: the run was begun with --{name} {then}, got {value}")
+            free = name in ("resume", "log_dir", "data_dir")
+            if not free and value != then.get(name) and not (name == "n_epoch" and value > then.get(name, value)):
+                raise Failure(f"--resume {folder}: the run was begun with --{name} {then.get(name)}, got {value}")
     elif not args.log_dir:
         if "TF_CONFIG" in os.environ:
             raise Failure("--log_dir: required with TF_CONFIG, a folder that all workers see")
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-        args.log_dir = os.path.join("tf_logs", NAME, f"{now}-{kind_of_run(args)}-seed{args.seed}")
+        args.log_dir = os.path.join("tf_logs", NAME, f"{kind_of_run(args)}-seed{args.seed}-{now}")
+    if re.search(r"[][*?\\]", args.log_dir):
+        raise Failure(f"--log_dir {args.log_dir}: expected a path without [ ] * ? and \\, which TensorFlow cannot read")
     if args.pretrain_epoch >= args.n_epoch:
         raise Failure(f"--pretrain_epoch {args.pretrain_epoch}: expected less than --n_epoch, {args.n_epoch}")
     del args.resume
@@ -1155,29 +1155,87 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
-    """Runs the command line `argv` and returns the exit status: 0, or 1, 2 or 3 after one `error:` line."""
+    """Runs the command line `argv` and returns the exit status: 0, or another one after one `error:` line."""
+    args = None
     try:
         args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
-        if args.predict:
-            predict(args.predict, args.model)
-            return 0
-        if args.model:
-            raise Failure("--model: expected with --predict PHOTO")
-        del args.predict, args.model
-        results = os.path.join(args.log_dir, "results.json")
-        if resumed and os.path.exists(results) and read_json(results)["epochs"] >= args.n_epoch:
-            print_results(read_json(results))
-        else:
-            train(args, resumed)
+        run(args, resumed)
         return 0
+    except Stopped as stopped:
+        print(f"\n{stopped}", flush=True)
+        return stopped.status
     except Failure as failure:
         message, status = failure, failure.status
     except KeyboardInterrupt:
         message, status = "interrupted", 130
-    except (OSError, tf.errors.OpError) as error:  # outside the training, which words its own
-        message, status = Failure(error), 1
+    except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
+        message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
+        if args and os.path.exists(os.path.join(args.log_dir, "run.json")):
+            message += f"; go on with: {command(__file__, '--resume', args.log_dir)}"
     print(f"error: {message}", file=sys.stderr, flush=True)
     return status
+
+
+# ---- of this script alone
+
+
+def make_parser():
+    """Returns the parser of this script's arguments."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = Parser(description=__doc__, formatter_class=layout, allow_abbrev=False)
+    add = parser.add_argument
+    add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
+    add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
+    add("--cross_stitch_at", nargs="+", choices=UNITS, default=list(UNITS), help="layers with a unit behind (all)")
+    add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
+    add("--cross_stitch_lr_scale", type=number(float, "[0, inf)"), default=1.0, help="times --lr, for units (1)")
+    add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
+    add("--lr", type=number(float, "(0, inf)"), default=0.001, help="Adam's learning rate (0.001)")
+    add("--lr_half_life", type=number(float, "[0, inf)"), default=0.0, help="epochs that halve it (0: constant)")
+    add("--n_epoch", type=number(int, "[1, inf)"), default=8, help="epochs (8)")
+    add("--n_batch_size", type=number(int, "[1, inf)"), default=128, help="images a step, over all devices (128)")
+    add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-4, help="weight of the L2 term (1e-4)")
+    add("--keep_prob", type=number(float, "(0, 1]"), default=0.5, help="share that dropout keeps (0.5)")
+    add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
+    add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
+    add("--tasks", nargs="+", choices=TASKS, default=["gender", "age"], help="a column each (gender age)")
+    add("--task_weights", nargs="+", type=number(float, "[0, inf)"), help="of their losses, in this order (1 each)")
+    add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
+    add("--validation_fraction", type=number(float, "[0, 1)"), default=0.0, help="part of it held out (0)")
+    add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of all that is drawn at random (0)")
+    add("--data_dir", help="folder of UTKFace or VGGFace2")
+    add("--split", choices=("identity", "image"), help="what test and training do not share (identity, if known)")
+    year = number(int, "[1, 120]")
+    add("--age_bins", nargs="+", type=year, default=[MATURE], help="years at which a further class begins (30)")
+    add("--image_size", type=number(int, "[16, 512]"), default=64, help="side of the images in pixels (64)")
+    add("--augment", type=boolean, default=True, help="mirror and shift the training images (True)")
+    add("--log_dir", help=f"folder of the run (tf_logs/{NAME}/<stitched|baseline|single>-seed<k>-<time>)")
+    add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
+    add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
+    add("--resume", metavar="LOG_DIR", help="go on with this run; auto: with the one in --log_dir, if it holds one")
+    add("--predict", nargs="+", metavar="PHOTO", help="train nothing: judge these photos by --model")
+    add("--model", metavar="FILE", help="model.keras of a run, for --predict")
+    return parser
+
+
+def run(args, resumed):
+    """Predicts if asked to; otherwise trains, or shows the results of the run to resume where it is finished."""
+    if args.predict:
+        return predict(args.predict, args.model)
+    if args.model:
+        raise Failure("--model: expected with --predict PHOTO")
+    del args.predict, args.model
+    path = os.path.join(args.log_dir, "results.json")
+    results = read_json(path, "test", "classes", "data") if resumed and os.path.exists(path) else {}
+    if results.get("epochs", 0) >= args.n_epoch:
+        print_results(results)
+    else:
+        train(args, resumed)
+
+
+def kind_of_run(args):
+    """Returns the word that stands in the name of the run's folder."""
+    return "single" if len(args.tasks or "ab") == 1 else "stitched" if args.cross_stitch_enabled else "baseline"
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
 """What the tests share: the scripts as modules, a small data set of real garments, processes of their own."""
 
-import contextlib
 import functools
 import importlib.util
-import itertools
 import os
 import signal
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +61,8 @@ def landmark_script():
 @pytest.fixture(scope="session")
 def garments(script):
     """The embedded sample: images (6000, 28, 28) and labels, images (1000, 28, 28) and labels."""
-    return script.read_folder(script.SAMPLE)
+    (images, labels), (test_images, test_labels), _ = script.read_folder(script.SAMPLE)
+    return images[..., 0], labels[:, 0].astype(np.uint8), test_images[..., 0], test_labels[:, 0].astype(np.uint8)
 
 
 @pytest.fixture(scope="session")
@@ -83,10 +81,16 @@ def run(script, small, tmp_path, capfd):
     return functools.partial(run_main, script, capfd, tmp_path / "run", data_dir=small)
 
 
+def command_line(arguments):
+    """Returns {name: value or list of values} as words of a command line; None is left out."""
+    lists = {name: value if isinstance(value, list) else [value] for name, value in arguments.items()}
+    return [word for name, values in lists.items() if values != [None] for word in (f"--{name}", *map(str, values))]
+
+
 def run_main(script, capfd, default_log_dir, *flags, **named):
     """Runs a script's main in this process with flags as they are and others by name, and returns its Result."""
     named = {"log_dir": default_log_dir, **named}
-    flags = [*map(str, flags), *(f"--{name}={value}" for name, value in named.items() if value is not None)]
+    flags = [*map(str, flags), *command_line(named)]
     capfd.readouterr()
     try:
         status = script.main(flags)
@@ -142,33 +146,6 @@ def finish(process, timeout=240):
     return Result(None, process.returncode, out, err)
 
 
-@contextlib.contextmanager
-def interrupted_evaluation(script, at):
-    """A context in which the call number `at` of a script's evaluation step sends this process SIGINT."""
-    make, calls = script.make_evaluate_step, itertools.count(1)
-
-    def interrupted(*arguments):
-        step = make(*arguments)
-
-        def concrete(*specs):
-            evaluate_step = step.get_concrete_function(*specs)
-
-            def call(*inputs):
-                if next(calls) == at:
-                    os.kill(os.getpid(), signal.SIGINT)
-                return evaluate_step(*inputs)
-
-            return call
-
-        return types.SimpleNamespace(get_concrete_function=concrete)
-
-    script.make_evaluate_step = interrupted
-    try:
-        yield
-    finally:
-        script.make_evaluate_step = make
-
-
 def read_events(log_dir):
     """Returns {tag: [(step, value), ...]} of all event files of a run; values are NumPy arrays or bytes."""
     import tensorflow as tf
@@ -183,12 +160,13 @@ def read_events(log_dir):
 
 
 def checkpoint_arrays(prefix):
-    """Returns {name: array} of everything in a checkpoint."""
+    """Returns {name: array} of everything in a checkpoint but the images a second, the last number that is shown."""
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(str(prefix))
     names = [name for name in reader.get_variable_to_shape_map() if name != "_CHECKPOINTABLE_OBJECT_GRAPH"]
-    return {name: reader.get_tensor(name) for name in names}
+    arrays = {name: reader.get_tensor(name) for name in names}
+    return {name: x[:-1] if name.startswith("shown/") else x for name, x in arrays.items()}
 
 
 def last_checkpoint(log_dir):

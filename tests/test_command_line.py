@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 from conftest import assert_refused, finish, start
@@ -23,16 +24,19 @@ BAD = {
     "--cross_stitch_unit pixel": "--cross_stitch_unit: invalid choice: 'pixel'",
     "--cross_stitch_init 0": "--cross_stitch_init: expected a number in (0, 1], got '0'",
     "--cross_stitch_init 1.1": "--cross_stitch_init: expected a number in (0, 1], got '1.1'",
-    "--cross_stitch_at pool_3": "--cross_stitch_at: expected some of pool_1,pool_2,fc_3, each once, got 'pool_3'",
+    "--cross_stitch_at pool_3": "--cross_stitch_at: invalid choice: 'pool_3'",
     "--cross_stitch_lr_scale -1": "--cross_stitch_lr_scale: expected a number in [0, inf), got '-1'",
     "--pretrain_epoch -1": "--pretrain_epoch: expected a whole number in [0, inf), got '-1'",
     "--pretrain_epoch 30": "--pretrain_epoch 30: expected less than --n_epoch, 30",
-    "--tasks item,shoe": "--tasks: expected some of item,group, each once, got 'item,shoe'",
-    "--tasks item,item": "--tasks: expected some of item,group, each once, got 'item,item'",
-    "--tasks=": "--tasks: expected some of item,group, each once, got ''",
-    "--task_weights shoe=1": "--task_weights: expected some of item,group, each once, got 'shoe'",
-    "--task_weights item=-1": "--task_weights: expected a number in [0, inf), got '-1'",
-    "--task_weights nan": "--task_weights: expected a number in [0, inf), got 'nan'",
+    "--tasks item shoe": "--tasks item shoe: expected some of item group, each once",
+    "--tasks item item": "--tasks item item: expected some of item group, each once",
+    "--tasks": "--tasks: expected at least one argument",
+    "--task_weights item": "--task_weights: expected a number in [0, inf), got 'item'",
+    "--task_weights 1 -1": "--task_weights: expected a number in [0, inf), got '-1'",
+    "--task_weights nan 1": "--task_weights: expected a number in [0, inf), got 'nan'",
+    "--task_weights 1": "--task_weights: expected 2 numbers, one each for item group",
+    "--precision float16": "--precision: invalid choice: 'float16'",
+    "--preset 2017": "--preset: invalid choice: '2017'",
     "--train_fraction 0": "--train_fraction: expected a number in (0, 1], got '0'",
     "--train_fraction 0.01": "--n_batch_size 128: expected at most the 10 training images",
     "--validation_fraction 1": "--validation_fraction: expected a number in [0, 1), got '1'",
@@ -40,9 +44,8 @@ BAD = {
     "--seed -1": "--seed: expected a whole number in [0, 4294967295], got '-1'",
     "--log_every 0": "--log_every: expected a whole number in [1, inf), got '0'",
     "--eval_every -1": "--eval_every: expected a whole number in [0, inf), got '-1'",
-    "--checkpoint_every x": "--checkpoint_every: expected a whole number in [0, inf), got 'x'",
     "--learning_rate 1": "unrecognized arguments: --learning_rate 1",
-    "--n_epo 1": "unrecognized arguments: --n_epo 1",
+    "--n_epo 1": "unrecognized arguments: --n_epo 1; did you mean --n_epoch?",
     "--lr": "--lr: expected one argument",
 }
 
@@ -56,7 +59,7 @@ def test_bad_flag(run, flags):
 def test_bad_data_folder(run, tmp_path):
     for folder, expected in (
         (tmp_path / "absent", "no such folder"),
-        (tmp_path, "train-images-idx3-ubyte.gz: no such"),
+        (tmp_path, "train-images-idx3-ubyte.gz: expected one of Fashion-MNIST's four .gz files"),
     ):
         result = run(data_dir=folder)
         assert result.status == 2 and str(folder) in result.err and expected in result.err.splitlines()[-1]
@@ -72,7 +75,7 @@ def test_log_folder_that_cannot_be_made(run, tmp_path):
 
 
 def test_log_folder_that_holds_a_run(run, tmp_path):
-    for name in ("run.json", "events.out.tfevents.1"):
+    for name in ("run.json", "events.out.tfevents.1", "checkpoints"):
         folder = tmp_path / name.replace(".", "-")
         folder.mkdir()
         (folder / name).write_text("a run")
@@ -82,7 +85,9 @@ def test_log_folder_that_holds_a_run(run, tmp_path):
 
 
 def test_bad_tf_config(run, monkeypatch):
-    for text in ("", "workers", "[]", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'):
+    wrong = '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'
+    with_ps = '{"cluster": {"worker": ["a:1"], "ps": ["a:2"]}, "task": {"type": "worker", "index": 0}}'
+    for text in ("", "workers", "[]", wrong, with_ps):
         monkeypatch.setenv("TF_CONFIG", text)
         result = run()
         assert result.status == 2 and result.err.splitlines()[-1].startswith("error: TF_CONFIG: expected")
@@ -121,7 +126,9 @@ def test_default_log_folder_tells_the_experiment(script):
     for flags, kind in (([], "stitched"), (["--cross_stitch_enabled=no"], "baseline"), (["--tasks=item"], "single")):
         args, _ = script.parse_arguments([*flags, "--seed=3"])
         folder, run = os.path.split(args.log_dir)
-        assert folder == "tf_logs/fashion_mnist_multi_task_learning" and run.endswith(f"-{kind}-seed3")
+        assert folder == "tf_logs/fashion_mnist_multi_task_learning" and re.fullmatch(
+            rf"{kind}-seed3-\d{{8}}-\d{{6}}", run
+        )
 
 
 def test_defaults_of_the_original(script):
@@ -136,3 +143,12 @@ def test_bad_flag_in_a_process_of_its_own(tmp_path):
     assert result.status == 2 and result.out == ""
     assert result.err.splitlines()[-1] == "error: --keep_prob: expected a number in (0, 1], got '0'"
     assert "Traceback" not in result.err and os.listdir(tmp_path) == []
+
+
+def test_paths_that_cannot_work_are_refused(run, tmp_path):
+    """TensorFlow reads [ in the path of a checkpoint as a pattern; what is not UTF-8 cannot be written as JSON."""
+    result = run(log_dir=tmp_path / "a[1]")
+    assert_refused(result, f"--log_dir {tmp_path}/a[1]: expected a path without")
+    result = run("--data_dir", "caf\udce9", data_dir=None)
+    assert_refused(result, "'caf\\udce9': expected an argument of printable characters in UTF-8")
+    assert_refused(run("--resume", "auto", log_dir=None), "--resume auto: expected --log_dir, the folder of the run")

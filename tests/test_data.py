@@ -2,12 +2,12 @@
 
 import argparse
 import gzip
-import hashlib
 import http.server
 import shutil
 import socket
 import threading
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 
 def arguments(**changed):
     default = {"data_dir": None, "validation_fraction": 0, "train_fraction": 1, "n_batch_size": 10, "seed": 0}
-    return argparse.Namespace(**{**default, "tasks": ["item", "group"], **changed})
+    return argparse.Namespace(**{**default, "tasks": None, "task_weights": None, **changed})
 
 
 @pytest.fixture
@@ -38,23 +38,25 @@ def test_sample_is_what_its_script_makes(script, garments, monkeypatch, tmp_path
     monkeypatch.setattr(maker, "OUTPUT", str(tmp_path / "again"))
     (tmp_path / "again").mkdir()
     maker.main(script.SAMPLE)  # all of each class: the whole sample again
-    for a, b in zip(garments, script.read_folder(tmp_path / "again")):
-        np.testing.assert_array_equal(a, b)
+    again = script.read_folder(tmp_path / "again")
+    for pixels, classes, part in ((images, labels, again[0]), (test_images, test_labels, again[1])):
+        np.testing.assert_array_equal(pixels[..., None], part[0])
+        np.testing.assert_array_equal(classes, part[1][:, 0])
 
 
 def test_every_source_in_its_turn(script, small, elsewhere, monkeypatch, capsys):
-    assert script.load_data(str(small))[1] == str(small)
-    arrays, source = script.load_data()
-    assert source == "embedded sample" and len(arrays[0]) == 6000
+    assert script.load_data(str(small))[-1] == str(small)
+    (images, _), *_, source = script.load_data()
+    assert source == script.SAMPLE and len(images) == 6000
     assert "cannot be downloaded" in capsys.readouterr().out
 
     cache = elsewhere / "datasets" / "fashion-mnist"  # as an earlier download leaves it
     shutil.copytree(small, cache, dirs_exist_ok=True)
-    arrays, source = script.load_data()
-    assert source == "keras.datasets.fashion_mnist" and len(arrays[0]) == 600
+    (images, _), *_, source = script.load_data()
+    assert source == str(cache) and len(images) == 600
 
     monkeypatch.setattr(script, "DEBIAN", str(small))
-    assert script.load_data()[1] == str(small)
+    assert script.load_data()[-1] == str(small)
 
 
 def test_downloads_into_the_cache(script, small, elsewhere, monkeypatch):
@@ -68,10 +70,10 @@ def test_downloads_into_the_cache(script, small, elsewhere, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(script, "DOWNLOAD", f"http://127.0.0.1:{server.server_port}/")
-    arrays, source = script.load_data()
+    (images, _), *_, source = script.load_data()
     server.shutdown()
     server.server_close()
-    assert source == "keras.datasets.fashion_mnist" and len(arrays[0]) == 600
+    assert source == str(elsewhere / "datasets" / "fashion-mnist") and len(images) == 600
     assert len(script.load_data()[0][0]) == 600  # from the cache, the server being gone
 
 
@@ -79,7 +81,7 @@ def test_a_network_that_hangs_is_given_up(script, elsewhere, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(script, "DOWNLOAD", f"http://127.0.0.1:{silent.getsockname()[1]}/")
         began = time.monotonic()
-        assert script.load_data()[1] == "embedded sample"
+        assert script.load_data()[-1] == script.SAMPLE
         assert 5 < time.monotonic() - began < 30
 
 
@@ -98,30 +100,42 @@ def test_without_any_source_it_says_so(script, elsewhere, monkeypatch):
         script.load_data()
 
 
-def idx(array, magic=None, shape=None):
-    shape = array.shape if shape is None else shape
-    header = np.array([0x0800 + array.ndim if magic is None else magic, *shape], ">u4").tobytes()
-    return gzip.compress(header + array.tobytes())
+def idx_header(shape):
+    return np.array([0x0800 + len(shape), *shape], ">u4").tobytes()
+
+
+def idx(array, shape=None):
+    return gzip.compress(idx_header(array.shape if shape is None else shape) + array.tobytes())
 
 
 IMAGE_BYTES = np.zeros((20, 8, 8), np.uint8)
 LABEL_BYTES = np.arange(20, dtype=np.uint8) % 10
 DAMAGE = {
-    "missing": (IMAGES, None, "no such file"),
-    "empty": (IMAGES, b"", "magic number 0x00000803, found 0x00000000"),
-    "not gzip": (IMAGES, b"hello, world", "not a whole gzip file"),
-    "truncated gzip": (IMAGES, idx(IMAGE_BYTES)[:-9], "not a whole gzip file"),
-    "wrong checksum": (LABELS, idx(LABEL_BYTES)[:-8] + bytes(8), "not a whole gzip file"),
-    "broken stream": (LABELS, idx(LABEL_BYTES)[:12] + bytes([255] * 30), "not a whole gzip file"),
+    "missing": (IMAGES, None, "No such file"),
+    "empty": (IMAGES, b"", "magic number 0x00000803 .* found 0x00000000"),
+    "not gzip": (IMAGES, b"hello, world", "whole and sound"),
+    "truncated gzip": (IMAGES, idx(IMAGE_BYTES)[:-9], "whole and sound"),
+    "wrong checksum": (LABELS, idx(LABEL_BYTES)[:-8] + bytes(8), "whole and sound"),
+    "broken stream": (LABELS, idx(LABEL_BYTES)[:12] + bytes([255] * 30), "1 byte to 2 GB"),
     "truncated inside": (IMAGES, idx(IMAGE_BYTES[:19], shape=(20, 8, 8)), "expected 1280 bytes .* found 1216"),
-    "too long": (LABELS, idx(LABEL_BYTES, shape=(19,)), "expected 19 bytes .* found 20"),
-    "short header": (IMAGES, gzip.compress(b"\0\0\x08\x03\0\0"), "expected 0 bytes .* found -10"),
-    "images for labels": (LABELS, idx(IMAGE_BYTES), "magic number 0x00000801, found 0x00000803"),
-    "labels for images": (IMAGES, idx(LABEL_BYTES), "magic number 0x00000803, found 0x00000801"),
-    "fewer labels": (LABELS, idx(LABEL_BYTES[:19]), "expected 20 labels, one an image, found 19"),
+    "too long": (LABELS, idx(LABEL_BYTES, shape=(19,)), "expected 19 bytes .* found more"),
+    "short header": (IMAGES, gzip.compress(b"\0\0\x08\x03\0\0"), "1 byte to 2 GB"),
+    "images for labels": (LABELS, idx(IMAGE_BYTES), "magic number 0x00000801 .* found 0x00000803"),
+    "labels for images": (IMAGES, idx(LABEL_BYTES), "magic number 0x00000803 .* found 0x00000801"),
+    "fewer labels": (
+        LABELS,
+        idx(LABEL_BYTES[:19]),
+        "train: expected item, 20 whole numbers from 0, .* found int64 .19",
+    ),
     "label 10": (LABELS, idx(LABEL_BYTES + 1), "labels 0..9, found 10"),
-    "other size": ("t10k-images-idx3-ubyte.gz", idx(np.zeros((20, 8, 9), np.uint8)), "images of 8x8, found 8x9"),
-    "no images": (IMAGES, idx(np.zeros((0, 8, 8), np.uint8)), "found 0"),
+    "other size": (
+        "t10k-images-idx3-ubyte.gz",
+        idx(np.zeros((20, 8, 9), np.uint8)),
+        "test: expected images, .* all of one size, .* found uint8 .20, 8, 9",
+    ),
+    "no images": (IMAGES, idx(np.zeros((0, 8, 8), np.uint8)), "1 byte to 2 GB"),
+    "tiny images": (IMAGES, idx(np.zeros((20, 3, 8), np.uint8)), "4 or more a side"),
+    "a folder": (IMAGES, "a folder", "Is a directory"),
     "pickled": (IMAGES, gzip.compress(b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR."), "magic number"),
 }
 
@@ -130,25 +144,101 @@ DAMAGE = {
 def test_damage_is_named(script, tmp_path, damage):
     name, content, expected = DAMAGE[damage]
     write_folder(tmp_path, (IMAGE_BYTES, LABEL_BYTES), (IMAGE_BYTES, LABEL_BYTES))
-    assert len(script.read_folder(tmp_path)) == 4
-    if content is None:
-        (tmp_path / name).unlink()
-    else:
+    assert len(script.read_folder(tmp_path)) == 3
+    (tmp_path / name).unlink()
+    if content == "a folder":
+        (tmp_path / name).mkdir()
+    elif content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(script.Failure, match=f"{name}: .*{expected}"):
+    with pytest.raises(script.Failure, match=f"({name}|{tmp_path}).*{expected}"):
         script.read_folder(tmp_path)
 
 
-def test_what_cannot_be_read_is_not_called_damaged(script, tmp_path):
-    write_folder(tmp_path, (IMAGE_BYTES, LABEL_BYTES), (IMAGE_BYTES, LABEL_BYTES))
-    (tmp_path / IMAGES).unlink()
-    (tmp_path / IMAGES).mkdir()
-    with pytest.raises(script.Failure, match=f"{IMAGES}: cannot be read"):
+def test_a_bomb_is_not_unpacked(script, tmp_path):
+    """300 MB behind a header that announces one image: no more than that is read."""
+    path = tmp_path / IMAGES
+    path.write_bytes(gzip.compress(idx_header((1, 8, 8)) + bytes(300_000_000), 1))
+    tracemalloc.start()
+    with pytest.raises(script.Failure, match=r"expected 64 bytes .* found more"):
+        script.read_idx(path, 3)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("line", [(["none", "some"], (0, 1)), (["none"], (0, 1) * 5)])
+def test_a_wrong_line_in_the_table_of_tasks_is_named(script, small, monkeypatch, line):
+    monkeypatch.setitem(script.TASKS, "sleeves", line)
+    with pytest.raises(script.Failure, match=r"TASKS\['sleeves'\]: expected ten classes"):
+        script.read_folder(small)
+
+
+# ---- data of one's own
+
+DIGITS = {"images": np.arange(20 * 64, dtype=np.uint8).reshape(20, 8, 8), "digit": np.arange(20) % 10}
+DIGITS |= {"parity": np.arange(20, dtype=np.uint8) % 2, "parity_names": np.array(["even", "odd"])}
+
+
+def test_arrays_of_ones_own(script, tmp_path):
+    np.savez(tmp_path / "train.npz", **DIGITS)
+    np.savez(tmp_path / "test.npz", **{name: x[::-1] for name, x in DIGITS.items() if name != "parity_names"})
+    (images, labels), test, classes = script.read_folder(tmp_path)
+    assert classes == {"digit": list("0123456789"), "parity": ["even", "odd"]}
+    np.testing.assert_array_equal(images, DIGITS["images"][..., None])
+    np.testing.assert_array_equal(labels, np.stack([DIGITS["digit"], DIGITS["parity"]], axis=1))
+    np.testing.assert_array_equal(test[1], labels[::-1])
+    args = arguments(data_dir=str(tmp_path), tasks=["parity"])
+    parts, classes, _, _, record = script.prepare_data(args)
+    assert list(classes) == ["parity"] and parts["test"][1].tolist() == [[(19 - k) % 2] for k in range(20)]
+    assert record["name"] == tmp_path.name and record["sizes"] == {"train": 20, "test": 20}
+
+
+OBJECTS = np.array([{}] * 20)
+WRONG = {
+    "no images": ({"images": None}, "expected images, uint8"),
+    "floats": ({"images": DIGITS["images"] / 255}, "expected images, uint8 .* found float64"),
+    "flat": ({"images": DIGITS["images"].reshape(20, 64)}, "expected images"),
+    "tiny": ({"images": DIGITS["images"][:, :3]}, "4 or more a side"),
+    "no tasks": ({"digit": None, "parity": None, "parity_names": None}, "arrays of labels beside images"),
+    "a name for a layer": ({"pool_1": DIGITS["digit"]}, "named after their tasks"),
+    "a name with a slash": ({"a/b": DIGITS["digit"]}, "named after their tasks"),
+    "fewer labels": ({"digit": DIGITS["digit"][1:]}, "expected digit, 20 whole numbers from 0"),
+    "negative": ({"digit": DIGITS["digit"] - 1}, "expected digit, 20 whole numbers from 0"),
+    "fractions": ({"digit": DIGITS["digit"] / 2}, "expected digit, 20 whole numbers from 0"),
+    "a class without a name": ({"parity_names": np.array(["even"])}, "two classes or more of parity and a name"),
+    "one class": ({"digit": np.zeros(20, int)}, "two classes or more of digit"),
+    "a huge class": ({"digit": DIGITS["digit"] + 2**40}, "two classes or more of digit and a name"),
+    "objects": ({"digit": OBJECTS}, "without Python objects"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_arrays_are_named(script, tmp_path, wrong):
+    changed, expected = WRONG[wrong]
+    arrays = {name: x for name, x in {**DIGITS, **changed}.items() if x is not None}
+    for part in ("train", "test"):
+        np.savez(tmp_path / f"{part}.npz", **arrays)
+    with pytest.raises(script.Failure, match=expected):
+        script.read_folder(tmp_path)
+
+
+def test_damaged_arrays_are_named(script, tmp_path):
+    np.savez(tmp_path / "train.npz", **DIGITS)
+    whole = (tmp_path / "train.npz").read_bytes()
+    with pytest.raises(script.Failure, match=r"test\.npz: expected a file of numpy\.savez"):
+        script.read_folder(tmp_path)
+    damaged = [whole[: len(whole) // 2], b"", b"hello", whole[:200] + bytes([whole[200] ^ 255]) + whole[201:]]
+    for content in damaged:
+        (tmp_path / "train.npz").write_bytes(content)
+        with pytest.raises(script.Failure, match=r"train\.npz: expected a file of numpy\.savez"):
+            script.read_folder(tmp_path)
+    np.save(tmp_path / "one.npy", DIGITS["images"])
+    (tmp_path / "one.npy").rename(tmp_path / "train.npz")
+    with pytest.raises(script.Failure, match=r"train\.npz: expected a file of numpy\.savez"):
         script.read_folder(tmp_path)
 
 
 def test_labels_of_the_tasks(script, garments):
-    labels = script.prepare_data(arguments(data_dir=script.SAMPLE))[0]["train"][1].numpy()
+    labels = script.prepare_data(arguments(data_dir=script.SAMPLE))[0]["train"][1]
     np.testing.assert_array_equal(labels[:, 0], garments[1])
     groups = {"Shoes": {5, 7, 9}, "For Women": {3, 6, 8}, "Other": {0, 1, 2, 4}}
     assert script.TASKS["group"][0] == list(groups)
@@ -160,19 +250,37 @@ def test_standardisation_comes_from_the_training_images_alone(script, garments):
     args = arguments(data_dir=script.SAMPLE, validation_fraction=0.25, train_fraction=0.1)
     parts, classes, mean, deviation, record = script.prepare_data(args)
     assert list(classes) == ["item", "group"] and classes["group"] == ["Shoes", "For Women", "Other"]
-    images = parts["train"][0].numpy()
+    images = parts["train"][0]
     assert record["sizes"] == {"train": 450, "test": 1000, "validation": 1500}
     np.testing.assert_allclose(mean, images.mean(axis=0), rtol=1e-10)
     np.testing.assert_allclose(deviation, np.maximum(images.std(axis=0), 1), rtol=1e-6)
     assert (images.std(axis=0) < 1).any()  # else the floor was not tried
-    digest = hashlib.sha256()
-    for array in garments:
-        digest.update(str(array.shape).encode() + array.tobytes())
-    assert record["sha256"] == digest.hexdigest()
+    again = script.prepare_data(arguments(data_dir=script.SAMPLE, seed=5))[-1]
+    assert again["sha256"] == record["sha256"]  # of all the data, whatever part is used
 
 
 def rows(part):
-    return {image.tobytes() for image in part[0].numpy()}
+    return {image.tobytes() for image in part[0]}
+
+
+def test_every_image_keeps_its_labels(script, garments):
+    label_of = {
+        image.tobytes(): label for image, label in zip([*garments[0], *garments[2]], [*garments[1], *garments[3]])
+    }
+    parts = script.prepare_data(arguments(data_dir=script.SAMPLE, validation_fraction=0.2, train_fraction=0.5))[0]
+    for images, labels in parts.values():
+        assert [label_of[image.tobytes()] for image in images] == labels[:, 0].tolist()
+
+
+def test_data_that_changed_have_another_digest(script, garments, tmp_path):
+    digests = set()
+    for place in (None, (0, 7, 0, 0), (1, 7), (2, 7, 0, 0), (3, 7)):  # array, image, pixel
+        arrays = [array.copy() for array in garments]
+        if place:
+            arrays[place[0]][place[1:]] = (arrays[place[0]][place[1:]] + 1) % 10
+        folder = write_folder(tmp_path, arrays[:2], arrays[2:])
+        digests.add(script.prepare_data(arguments(data_dir=str(folder)))[-1]["sha256"])
+    assert len(digests) == 5
 
 
 def test_splits(script):

@@ -61,7 +61,7 @@ def test_labels_of_utkface(faces_script, tmp_path, capsys):
 
 
 def test_age_bins(faces_script, utkface):
-    parts, classes, *_ = prepare(faces_script, utkface, "--age_bins=13,20,30,45,60", "--tasks=age")
+    parts, classes, *_ = prepare(faces_script, utkface, "--tasks", "age", "--age_bins", "13", "20", "30", "45", "60")
     assert classes == {"age": ["0-12", "13-19", "20-29", "30-44", "45-59", "60+"]}
     years = [int(path.split("/")[-1].split("_")[0]) for path in faces_script.list_utkface(str(utkface))[0]]
     expected = [sum(year >= bound for bound in (13, 20, 30, 45, 60)) for year in years]
@@ -80,7 +80,7 @@ def test_labels_of_vggface2(faces_script, vggface2):
 
 def test_splits(faces_script, utkface, vggface2):
     def digests(part):
-        return {image.tobytes() for image in part[0].numpy()}
+        return {image.tobytes() for image in part[0]}
 
     for folder in (utkface, vggface2):
         one, other = (prepare(faces_script, folder, f"--seed={k}", "--validation_fraction=0.2")[0] for k in (0, 1))
@@ -93,13 +93,13 @@ def test_splits(faces_script, utkface, vggface2):
 def test_nobody_is_on_both_sides(faces_script, vggface2):
     identities = faces_script.list_vggface2(str(vggface2))[4]
     genders = np.repeat(np.arange(30) % 2, 20)
-    held_out = faces_script.hold_out(genders, genders * 0, identities, 0.1)
+    held_out = faces_script.hold_out(genders, identities, 0.1)
     assert len(held_out) == 20 * len(set(identities[held_out])) == 80  # two men and two women, all their images
     assert not set(identities[held_out]) & set(np.delete(identities, held_out))
     images, _ = decode_all(faces_script, faces_script.list_vggface2(str(vggface2))[0])
     person_of = {image.tobytes(): person for image, person in zip(images, identities)}
     parts = prepare(faces_script, vggface2, "--validation_fraction=0.2")[0]
-    people = [{person_of[image.tobytes()] for image in parts[part][0].numpy()} for part in parts]
+    people = [{person_of[image.tobytes()] for image in parts[part][0]} for part in parts]
     assert sum(map(len, people)) == len(set.union(*people)) == 30
 
 
@@ -146,7 +146,7 @@ def test_decoding_takes_the_middle_square_with_antialiasing(faces_script, tmp_pa
     image = np.zeros((40, 80, 3), np.uint8)
     image[:, 20:60] = np.indices((40, 40)).sum(0)[..., None] % 2 * 255  # a chessboard of pixels, its mean 127.5
     (tmp_path / "wide.png").write_bytes(tf.io.encode_png(image).numpy())
-    found = faces_script.decode(str(tmp_path / "wide.png"), 10).numpy()
+    found = faces_script.decode(str(tmp_path / "wide.png"), 1, 10).numpy()
     assert found.shape == (10, 10, 3) and found.dtype == np.uint8
     assert np.abs(found[1:-1, 1:-1].astype(float) - 127.5).max() < 12
 
@@ -176,33 +176,106 @@ def test_three_columns_have_units_of_three_by_three(faces_script):
     assert {task: x.shape[1] for task, x in network.output.items()} == {"gender": 2, "age": 2, "ethnicity": 5}
 
 
-def test_augmentation_mirrors_and_shifts_in_training_alone(faces_script, utkface):
-    images = prepare(faces_script, utkface)[0]["train"][0][:64]
-    network = build(faces_script, "--image_size=32")
-    front = keras.Model(network.input, [network.get_layer(name).output for name in ("standardise", "mirror", "shift")])
-    plain, mirrored, shifted = (x.numpy() for x in front(images, training=True))
-    flipped = [np.array_equal(b, a[:, ::-1]) for a, b in zip(plain, mirrored)]
-    kept = [np.array_equal(a, b) for a, b in zip(plain, mirrored)]
-    assert all(f or k for f, k in zip(flipped, kept)) and 10 < sum(flipped) < 54
-    moved = np.abs(shifted - mirrored).max(axis=(1, 2, 3)) > 0.01
-    assert moved.mean() > 0.8
-    plain, _, shifted = front(images, training=False)
-    np.testing.assert_array_equal(plain, shifted)
-    assert "mirror" not in [layer.name for layer in build(faces_script, "--augment=False").layers]
+def test_augmentation_mirrors_and_shifts_in_training_alone(faces_script):
+    """Against SciPy: each image is some mirror and some move of it, by at most 5 %, and both are drawn anew."""
+    from scipy import ndimage, optimize
+
+    rng = np.random.default_rng(0)
+    images = ndimage.gaussian_filter(rng.normal(size=(24, 32, 32, 1)), (0, 4, 4, 0)).astype(np.float32)
+    keras.utils.set_random_seed(0)
+    layer = faces_script.MirrorAndShift()
+    np.testing.assert_array_equal(layer(images, training=False), images)
+    one, other = (layer(images, training=True).numpy() for _ in range(2))
+    assert np.abs(one - other).max(axis=(1, 2, 3)).min() > 1e-6
+    found = []
+    for before, after in zip(images[..., 0], one[..., 0]):
+        options = []
+        for flipped in (False, True):
+            start = before[:, ::-1] if flipped else before
+
+            def distance(move, start=start, after=after):
+                return np.square(ndimage.shift(start, move, order=1, mode="nearest") - after).sum()
+
+            grid = [(y, x) for y in np.arange(-2, 2.1, 0.25) for x in np.arange(-2, 2.1, 0.25)]
+            best = optimize.minimize(distance, min(grid, key=distance), method="Nelder-Mead")
+            options.append((best.fun, flipped, *np.abs(best.x)))
+        found.append(min(options))
+    worst, flipped, down, right = np.transpose(found)
+    assert worst.max() < 0.01 and 5 < flipped.sum() < 19
+    for move in (down, right):
+        assert 0.8 < move.max() < 1.62  # of 32 pixels, 5 %
+    assert "augment" not in [layer.name for layer in build(faces_script, "--augment=False").layers]
+
+
+def test_identical_pictures_stand_in_one_part_and_contradictions_in_none(faces_script, utkface, tmp_path, capsys):
+    """Each of 40 faces is there a second time, one in ten with another age."""
+    shutil.copytree(utkface, tmp_path / "faces")
+    for k, path in enumerate(sorted(utkface.iterdir())[:40]):
+        age, *rest = path.name.split("_")
+        name = "_".join([str(int(age) + 1) if k % 10 == 0 else age, *rest[:2], f"9{rest[2]}"])
+        shutil.copy(path, tmp_path / "faces" / name)
+    parts, *_, record = prepare(faces_script, tmp_path / "faces", "--validation_fraction=0.2")
+    assert (record["identical"], record["left_out"], sum(record["sizes"].values())) == (40, 8, 632)
+    assert "40 images are copies of others" in capsys.readouterr().out
+    digests = {part: {image.tobytes() for image in images} for part, (images, _) in parts.items()}
+    assert len(set.union(*digests.values())) == sum(map(len, digests.values())) == 596
+
+
+def test_every_image_keeps_its_labels(faces_script, utkface, tmp_path):
+    """Also behind an image that was skipped: a drawn face tells its labels, as the files' names do."""
+    shutil.copytree(utkface, tmp_path / "faces")
+    paths = sorted((tmp_path / "faces").iterdir())
+    paths[1].write_bytes(b"")
+    images, kept = decode_all(faces_script, [str(path) for path in paths])
+    gender_of = {image.tobytes(): int(paths[k].name.split("_")[1]) for image, k in zip(images, kept)}
+    flags = ["--validation_fraction=0.2", "--train_fraction=0.5"]
+    parts, _, mean, deviation, record = prepare(faces_script, tmp_path / "faces", *flags)
+    for part_images, labels in parts.values():
+        assert [gender_of[image.tobytes()] for image in part_images] == labels[:, 0].tolist()
+    train = parts["train"][0]
+    assert record["sizes"]["train"] == len(train) == pytest.approx(0.5 * 0.8 * 0.9 * 599, rel=0.1)
+    np.testing.assert_allclose(mean, train.mean(axis=0), rtol=1e-10)
+    np.testing.assert_allclose(deviation, np.maximum(train.std(axis=0), 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photos_are_read_upright(faces_script, tmp_path, orientation):
+    """As Pillow turns them."""
+    from PIL import Image, ImageOps
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 9, 3), dtype=np.uint8))
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / "photo.png", exif=exif)
+    with Image.open(tmp_path / "photo.png") as photo:
+        expected = np.asarray(ImageOps.exif_transpose(photo))
+    assert faces_script.orientation(str(tmp_path / "photo.png")) == orientation
+    np.testing.assert_array_equal(faces_script.upright(tf.constant(np.asarray(picture)), orientation), expected)
+
+
+def test_linked_folders_are_read_once(faces_script, utkface, tmp_path):
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "part1").symlink_to(utkface)
+    (tmp_path / "faces" / "part2").symlink_to(utkface)
+    (utkface / "round").symlink_to(tmp_path / "faces")
+    try:
+        assert len(faces_script.list_utkface(str(tmp_path / "faces"))[0]) == 600
+    finally:
+        (utkface / "round").unlink()
 
 
 BAD = {
-    "--age_bins 30,20": "--age_bins: expected rising years such as 13,20,30,45,60, got '30,20'",
+    "--age_bins 30 20": "--age_bins 30 20: expected rising years such as 13 20 30 45 60",
     "--age_bins old": "--age_bins: expected a whole number in [1, 120], got 'old'",
     "--image_size 8": "--image_size: expected a whole number in [16, 512], got '8'",
-    "--tasks gender,shoe": "--tasks: expected some of gender,age,ethnicity, each once, got 'gender,shoe'",
+    "--tasks gender shoe": "--tasks: invalid choice: 'shoe'",
+    "--tasks age age": "--tasks age age: expected each once",
+    "--task_weights 1 2 3": "--task_weights: expected 2 numbers, one each for gender age",
     "--model m.keras": "--model: expected with --predict PHOTO",
-    "--dataset imdb": "--dataset: invalid choice: 'imdb'",
     "--augment maybe": "--augment: expected True or False, got 'maybe'",
     "--split identity": "--split identity: UTKFace does not say who is who, expected image",
     "--n_batch_size 1000": "--n_batch_size 1000: expected at most the",
     "--predict a.jpg": "--predict: expected --model with the model.keras of a run",
-    "--dataset vggface2": "--data_dir",
 }
 
 
@@ -219,7 +292,7 @@ def test_bad_data_folder(run, tmp_path):
 
 
 def test_what_vggface2_does_not_know(run, vggface2):
-    assert "VGGFace2 has no ethnicities" in run(data_dir=vggface2, tasks="gender,ethnicity").err.splitlines()[-1]
+    assert "VGGFace2 has no ethnicities" in run(data_dir=vggface2, tasks=["gender", "ethnicity"]).err.splitlines()[-1]
     assert "VGGFace2 says young or mature" in run(data_dir=vggface2, age_bins="20").err.splitlines()[-1]
 
 
@@ -228,6 +301,7 @@ def test_what_vggface2_does_not_know(run, vggface2):
     ("identity_meta.csv", b"a, b\n1, 2\n", "expected the columns Class_ID"),
     ("test_agetemp_imglist.txt", b"", "expected one image path a line, found none"),
     ("test_agetemp_imglist.txt", b"n999999/0001_01.jpg\n", "found n999999/0001_01.jpg"),
+    ("test_agetemp_imglist.txt", b"n000001/0001_01.jpg\n" * 2, "found n000001/0001_01.jpg twice"),
 ])  # fmt: skip
 def test_damaged_lists_of_vggface2(run, vggface2, tmp_path, name, content, expected):
     shutil.copytree(vggface2, tmp_path / "damaged")
@@ -238,14 +312,12 @@ def test_damaged_lists_of_vggface2(run, vggface2, tmp_path, name, content, expec
 
 @pytest.mark.slow
 def test_learns_drawn_faces_and_predicts(run, faces_script, utkface, tmp_path, capfd):
-    result = run(n_epoch=6, n_batch_size=32, tasks="gender,age")
+    result = run(n_epoch=6, n_batch_size=32, tasks=["gender", "age"])
     assert result.status == 0, result
     results = json.loads((result.log_dir / "results.json").read_text())
     assert results["test"]["gender"] > 0.85 and results["test"]["age"] > 0.85
     assert 0.4 < results["data"]["majority"]["gender"] < 0.6
-    assert {"summary/accuracy_test", "gender/accuracy_test", "cross_stitch/pool_3/alpha"} <= read_events(
-        result.log_dir
-    ).keys()
+    assert {"summary/accuracy_test", "gender/accuracy_test", "units/pool_3/alpha"} <= read_events(result.log_dir).keys()
     photos = [str(tmp_path / name) for name in ("woman.jpg", "man.jpg")]
     rng = np.random.default_rng(7)
     for photo, female in zip(photos, (1, 0)):
@@ -260,6 +332,9 @@ def test_learns_drawn_faces_and_predicts(run, faces_script, utkface, tmp_path, c
     other.parent.mkdir()
     shutil.copy(result.log_dir / "results.json", other.parent)
     keras.Sequential([keras.layers.Input((3,)), keras.layers.ReLU()], name="other").save(other)
+    damaged = tmp_path / "damaged" / "model.keras"
+    shutil.copytree(result.log_dir, damaged.parent)
+    content = damaged.read_bytes()
     for words, named in (
         (["absent.jpg", "--model", model], "absent.jpg"),
         ([photos[0], "--model", photos[0]], "results.json"),
@@ -267,6 +342,10 @@ def test_learns_drawn_faces_and_predicts(run, faces_script, utkface, tmp_path, c
     ):
         failed = run("--predict", *words, data_dir=None, image_size=None, log_dir=None)
         assert failed.status == 2 and named in failed.err.splitlines()[-1]
+    for k in range(5):
+        damaged.write_bytes(content[: k * len(content) // 5])
+        failed = run("--predict", photos[0], "--model", damaged, data_dir=None, image_size=None, log_dir=None)
+        assert failed.status == 2 and "expected the model.keras of a run" in failed.err.splitlines()[-1]
 
 
 @pytest.mark.slow
