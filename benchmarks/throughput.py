@@ -7,11 +7,14 @@ Contenders, each in a process of its own, measured in turns on an otherwise idle
 
     ours            the training step of fashion_mnist_multi_task_learning.py, imported from it
     torch …         PyTorch: eager, channels_last, torch.compile; fused Adam, L2 as its weight decay (same gradient)
+    … bfloat16      the same in mixed precision: ours by --precision bfloat16, PyTorch by its autocast
     keras fit       Keras's own layers and optimizer, trained by Model.fit, as one would write it first
-    floor           the time that the step's matrix products alone would take at the speed of one large product
+    floor           the time that the step's float32 matrix products alone would take at the speed of one large product
 
-Before anything is timed, every contender computes the loss and the gradients of one batch from the same weights,
-without dropout; the run ends with an error if they differ by more than 1e-3 of the largest.
+Before anything is timed, every contender trains one real step from the same weights, without dropout: the run ends
+with an error if its loss is another one, or if its weights move elsewhere. Each contender runs with the number of
+threads and with the settings of the memory allocator that suit it best: freed memory is given back to the system, as
+by default, or kept, as PyTorch's users are advised.
 """
 
 import argparse
@@ -30,13 +33,12 @@ TASKS = ["item", "group", "item_again", "group_again"]  # the first N of them ar
 CLASSES = [10, 3, 10, 3]
 REG_LAMBDA, LEARNING_RATE, KEEP_PROB = 1e-5, 1e-3, 0.8
 IMAGES = 12_000
+HALF = " bfloat16"  # behind the name of a contender
 OURS, FIT = "ours", "keras fit"
 TORCH = ("torch eager", "torch channels_last", "torch compile")
-
-
-def of_script(path):
-    """Returns the path that a weight has in the script's network, whose first convolutions hold their batch norm."""
-    return path.replace("bn_1/", "conv_1/")
+ALL = (OURS, FIT, *TORCH, OURS + HALF, *(name + HALF for name in TORCH[1:]))
+KEEP = {f"MALLOC_{name}_": str(2**30) for name in ("MMAP_THRESHOLD", "TRIM_THRESHOLD", "TOP_PAD")}
+ALLOCATORS = {"default": {}, "keep": {**KEEP, "MALLOC_TOP_PAD_": str(2**26)}}
 
 
 def make_data():
@@ -49,7 +51,7 @@ def make_data():
 class Ours:
     """The script's own network and training step."""
 
-    def __init__(self, n_tasks, keep_prob):
+    def __init__(self, n_tasks, keep_prob, precision):
         sys.path.insert(0, ROOT)
         import keras
         import tensorflow as tf
@@ -61,7 +63,8 @@ class Ours:
         keras.utils.set_random_seed(0)
         images, labels = make_data()
         self.mean, self.deviation = images.mean(axis=0), images.std(axis=0)
-        self.data = tf.constant(images), tf.constant(labels[:, :n_tasks])
+        self.data = images, labels[:, :n_tasks]
+        keras.config.set_dtype_policy(precision)
         self.network = self.build(keep_prob)
         self.finish()
 
@@ -71,40 +74,31 @@ class Ours:
         return self.script.build_network(args, classes, self.mean, self.deviation)
 
     def finish(self):
-        optimizers = [self.tf.compat.v1.train.AdamOptimizer(LEARNING_RATE) for _ in range(2)]
-        terms = {"task_weights": [1.0] * len(self.tasks), "reg_lambda": REG_LAMBDA}
-        step = self.script.make_train_step(self.tf.distribute.get_strategy(), self.network, *optimizers, **terms)
-        specs = [self.tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in self.data]
-        self.step = step.get_concrete_function(
-            *specs, self.tf.TensorSpec([None], self.tf.int64), self.tf.TensorSpec([])
-        )
+        tf = self.tf
+        optimizers = [tf.compat.v1.train.AdamOptimizer(LEARNING_RATE) for _ in range(2)]
+        args = argparse.Namespace(task_weights=None, reg_lambda=REG_LAMBDA)
+        step = self.script.make_train_step(tf.distribute.get_strategy(), self.network, optimizers, args)
+        specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in self.data]
+        self.step = step.get_concrete_function(*specs, tf.TensorSpec([]))
 
     def weights(self):
         """Returns {path: array} of the trainable weights."""
-        return {of_script(v.path): v.numpy() for v in self.network.trainable_variables}
+        return {v.path: v.numpy() for v in self.network.trainable_variables}
 
     def load(self, weights):
         """Sets the trainable weights."""
         for v in self.network.trainable_variables:
-            v.assign(weights[of_script(v.path)])
-
-    def gradients(self, batch):
-        """Returns the loss on a batch of indices, and {path: gradient}."""
-        tf = self.tf
-        images, labels = (tf.gather(x, batch) for x in self.data)
-        with tf.GradientTape() as tape:
-            losses = self.script.cross_entropies(self.network(images, training=True), labels)
-            loss = tf.add_n(losses) / len(batch) + REG_LAMBDA * self.script.l2_regularisation(self.network)
-        found = tape.gradient(loss, [v.value for v in self.network.trainable_variables])
-        return float(loss), {of_script(v.path): g.numpy() for v, g in zip(self.network.trainable_variables, found)}
+            v.assign(weights[v.path])
 
     def train(self, batches):
         """Trains one step on each of the batches (steps, batch) and returns the seconds that each took."""
         seconds = []
         for batch in batches:
             began = time.perf_counter()
-            self.step(*self.data, self.tf.constant(batch), self.tf.constant(0.0)).numpy()
+            images, labels = (self.tf.constant(x[batch]) for x in self.data)
+            numbers = self.step(images, labels, self.tf.constant(0.0)).numpy()
             seconds.append(time.perf_counter() - began)
+        self.loss = float(numbers[: len(self.tasks)].sum())
         return seconds
 
 
@@ -145,7 +139,6 @@ class Fit(Ours):
         loss = {task: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for task in self.tasks}
         metrics = {task: ["accuracy"] for task in self.tasks}
         self.network.compile(keras.optimizers.Adam(LEARNING_RATE), loss, metrics=metrics)
-        self.images, self.labels = (x.numpy() for x in self.data)
 
     def train(self, batches):
         import keras
@@ -154,28 +147,31 @@ class Fit(Ours):
             """Notes the time after every step."""
 
             def on_train_begin(self, logs=None):
-                self.times = []
+                self.times, self.losses = [], []
 
             def on_train_batch_end(self, batch, logs=None):
                 self.times.append(time.perf_counter())
+                self.losses.append(sum(logs[f"{task}_loss"] for task in tasks))
 
+        tasks, (images, labels) = self.tasks, self.data
         clock, kept = Clock(), batches.reshape(-1)
-        targets = {task: self.labels[kept, t] for t, task in enumerate(self.tasks)}
+        targets = {task: labels[kept, t] for t, task in enumerate(tasks)}
         options = {"batch_size": batches.shape[1], "shuffle": False, "verbose": 0, "callbacks": [clock]}
-        self.network.fit(self.images[kept], targets, **options)
+        self.network.fit(images[kept], targets, **options)
+        self.loss = float(clock.losses[-1])
         return list(np.diff(clock.times))  # the first has what fit does once
 
 
 class Torch:
     """The same network in PyTorch. `how` is one of TORCH, `threads` the size of its thread pool."""
 
-    def __init__(self, n_tasks, keep_prob, how, threads):
+    def __init__(self, n_tasks, keep_prob, precision, how, threads):
         import torch
         from torch import nn
 
         torch.set_num_threads(threads)
         torch.manual_seed(0)
-        self.torch, self.tasks = torch, TASKS[:n_tasks]
+        self.torch, self.tasks, self.half = torch, TASKS[:n_tasks], precision != "float32"
         images, labels = make_data()
         layout = torch.contiguous_format if how == "torch eager" else torch.channels_last
         self.layout = layout
@@ -240,7 +236,7 @@ class Torch:
             return f"{('pool_1', 'pool_2', 'fc_3')[int(layer[-1]) - 1]}/alpha"
         task = self.tasks[int(index[0])]
         kinds = {"weight": "gamma", "bias": "beta"} if layer.startswith("bn") else {"weight": "kernel", "bias": "bias"}
-        return of_script(f"{task if layer == 'output' else f'{task}_{layer}'}/{kinds[kind]}")
+        return f"{task if layer == 'output' else f'{task}_{layer}'}/{kinds[kind]}"
 
     def from_script(self, name, array, back=False):
         """Returns a weight of the script's network in the layout of the parameter `name`, or the reverse."""
@@ -259,35 +255,25 @@ class Torch:
                 array = self.from_script(name, weights[self.path(name)])
                 parameter.copy_(self.torch.from_numpy(np.ascontiguousarray(array)).reshape(parameter.shape))
 
-    def loss(self, batch):
-        images, labels = self.images[batch], self.labels[batch]
-        losses = [self.torch.nn.functional.cross_entropy(x, y) for x, y in zip(self.forward(images), labels.T)]
-        return sum(losses)
-
-    def gradients(self, batch):
-        """Returns the loss on a batch of indices, L2 included, and {path: gradient} as the script has them."""
-        self.optimizer.zero_grad()
-        loss = self.loss(self.torch.from_numpy(batch))
-        loss.backward()
-        total, found = loss.item(), {}
-        for name, parameter in self.network.named_parameters():
-            gradient = parameter.grad
-            if self.is_kernel(name):
-                total += REG_LAMBDA * 0.5 * parameter.detach().square().sum().item()
-                gradient = gradient + REG_LAMBDA * parameter.detach()  # what weight_decay adds
-            found[self.path(name)] = self.from_script(name, gradient.numpy(), back=True)
-        return total, found
+    def weights(self):
+        """Returns {path: array} of the weights as the script's network has them."""
+        named = self.network.named_parameters()
+        return {self.path(name): self.from_script(name, p.detach().numpy(), back=True) for name, p in named}
 
     def train(self, batches):
         """Trains one step on each of the batches (steps, batch) and returns the seconds that each took."""
-        seconds = []
+        seconds, torch = [], self.torch
         for batch in batches:
             began = time.perf_counter()
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self.loss(self.torch.from_numpy(batch))
+            chosen = torch.from_numpy(batch)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+                outputs = self.forward(self.images[chosen])
+            pairs = zip(outputs, self.labels[chosen].T)
+            loss = sum(torch.nn.functional.cross_entropy(x.float(), y) for x, y in pairs)
             loss.backward()
             self.optimizer.step()
-            loss.item()
+            self.loss = loss.item()
             seconds.append(time.perf_counter() - began)
         return seconds
 
@@ -315,9 +301,12 @@ class Floor:
 
 def make(contender, n_tasks, keep_prob, threads):
     """Returns the object of the contender's name."""
-    if contender in TORCH:
-        return Torch(n_tasks, keep_prob, contender, threads)
-    return Floor(n_tasks) if contender == "floor" else (Fit if contender == FIT else Ours)(n_tasks, keep_prob)
+    if contender == "floor":
+        return Floor(n_tasks)
+    name, half = contender.removesuffix(HALF), contender.endswith(HALF)
+    if name in TORCH:
+        return Torch(n_tasks, keep_prob, "bfloat16" if half else "float32", name, threads)
+    return (Fit if name == FIT else Ours)(n_tasks, keep_prob, "mixed_bfloat16" if half else "float32")
 
 
 def work(contender, n_tasks, threads):
@@ -330,14 +319,13 @@ def work(contender, n_tasks, threads):
         request = json.loads(line)
         if "check" in request:
             checked = make(contender, n_tasks, 1.0, threads)
-            batch = np.arange(8)  # few: on the knife edges of ReLU and max-pool, rounding may decide otherwise
-            if os.path.exists(request["weights"]):
-                checked.load(np.load(request["weights"]))
-            else:
+            if not os.path.exists(request["weights"]):
                 np.savez(request["weights"], **checked.weights())
-            loss, gradients = checked.gradients(batch)
-            np.savez(request["check"], loss=loss, **gradients)
-            answer = None
+            before = dict(np.load(request["weights"]))
+            checked.load(before)
+            checked.train(np.arange(128)[None])
+            np.savez(request["check"], **{name: w - before[name] for name, w in checked.weights().items()})
+            answer = checked.loss
         else:
             answer = subject.train(rng.integers(0, IMAGES, (request["steps"], request["batch"])))
         print(json.dumps(answer), file=answers, flush=True)
@@ -346,12 +334,12 @@ def work(contender, n_tasks, threads):
 class Worker:
     """A contender in a process of its own, idle but while it is asked."""
 
-    def __init__(self, contender, n_tasks=2, threads=None):
+    def __init__(self, contender, n_tasks=2, threads=None, allocator="default"):
         command = [sys.executable, os.path.abspath(__file__), "--worker", contender, "--n_tasks", str(n_tasks)]
         command += ["--threads", str(threads or os.cpu_count())]
         self.name = contender
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        self.process = subprocess.Popen(command, **pipes)
+        self.process = subprocess.Popen(command, env={**os.environ, **ALLOCATORS[allocator]}, **pipes)
 
     def ask(self, **request):
         """Sends a request and returns the answer; raises SystemExit if the process ended instead."""
@@ -371,19 +359,27 @@ class Worker:
 
 
 def check(workers):
-    """Raises SystemExit unless all contenders compute the same loss and gradients from the same weights."""
+    """Raises SystemExit unless one training step of all contenders has the same loss and moves the weights alike.
+
+    The first step of Adam moves each weight by about the learning rate, whichever way its gradient points. So what
+    agrees is the direction in which all weights of an array move: the cosine of the angle between two such moves. It is
+    not 1 where gradients are all but zero: PyTorch adds Adam's epsilon at another place.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        reference = None
+        expected = None
         for worker in workers:
             path = os.path.join(folder, worker.name.replace(" ", "-") + ".npz")
-            worker.ask(check=path, weights=os.path.join(folder, "weights.npz"))
-            found = dict(np.load(path))
-            reference = reference or found
-            worst = 0
-            for name, expected in reference.items():
-                worst = max(worst, np.abs(found[name] - expected).max() / np.abs(expected).max())
-            print(f"  {worker.name:20} loss {float(found['loss']):.6f}, largest difference {worst:.1e}", flush=True)
-            if found.keys() != reference.keys() or not worst < 1e-3:
+            loss = worker.ask(check=path, weights=os.path.join(folder, "weights.npz"))
+            moves = {name: move.ravel() for name, move in np.load(path).items()}
+            expected = expected or (loss, moves)
+            cosines = [
+                m @ expected[1][k] / np.linalg.norm(m) / np.linalg.norm(expected[1][k]) for k, m in moves.items()
+            ]
+            print(f"  {worker.name:28} loss {loss:.5f}, least cosine of two moves {min(cosines):.4f}", flush=True)
+            half = worker.name.endswith(HALF)
+            close = abs(loss - expected[0]) < (0.02 if half else 1e-4) * expected[0]
+            alike = np.isfinite(cosines).all() and min(cosines) > (0.6 if half else 0.95)
+            if moves.keys() != expected[1].keys() or not (close and alike):
                 raise SystemExit(f"error: {worker.name} does not compute what {workers[0].name} does")
 
 
@@ -402,46 +398,45 @@ def measure(workers, rounds, steps, batch):
 
 def compare(args):
     """Measures all contenders and returns what --json writes."""
-    print("the same loss and gradients?")
-    with_threads = {name: Worker(name) for name in (OURS, FIT, *TORCH)}
-    check(list(with_threads.values()))
-    print("PyTorch's threads")
+    print("the same training step?")
+    workers = {name: Worker(name) for name in ALL}
+    check(list(workers.values()))
+    print("threads of PyTorch, and the memory allocator")
     settings = {}
-    for name in TORCH:
-        for threads in {1, os.cpu_count()}:
-            worker = with_threads[name] if threads == os.cpu_count() else Worker(name, threads=threads)
+    for name in ALL:
+        tried = {}
+        counts = {1, os.cpu_count()} if name.startswith("torch") else {os.cpu_count()}
+        for setting in [(threads, allocator) for threads in counts for allocator in ALLOCATORS]:
+            worker = Worker(name, threads=setting[0], allocator=setting[1])
             worker.ask(steps=3, batch=args.n_batch_size)
-            settings[name, threads] = statistics.median(worker.ask(steps=args.steps, batch=args.n_batch_size))
-            if threads != os.cpu_count():
-                worker.stop()
-        best = min((t for n, t in settings if n == name), key=lambda t: settings[name, t])
-        print(f"  {name:20} fastest with {best}", flush=True)
-        if best != os.cpu_count():
-            with_threads[name].stop()
-            with_threads[name] = Worker(name, threads=best)
+            tried[setting] = statistics.median(worker.ask(steps=args.steps, batch=args.n_batch_size))
+            worker.stop()
+        settings[name] = threads, allocator = min(tried, key=tried.get)
+        print(f"  {name:28} fastest with {threads} threads, allocator {allocator}", flush=True)
+        workers[name].stop()
+        workers[name] = Worker(name, threads=threads, allocator=allocator)
     print("in turns")
-    workers = [*with_threads.values(), Worker("floor")]
+    workers = [*workers.values(), Worker("floor")]
     seconds = measure(workers, args.rounds, args.steps, args.n_batch_size)
     for worker in workers:
         worker.stop()
-    peers = {name: statistics.median(seconds[name]) for name in (FIT, *TORCH)}
-    best_peer = min(peers, key=peers.get)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
 
     def ratio(of, to):
         return statistics.median(a / b for a, b in zip(seconds[of], seconds[to]))
 
-    print(f"\n{'':20}{'ms a step':>10}{'fastest':>9}{'slowest':>9}{'images/s':>10}{'time / ours':>13}")
+    print(f"\n{'':28}{'ms a step':>10}{'fastest':>9}{'slowest':>9}{'images/s':>10}{'time / ours':>13}")
     for name, values in seconds.items():
         times = "".join(f"{1e3 * f(values):>{w}.1f}" for f, w in ((statistics.median, 10), (min, 9), (max, 9)))
-        speed = args.n_batch_size / statistics.median(values)
-        print(f"{name:20}{times}{speed:>10,.0f}{ratio(name, OURS):>13.2f}")
-    return {
-        "images_per_second": {n: args.n_batch_size / statistics.median(v) for n, v in seconds.items()},
-        "seconds_per_step": seconds,
-        "best_peer": best_peer,
-        "ratio_to_best_peer": ratio(best_peer, OURS),
-        "ratio_to_floor": ratio(OURS, "floor"),
-    }
+        print(f"{name:28}{times}{args.n_batch_size / medians[name]:>10,.0f}{ratio(name, OURS):>13.2f}")
+    figures = {"seconds_per_step": seconds, "settings": settings, "bfloat16_gain": ratio(OURS, OURS + HALF)}
+    for half in ("", HALF):
+        peers = [
+            name for name in seconds if name not in (OURS, OURS + HALF, "floor") and name.endswith(HALF) == bool(half)
+        ]
+        best = min(peers, key=medians.get)
+        figures[f"ratio_to_best_peer{half.replace(' ', '_')}"] = best, ratio(best, OURS + half)
+    return {**figures, "ratio_to_floor": ratio(OURS, "floor")}
 
 
 def scale(args):
@@ -484,8 +479,11 @@ def main():
     if args.json:
         with open(args.json, "w") as file:
             json.dump(figures, file, indent=2)
-    print(f"\n{figures['ratio_to_best_peer']:.2f} times as fast as {figures['best_peer']}, the best peer; ", end="")
-    print(f"{figures['ratio_to_floor']:.2f} times the time of the floor")
+    for half in ("", HALF):
+        peer, ratio = figures[f"ratio_to_best_peer{half.replace(' ', '_')}"]
+        print(f"{OURS + half} is {ratio:.2f} times as fast as {peer}, its best peer")
+    print(f"bfloat16 is {figures['bfloat16_gain']:.2f} times as fast as float32; ", end="")
+    print(f"float32 takes {figures['ratio_to_floor']:.2f} times the time of the floor")
 
 
 if __name__ == "__main__":
