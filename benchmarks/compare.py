@@ -65,6 +65,7 @@ class Experiment:
 
 
 GARMENTS = {"item": ("test", "item"), "group": ("test", "group"), "overall": ("test", "accuracy")}
+CONTROL = "cross-stitch, attributes not trained, no L2"
 LATE = "overall, last ten evaluations"  # their mean: at a constant rate a single one says little
 LONG = {"item": ("test", "item"), "group": ("test", "group"), LATE: ("late", "summary/accuracy_test")}
 LONG |= {"overall": ("test", "accuracy")}
@@ -229,6 +230,18 @@ def long_landmarks():
     return {name: [{**landmarks()[name][0], "n_epoch": 60, "lr_half_life": 12.0}] for name in names}
 
 
+SHOWN = (  # README's figure: what it says, the experiment, the setting and the measure; its table has the rows with *
+    ("* Fashion-MNIST, all images, constant rate", "full", "channel", LATE),
+    ("all images, constant rate, the paper's values", "full", "channel, 0.9, ×100", LATE),
+    ("* Fashion-MNIST, 25 % of the images", "scarce_25", "channel", "overall"),
+    ("* 25 %, each unit starts at one half", "scarce_25", "init 0.5", "overall"),
+    ("10 %, each unit starts at one half", "scarce_10", "init 0.5", "overall"),
+    ("5 %, each unit starts at one half", "scarce_5", "init 0.5", "overall"),
+    ("* faces (UTKFace): gender and age", "gender_age", "channel", "overall"),
+    ("* landmarks (MTFL), 20 epochs", "landmarks", "cross-stitch", "mean error"),
+    ("* landmarks, 60 epochs", "landmarks_60", "cross-stitch", "mean error"),
+    ("landmarks, 60 epochs, attributes not trained", "landmarks_60", CONTROL, "mean error"),
+)
 EXPERIMENTS = {
     "full": Experiment(
         "Fashion-MNIST, all 60,000 training images, constant learning rate", FULL | AVERAGED, LONG, further=LATER
@@ -553,13 +566,26 @@ def chance(results, measures):
     return [percent(share) for share in shares]
 
 
-def difference_cells(row):
-    """Returns two cells of what `paired` found: the difference with its confidence interval, and the p-value."""
-    if "interval" not in row:
-        return [percent(row["difference"], True) if "difference" in row else "", ""]
-    low, high = (percent(end, True) for end in row["interval"])
-    p = f"{row['p']:.2f}" if row["p"] >= 0.005 else "< 0.01"
-    return [f"{percent(row['difference'], True)} [{low}, {high}]", p]
+def holm(values):
+    """Returns p-values corrected for their number by Holm's method, None where there is none."""
+    known = sorted((p, k) for k, p in enumerate(values) if p is not None)
+    corrected, largest = [None] * len(values), 0.0
+    for place, (p, k) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - place)))
+        corrected[k] = largest
+    return corrected
+
+
+def difference_cells(rows):
+    """Returns three cells for each of the rows: the difference with its 95 % interval, p, and p by Holm's method."""
+    cells = []
+    for row, corrected in zip(rows, holm([row.get("p") for row in rows])):
+        cell = percent(row["difference"], True) if "difference" in row else ""
+        if "interval" in row:
+            cell += f" [{', '.join(percent(end, True) for end in row['interval'])}]"
+        ps = (f"{p:.2f}" if p >= 0.005 else "< 0.01" for p in (row["p"], corrected)) if "p" in row else ("", "")
+        cells.append([cell, *ps])
+    return cells
 
 
 def table(name):
@@ -567,19 +593,20 @@ def table(name):
     experiment, results = EXPERIMENTS[name], load(name)
     columns, measures = list(experiment.measures), list(experiment.measures.values())
     lines = [f"**{experiment.title[0].upper()}{experiment.title[1:]}**, in %", ""]
-    compared = experiment.baseline in experiment.settings
+    rows = compare(name)
+    compared = any("difference" in row for row in rows)
     head = ["setting", "seeds", *columns]
-    head += [f"{columns[-1]} minus {experiment.baseline}, paired", "p"] if compared else []
+    head += [f"{columns[-1]} minus {experiment.baseline}, paired", "p", "p (Holm)"] * compared
     lines += [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
-    for row in compare(name):
+    for row, differences in zip(rows, difference_cells(rows)):
         cells = [row["setting"], str(row["seeds"]), *columns_of(results[row["setting"]], measures)]
-        lines.append(f"| {' | '.join(cells + difference_cells(row) * compared)} |")
+        lines.append(f"| {' | '.join(cells + differences * compared)} |")
     if always := chance(results, measures):
-        cells = [CHANCE, "", *always, *["", ""] * compared]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([CHANCE, '', *always, *['', '', ''] * compared])} |")
     if rows := compare_further(name):
-        lines += ["", "| paired | difference | p |", "|---|---:|---:|"]
-        lines += [f"| {row['setting']} | {' | '.join(difference_cells(row))} |" for row in rows]
+        lines += ["", "| paired | seeds | difference | p | p (Holm) |", "|---|---:|---:|---:|---:|"]
+        for row, cells in zip(rows, difference_cells(rows)):
+            lines.append(f"| {row['setting']} | {len(row['common'])} | {' | '.join(cells)} |")
     if experiment.attributes:
         columns, measures = list(experiment.attributes), list(experiment.attributes.values())
         lines += ["", f"| accuracy | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
@@ -591,21 +618,31 @@ def table(name):
     return lines
 
 
+def shown():
+    """Returns a row for each of SHOWN that is measured: its label, what `paired` found, and the two means, in words."""
+    rows = []
+    for label, name, setting, column in SHOWN:
+        if found := paired(name, setting, EXPERIMENTS[name].baseline, column):
+            part, measure = EXPERIMENTS[name].measures[column]
+            means = []
+            for key in (EXPERIMENTS[name].baseline, setting):
+                values = [measured(load(name)[key][seed], part, measure) for seed in found["common"]]
+                means.append(percent(statistics.fmean(values)))
+            rows.append({"label": label, **found, "means": means, "error": "error" in column})
+    return rows
+
+
 def summary():
-    """Returns the one table of what stitching did in each experiment, by the units' initial α, a list of lines."""
-    head = "| data | in % | units start as | baseline | stitched | difference, paired | p | seeds |"
-    lines = [head, "|---|---|---|" + "---:|" * 5]
-    start = {"channel": "the identity", "cross-stitch": "the identity", "init 0.5": "half of each"}
-    for name, experiment in EXPERIMENTS.items():
-        what, measure = list(experiment.measures.items())[-1]
-        what = {"overall": "accuracy", "mean error": "mean error (less is better)"}[what]
-        for setting in start:
-            if found := paired(name, setting, experiment.baseline):
-                cells = [experiment.title, what, start[setting]]
-                for of_seed in (load(name)[experiment.baseline], load(name)[setting]):
-                    cells += columns_of({seed: of_seed[seed] for seed in found["common"]}, [measure])
-                cells += [*difference_cells(found), str(len(found["common"]))]
-                lines.append(f"| {' | '.join(cells)} |")
+    """Returns README's table of what cross-stitch changes, a list of lines."""
+    head = "| data | measured, in % | without | with | difference, 95 % interval | seeds |"
+    lines = [head, "|---|---|" + "---:|" * 4]
+    for row in shown():
+        if row["label"].startswith("* ") and "interval" in row:
+            what = "mean error, less is better" if row["error"] else "accuracy"
+            cell = difference_cells([row])[0][0]
+            lines.append(
+                f"| {row['label'][2:]} | {what} | {' | '.join(row['means'])} | {cell} | {len(row['common'])} |"
+            )
     return lines
 
 
@@ -629,13 +666,13 @@ def tables(names):
 def fill(text):
     """Returns README's text with the tables between their marks, which name the experiments, made anew."""
     marks = re.compile(
-        r"(<!-- results of (.+?), by benchmarks/compare\.py -->\n).*?(\n<!-- end of results -->)", re.DOTALL
+        r"(<!-- results of (.+?), by benchmarks/compare\.py -->\n).*?(<!-- end of results -->)", re.DOTALL
     )
 
     def made(mark):
-        special = {"all": summary, "throughput": speed}
+        special = {"summary": summary, "throughput": speed}
         content = "\n".join(special[mark[2]]()) if mark[2] in special else tables(mark[2].split(", "))
-        return mark[1] + content + mark[3]
+        return mark[1] + content + "\n" + mark[3]
 
     return marks.sub(made, text)
 
@@ -668,127 +705,73 @@ def digest():
 
 
 def draw_differences(plt, path):
-    """Draws how each setting differs from its baseline: a dot for each seed, the mean, its 95 % confidence interval."""
-    labels = {
-        "accuracy": "test accuracy minus the baseline's, same seed (percentage points; right is better)",
-        "further accuracy": "test accuracy, one setting minus another, same seed (percentage points)",
-        "mean_error": "mean error minus two columns', same seed (% of the box; left is better)",
-        "further mean_error": "mean error, one setting minus another, same seed (% of the box)",
-    }
-    rows = {kind: [] for kind in labels}
-    for name, experiment in EXPERIMENTS.items():
-        if not name.endswith("_trials") and not name.startswith("constant_"):  # those spread wider than all others
-            measure = list(experiment.measures.values())[-1][1]
-            found = {measure: [row for row in compare(name) if "difference" in row]}
-            found[f"further {measure}"] = compare_further(name)
-            for kind, of_kind in found.items():
-                if of_kind:
-                    rows[kind].append((experiment.title, None, None))
-                    rows[kind] += [(row["setting"], row, [100 * x for x in row["differences"]]) for row in of_kind]
-    rows = {kind: of_kind for kind, of_kind in rows.items() if of_kind}
-    heights = [2 + len(of_kind) for of_kind in rows.values()]
-    figure, panels = plt.subplots(len(rows), figsize=(9, 0.36 * sum(heights)), height_ratios=heights, squeeze=False)
-    for axes, (kind, of_kind) in zip(panels[:, 0], rows.items()):
-        draw_rows(axes, of_kind)
-        axes.set_xlabel(labels[kind])
-    figure.subplots_adjust(hspace=2.2 / statistics.fmean(heights))
-    figure.savefig(
-        path, dpi=130, facecolor="white", bbox_inches="tight", pad_inches=0.15, metadata={"Source": digest()}
-    )
-
-
-def draw_rows(axes, rows):
-    """Draws rows (label, row of `compare`, differences in %) from top to bottom; those without a row are headings."""
-    for place, (label, row, dots) in enumerate(rows):
-        side = {"transform": axes.get_yaxis_transform(), "va": "center"}
-        if row is None:
-            axes.text(0, place, label, fontweight="bold", ha="left", bbox={"color": "white", "pad": 1}, **side)
-            continue
-        axes.text(-0.01, place, f"{label} ({len(dots)})", ha="right", **side)
-        axes.plot(dots, [place] * len(dots), "o", color="#2a6fbb", alpha=0.4, markersize=6)
-        if "interval" in row:
-            low, high = (100 * end for end in row["interval"])
-            axes.plot([low, high], [place, place], color="#2a6fbb", lw=2.2)
-            axes.plot(100 * row["difference"], place, "|", color="#2a6fbb", markersize=14, markeredgewidth=2.2)
+    """Draws what cross-stitch gains in each row of SHOWN: a dot for each seed, the mean and its 95 % interval."""
+    rows = [row for row in shown() if "interval" in row]
+    figure, axes = plt.subplots(figsize=(8.8, 0.42 * len(rows) + 1.2))
+    for place, row in enumerate(rows):
+        sign = -100 if row["error"] else 100  # an error that falls is a gain
+        name = f"{row['label'].removeprefix('* ')} ({len(row['common'])})"
+        axes.text(-0.02, place, name, ha="right", va="center", transform=axes.get_yaxis_transform(), fontsize=10)
+        axes.plot([sign * d for d in row["differences"]], [place] * len(row["common"]), "o", color="#2a6fbb", alpha=0.4)
+        axes.plot([sign * end for end in row["interval"]], [place, place], color="#2a6fbb", lw=2.2)
+        axes.plot(sign * row["difference"], place, "|", color="#2a6fbb", markersize=13, markeredgewidth=2.2)
     axes.axvline(0, color="#444444", lw=1)
     axes.set_yticks([])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
-    for side in ("left", "right", "top"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    axes.set_xlabel("gain over the same columns without units, same seed (percentage points)      better →")
+    figure.savefig(
+        path, dpi=110, facecolor="white", bbox_inches="tight", pad_inches=0.15, metadata={"Source": digest()}
+    )
 
 
 def draw_curves(plt, path):
-    """Draws the test accuracy over training, a colour for each seed, of the baseline and of the stitched network."""
-    titles = {
-        "full": "all images, constant rate",
-        "decaying": "all images, decaying rate",
-        "constant_10": "10 % of the images, constant rate",
-        "scarce_10": "10 % of the images, decaying rate",
-    }
-    shown = {name: title for name, title in titles.items() if {"baseline", "channel"} <= load(name).keys()}
-    styles = {"channel": "-", "baseline": "--", **dict.fromkeys(AVERAGED, ":")}
-    colours = dict(zip("01234", ("#1b6ca8", "#e07b39", "#3a9d6e", "#8d5fb5", "#777777")))
-    seeds = sorted({seed for name in shown for seed in load(name)["channel"]})
-    figure, panels = plt.subplots(2, 2, figsize=(9, 7))
-    for axes, (name, title) in zip(panels.flat, shown.items()):
-        for setting, style in styles.items():
-            for seed, entry in load(name).get(setting, {}).items():
-                steps, values = zip(*entry["curves"][0]["summary/accuracy_test"])
-                axes.plot(steps, 100 * np.array(values), style, color=colours[seed], lw=1.2)
-        if name == "full":
-            crosses = axes.plot([14_000] * 2, [93.0, 91.9], "x", color="#d1495b", mew=2, label="2018, one run each")
-        axes.set_title(title, fontsize=11)
+    """Draws the test accuracy over training on all garments, mean and range over the seeds, without and with units."""
+    panels = {"full": "constant learning rate", "decaying": "decaying learning rate"}
+    figure, axes_of = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    for axes, (name, title) in zip(axes_of, panels.items()):
+        stored, seeds = load(name), 0
+        for setting, colour, label in (("baseline", "#777777", "without units"), ("channel", "#1b6ca8", "with units")):
+            curves = [entry["curves"][0]["summary/accuracy_test"] for entry in stored[setting].values()]
+            steps, values = np.transpose(curves[0])[0], 100 * np.array(curves)[:, :, 1]
+            axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0)
+            axes.plot(steps, values.mean(axis=0), color=colour, lw=1.6, label=label)
+            seeds = len(curves)
+        axes.set_title(f"{title} ({seeds} seed{'s' * (seeds > 1)})", fontsize=11)
         axes.set_xlabel("step")
-        axes.set_ylim(*((90, 94) if name in ("full", "decaying") else (84, 91)))
+        axes.set_ylim(90, 94.2)
         axes.grid(alpha=0.3)
-    for axes in panels[:, 0]:
-        axes.set_ylabel("test accuracy (%)")
-    handles = [plt.Line2D([], [], color="#444444", ls=style, label=setting) for setting, style in styles.items()]
-    handles += [plt.Line2D([], [], color=colours[seed], lw=3, label=f"seed {seed}") for seed in seeds]
-    figure.legend(handles=[*handles, *crosses], fontsize=9, loc="lower center", ncols=5)
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
-    figure.savefig(path, dpi=130, facecolor="white", metadata={"Source": digest()})
+    axes_of[0].set_ylabel("test accuracy (%)")
+    axes_of[1].legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, facecolor="white", metadata={"Source": digest()})
 
 
 def draw_alphas(plt, path):
-    """Draws α of each unit over training, and its histogram at the end."""
-    titles = {
-        ("decaying", "channel"): "Fashion-MNIST, item and group",
-        ("decaying", "init 0.5"): "item and group, from one half",
-        ("scarce_10", "channel, as in the paper"): "item and group, 10 %, as in the paper",
-        ("gender_age", "channel"): "UTKFace, gender and age",
-        ("landmarks", "cross-stitch"): "MTFL, landmarks and attributes",
+    """Draws the mean α of each unit over training, from three beginnings."""
+    panels = {
+        "channel": "from the identity",
+        "init 0.5": "from one half",
+        "channel, as in the paper": "the paper's values",
     }
-    shown = {key: title for key, title in titles.items() if key[1] in load(key[0])}
-    figure, panels = plt.subplots(2, len(shown), figsize=(3.2 * len(shown), 6), squeeze=False, sharey="row")
-    colours = ["#1b6ca8", "#d1495b", "#3a7d44", "#8d5a97"]
-    for column, ((name, setting), title) in enumerate(shown.items()):
-        above, below = panels[:, column]
-        entries = list(load(name)[setting].values())
-        units = [tag.split("/")[1] for tag in entries[0]["histograms"][0]]
-        for entry in entries:
-            for unit, colour in zip(units, colours):
-                for kind, style in (("self", "-"), ("cross", "--")):
-                    steps, values = zip(*entry["curves"][0][f"units/{unit}/alpha_{kind}"])
-                    above.plot(steps, values, style, color=colour, lw=1.2)
-        for unit, colour in zip(units, colours):
-            low, high, count = np.transpose([e["histograms"][0][f"units/{unit}/alpha"] for e in entries], (2, 0, 1))
-            edges = np.linspace(-1, 2, 31)
-            share = np.zeros(len(edges) - 1)
-            middle = (low + high).ravel() / 2
-            np.add.at(share, np.clip(np.digitize(middle, edges) - 1, 0, len(share) - 1), count.ravel() / count.sum())
-            below.stairs(100 * share, edges, color=colour, lw=1.4, label=unit)
-        above.set_title(f"{title}\n({len(entries)} seed{'s' * (len(entries) > 1)})", fontsize=11)
-        above.set_xlabel("step")
-        below.set_xlabel("α at the end, all channels")
-        below.legend(fontsize=9)
-        for axes in (above, below):
-            axes.grid(alpha=0.3)
-    panels[0, 0].set_ylabel("mean of α")
-    panels[1, 0].set_ylabel("share of a unit's α (%)")
+    figure, axes_of = plt.subplots(1, 3, figsize=(9, 3.4), sharey=True)
+    colours = ["#1b6ca8", "#d1495b", "#3a7d44"]
+    for axes, (setting, title) in zip(axes_of, panels.items()):
+        entries = list(load("scarce_10")[setting].values())
+        for unit, colour in zip(("pool_1", "pool_2", "fc_3"), colours):
+            for kind, style in (("self", "-"), ("cross", "--")):
+                curves = [entry["curves"][0][f"units/{unit}/alpha_{kind}"] for entry in entries]
+                steps, values = np.transpose(curves[0])[0], np.array(curves)[:, :, 1].mean(axis=0)
+                axes.plot(steps, values, style, color=colour, lw=1.5)
+        axes.set_title(f"{title} ({len(entries)} seeds)", fontsize=11)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    for place, (unit, colour) in enumerate(zip(("pool_1", "pool_2", "fc_3"), colours)):
+        axes_of[0].text(0.97, 0.6 - 0.09 * place, unit, color=colour, ha="right", transform=axes_of[0].transAxes)
+    axes_of[0].set_ylabel("mean α: own (line), other (dashes)")
     figure.tight_layout()
-    figure.savefig(path, dpi=130, facecolor="white", metadata={"Source": digest()})
+    figure.savefig(path, dpi=110, facecolor="white", metadata={"Source": digest()})
 
 
 def draw():
@@ -804,12 +787,14 @@ def draw():
 
 
 def write():
-    """Puts the tables into README.md between the marks, those of the trials into TRIALS.md, and draws the figures."""
-    with open(README) as file:
-        text = fill(file.read())
-    for path, content in ((README, text), (TRIALS, trials())):
+    """Puts the tables into README.md and RESULTS.md between their marks, the trials' into TRIALS.md, draws figures."""
+    for path in (README, REPORT):
+        with open(path) as file:
+            text = fill(file.read())
         with open(path, "w") as file:
-            file.write(content)
+            file.write(text)
+    with open(TRIALS, "w") as file:
+        file.write(trials())
     draw()
 
 

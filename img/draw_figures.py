@@ -1,4 +1,4 @@
-"""Draws the two explaining figures of README.md: the cross-stitch unit, and the network without and with units.
+"""Draws the explaining figure of README.md: the cross-stitch unit, and the network without and with units.
 
 python img/draw_figures.py
 """
@@ -33,25 +33,17 @@ def arrow(axes, start, end, colour, width=1.4, style="-"):
     axes.add_patch(FancyArrowPatch(start, end, color=colour, lw=width, linestyle=style, **shape))
 
 
-def canvas(width, height):
-    """Returns a figure and its axes of that many units, one of them 1/1.6 inch."""
-    figure, axes = plt.subplots(figsize=(width / 1.6, height / 1.6))
+def prepare(axes, width, height):
+    """Gives axes that many units, all of one length, and no frame."""
     axes.set_xlim(0, width)
     axes.set_ylim(0, height)
     axes.set_aspect("equal")
     axes.axis("off")
-    return figure, axes
 
 
-def save(figure, name):
-    """Writes the figure as a PNG beside this script, on white so that it reads in dark mode too."""
-    figure.savefig(os.path.join(HERE, name), dpi=150, facecolor="white", bbox_inches="tight", pad_inches=0.15)
-    plt.close(figure)
-
-
-def draw_unit():
+def draw_unit(axes):
     """The linear combination that a cross-stitch unit is (arXiv:1604.03539, equation 1 and figure 3)."""
-    figure, axes = canvas(14.6, 5.6)
+    prepare(axes, 17, 5.8)
     for y, task in ((4.3, "A"), (1.3, "B")):
         box(axes, 1.6, y, 2.6, 1.2, f"activations $x_{task}$\nof column {task}", COLOURS[task], 11)
         box(axes, 12.7, y, 3.2, 1.2, f"what column {task}\ngoes on with: $\\tilde{{x}}_{task}$", COLOURS[task], 11)
@@ -89,7 +81,6 @@ def draw_unit():
         fontsize=10.5,
         color=COLOURS["ink"],
     )
-    save(figure, "unit.png")
 
 
 LAYERS = [
@@ -124,22 +115,23 @@ def draw_columns(axes, bottom, stitched):
             axes.text(x, bottom + 1.05, f"cross-stitch {name}", rotation=90, ha="center", va="center", fontsize=9)
 
 
-def draw_network():
+def draw_network(axes):
     """Both networks: the columns side by side (the baseline), and joined by units after each pool and dense layer."""
-    figure, axes = canvas(17, 8.6)
-    axes.text(0.15, 8.25, "--cross_stitch_enabled False: two columns, nothing shared", fontsize=11, family="monospace")
+    prepare(axes, 17, 8.6)
+    axes.text(0.15, 8.25, "baseline: two columns, nothing shared", fontsize=12, fontweight="bold")
     draw_columns(axes, 5.2, stitched=False)
-    axes.text(
-        0.15,
-        3.85,
-        "--cross_stitch_enabled True: a unit after each pool and fully connected layer",
-        fontsize=11,
-        family="monospace",
-    )
+    axes.text(0.15, 3.85, "cross-stitch: a unit after each pool and dense layer", fontsize=12, fontweight="bold")
     draw_columns(axes, 0.8, stitched=True)
-    save(figure, "network.png")
+
+
+def main():
+    """Draws both, one above the other, on white so that they read in dark mode too."""
+    figure, panels = plt.subplots(2, figsize=(17 / 1.6, 14.6 / 1.6), height_ratios=(5.8, 8.6))
+    draw_unit(panels[0])
+    draw_network(panels[1])
+    figure.subplots_adjust(hspace=0.02)
+    figure.savefig(os.path.join(HERE, "method.png"), dpi=110, facecolor="white", bbox_inches="tight", pad_inches=0.15)
 
 
 if __name__ == "__main__":
-    draw_unit()
-    draw_network()
+    main()
