@@ -1067,7 +1067,7 @@ def choose_strategy():
         wanted = f"{example}, with no jobs but chief and worker"
         raise Failure(f"TF_CONFIG: expected {wanted}, got {os.environ['TF_CONFIG']}") from None
     print(f"{address}: waiting until all of {', '.join(workers)} are there", flush=True)
-    with on_signals(signal.SIG_DFL):  # TensorFlow waits outside of Python, where no handler of Python's would run
+    with on_signals(signal.SIG_DFL):  # TensorFlow waits without Python, whose handlers cannot run; it ignores SIGTERM
         return tf.distribute.MultiWorkerMirroredStrategy(), address == workers[0]
 
 

@@ -2,11 +2,23 @@
 
 import json
 import re
+import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
-from conftest import assert_nearly_same_run, finish, last_checkpoint, read_events, run_on_devices, start
+from conftest import (
+    ROOT,
+    assert_nearly_same_run,
+    finish,
+    last_checkpoint,
+    read_events,
+    run_on_devices,
+    start,
+    write_folder,
+)
 
 pytestmark = pytest.mark.slow
 SCRIPT = "fashion_mnist_multi_task_learning.py"
@@ -20,14 +32,15 @@ def flags(small, log_dir, **changed):
     return [f"--{k}={v}" for k, v in {**FLAGS, "data_dir": small, "log_dir": log_dir, **changed}.items()]
 
 
-def start_workers(*arguments):
-    """Starts two workers of one cluster on loopback with the same arguments, the chief first."""
+def start_workers(*arguments, for_second=()):
+    """Starts two workers of one cluster on loopback, the chief first; the second gets further arguments."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
     cluster = {"worker": [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]}
     for s in sockets:
         s.close()
     configs = [json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}) for index in range(2)]
-    return [start(SCRIPT, *arguments, environment={"TF_CONFIG": config}) for config in configs]
+    further = [(), for_second]
+    return [start(SCRIPT, *arguments, *f, environment={"TF_CONFIG": c}) for c, f in zip(configs, further)]
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +126,65 @@ def test_a_lost_worker_ends_the_others_and_all_resume(small, whole, tmp_path):
         result = finish(process)
         assert result.status == 0, result
     assert_nearly_same(whole, log_dir, tolerance=0)
+
+
+def test_a_last_evaluation_batch_smaller_than_the_devices(script, small, tmp_path):
+    """One test image on two devices, and on two workers: each process predicts for itself."""
+    train, test, _ = script.read_folder(small)
+    (tmp_path / "one").mkdir()
+    parts = [(x[:n, ..., 0], y[:n, 0].astype("uint8")) for (x, y), n in ((train, 100), (test, 1))]
+    folder = write_folder(tmp_path / "one", *parts)
+    one = ["--n_epoch=1", "--n_batch_size=50", f"--data_dir={folder}"]
+    result = run_on_devices(2, SCRIPT, *one, f"--log_dir={tmp_path / 'devices'}")
+    assert result.status == 0 and re.search(r"overall +[01]\.[05]000", result.out), result
+
+
+@pytest.mark.parametrize("changed", [["--lr=0.1"], ["--data_dir=sample"]])
+def test_workers_that_do_not_agree_are_refused(script, small, tmp_path, changed):
+    """Before the first step, all of them, with nothing written."""
+    changed = [word.replace("sample", script.SAMPLE) for word in changed]
+    results = [finish(p) for p in start_workers(*flags(small, tmp_path / "run"), for_second=changed)]
+    what = "arguments" if "--lr" in changed[0] else "data"
+    for result in results:
+        assert result.status == 2 and "Traceback" not in result.err, result
+        assert f"error: TF_CONFIG: expected the same {what} on all workers" in result.err, result
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_worker_that_waits_says_so_and_can_be_stopped(small, tmp_path):
+    worker, other = start_workers(*flags(small, tmp_path / "run"))
+    other.kill()
+    other.communicate()
+    line = worker.stdout.readline()
+    assert "waiting until all of 127.0.0.1:" in line
+    time.sleep(2)
+    worker.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert finish(worker, 30).status == -signal.SIGINT and time.monotonic() - began < 10
+    assert not (tmp_path / "run").exists()
+
+
+DRAWS = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import gender_age_multi_task_learning as script
+strategy = tf.distribute.MirroredStrategy(tf.config.list_logical_devices("CPU"))
+with strategy.scope():
+    layers = [script.Dropout(0.5), script.MirrorAndShift()]
+    images = tf.random.normal((6, 8, 8, 1))
+    for layer in layers:
+        layer(images)
+for layer in layers:
+    for _ in range(2):
+        one, other = strategy.run(tf.function(lambda: layer(images, training=True))).values
+        print("same" if (one.numpy() == other.numpy()).all() else "different")
+"""
+
+
+def test_each_device_draws_for_itself():
+    """Dropout masks and augmentation of two devices with the same images."""
+    command = [sys.executable, "-c", DRAWS]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.split() == ["different"] * 4, result
