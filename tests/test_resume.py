@@ -53,11 +53,11 @@ def whole(script, small, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_ten_kills(small, whole, tmp_path):
-    """kill -9 at ten moments, half of them inside the writing of a checkpoint, and the run ends with the same bits."""
+def test_six_kills(small, whole, tmp_path):
+    """kill -9 at six moments, half of them inside the writing of a checkpoint, and the run ends with the same bits."""
     log_dir, moments, kills, written = tmp_path / "run", random.Random(0), 0, 0
     process = start(SCRIPT, *words(FLAGS, small, log_dir))
-    while kills < 10:
+    while kills < 6:
         before = max(steps_saved(log_dir), default=-1) if log_dir.exists() else -1
         running = wait_for(process, lambda before=before: max(steps_saved(log_dir), default=-1) > before)
         if running and kills % 2:
@@ -71,7 +71,7 @@ def test_ten_kills(small, whole, tmp_path):
         kills += 1
         process = start(SCRIPT, "--resume", log_dir)
     result = finish(process)
-    assert result.status == 0 and written == 5, result
+    assert result.status == 0 and written == 3, result
     assert_same_run(whole, log_dir)
     assert read_events(whole).keys() == read_events(log_dir).keys()
     one, other = (json.loads((folder / "results.json").read_text()) for folder in (whole, log_dir))
@@ -89,7 +89,7 @@ def test_signals(small, whole, tmp_path, number, status):
     asked = time.monotonic()
     process.send_signal(number)
     result = finish(process)
-    assert time.monotonic() - asked < 5
+    assert time.monotonic() - asked < 10
     assert result.status == status and "Traceback" not in result.err
     line, command = result.out.splitlines()[-1].split("; go on with: ")
     assert steps_saved(log_dir)[-1] == int(line.split()[3])

@@ -1,0 +1,93 @@
+"""bfloat16: what stays float32, how near it comes, and that runs resume, load and predict in it."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import assert_same_run, read_events
+
+MEAN, DEVIATION = np.full((28, 28, 1), 72.9), np.full((28, 28, 1), 90.0)
+
+
+@pytest.fixture
+def build(script):
+    """A function (precision, unit) -> the first script's network of both tasks; the policy is put back afterwards."""
+
+    def make(precision, unit="channel"):
+        keras.config.set_dtype_policy(precision)
+        keras.utils.set_random_seed(0)
+        args, _ = script.parse_arguments(["--cross_stitch_init=0.9", "--keep_prob=1", f"--cross_stitch_unit={unit}"])
+        return script.build_network(args, {"item": range(10), "group": range(3)}, MEAN, DEVIATION)
+
+    yield make
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("unit", ["channel", "layer"])
+def test_what_stays_float32_and_what_does_not(build, unit):
+    network = build("mixed_bfloat16", unit)
+    assert {v.dtype for v in network.trainable_variables} == {"float32"}
+    kinds = {layer.name: str(layer.compute_dtype) for layer in network.layers}
+    exact = {"images", "standardise", "item_dropout", "group_dropout", "item", "group"}
+    assert {name for name, kind in kinds.items() if kind == "float32"} <= exact
+    assert {kinds[name] for name in ("item_conv_1", "item_bn_1", "pool_1", "fc_3", "group_fc_3")} == {"bfloat16"}
+    assert {x.dtype for x in network.output.values()} == {"float32"}
+
+
+def test_gradients_come_near_those_of_float32(script, build, garments):
+    """Of every array of weights, α's too, whose gradient is a sum over all images and pixels."""
+    images, labels = (
+        garments[0][:128, ..., None],
+        np.stack([garments[1][:128], garments[1][:128] % 3], axis=1).astype(int),
+    )
+    found = {}
+    for precision in ("float32", "mixed_bfloat16"):
+        network = build(precision)
+        with tf.GradientTape() as tape:
+            loss = tf.add_n(script.cross_entropies(network(images, training=True), labels)) / 128
+        gradients = tape.gradient(loss, [v.value for v in network.trainable_variables])
+        found[precision] = [loss, *gradients]
+    for exact, rounded in zip(*found.values()):
+        exact, rounded = np.ravel(exact), np.ravel(rounded)
+        cosine = exact @ rounded / np.linalg.norm(exact) / np.linalg.norm(rounded)
+        assert cosine > 0.98 and 0.95 < np.linalg.norm(rounded) / np.linalg.norm(exact) < 1.05
+
+
+@pytest.mark.slow
+def test_a_run_in_bfloat16(script, run, tmp_path, small):
+    """It learns, resumes with the same bits, tells its precision, and its model loads without being told."""
+    flags = {"precision": "bfloat16", "n_epoch": 3, "n_batch_size": 100, "cross_stitch_unit": "activation"}
+    whole, stopped = (run(**flags, log_dir=tmp_path / name) for name in ("whole", "stopped"))
+    assert whole.status == stopped.status == 0 and "trainable weights in bfloat16" in whole.out, whole
+    (stopped.log_dir / "results.json").unlink()
+    for path in stopped.log_dir.glob("checkpoints/step-0000000018*"):
+        path.unlink()
+    assert run("--resume", stopped.log_dir, log_dir=None, data_dir=None).status == 0
+    assert_same_run(whole.log_dir, stopped.log_dir)
+    results = json.loads((whole.log_dir / "results.json").read_text())
+    assert results["arguments"]["precision"] == "bfloat16" and results["test"]["item"] > 0.2
+    assert "bfloat16" in str(read_events(whole.log_dir)["arguments"])
+    network = keras.models.load_model(whole.log_dir / "model.keras")
+    images, labels = script.read_folder(small)[1]
+    logits = network.predict(images, verbose=0)["item"]
+    assert logits.dtype == np.float32 and np.mean(logits.argmax(axis=1) == labels[:, 0]) == results["test"]["item"]
+    refused = run("--resume", stopped.log_dir, precision="float32", log_dir=None, data_dir=None)
+    assert refused.status == 2 and "begun with --precision bfloat16, got float32" in refused.err.splitlines()[-1]
+
+
+def test_slow_bfloat16_is_told(script, monkeypatch, tmp_path):
+    for text, expected in (("flags : avx512_bf16", True), ("flags : avx2", False)):
+        (tmp_path / "cpuinfo").write_text(text)
+        monkeypatch.setattr(script.pathlib, "Path", lambda _: tmp_path / "cpuinfo")
+        assert script.has_bfloat16() is expected
+
+
+def test_memory_that_is_not_there_is_refused_before_it_is_taken(run, script, monkeypatch):
+    """157 million weights after the first pool alone; the machine is said to have 1 GB."""
+    monkeypatch.setattr(script.os, "sysconf", lambda name: {"SC_PHYS_PAGES": 250_000, "SC_PAGE_SIZE": 4000}[name])
+    result = run("--cross_stitch_unit", "activation", data_dir=script.SAMPLE)
+    assert result.status == 2 and not result.log_dir.exists()
+    line = result.err.splitlines()[-1]
+    assert "200,884,224 weights, about 3.2 GB" in line and "this machine has 1.0 GB" in line, line
