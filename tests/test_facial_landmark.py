@@ -218,6 +218,55 @@ def test_boxes_from_landmarks_where_there_are_no_lists(landmark_script, mtfl, tm
     assert "train: boxes made from the landmarks, 1.78 times their extent, which flatters" in capsys.readouterr().out
 
 
+def test_boxes_from_landmarks_vary_as_detected_ones_do(landmark_script, mtfl, tmp_path):
+    """Those of the training faces, with the seed; the faces to test on stay where their landmarks put them."""
+    shutil.copytree(mtfl, tmp_path / "bare")
+    (tmp_path / "bare" / "trainImageList.txt").unlink()
+    flags = [f"--data_dir={tmp_path / 'bare'}", "--augment=no"]
+    one, other = (landmark_script.prepare_data(parse(landmark_script, *flags, f"--seed={k}"))[0] for k in (0, 1))
+    for part, same in (("train", False), ("validation", False), ("aflw", True)):
+        assert np.array_equal(one[part][1], other[part][1]) == same, part
+    middle = (one["train"][1].min(axis=1) + one["train"][1].max(axis=1)) / 2
+    assert 0.03 < np.abs(middle - 0.5).mean() < 0.06  # uniform up to 0.08 of the box
+
+
+def test_every_face_keeps_its_points_and_attributes(landmark_script, mtfl, tmp_path):
+    """Behind a photo that was skipped and in every part: of each face as it is read by itself."""
+    shutil.copytree(mtfl, tmp_path / "gap")
+    paths, boxes, points = landmark_script.read_boxes(str(tmp_path / "gap" / "trainImageList.txt"))
+    Path(paths[1]).write_bytes(b"")
+    attributes = landmark_script.read_attributes(str(tmp_path / "gap" / "training.txt"))[2]
+    args = parse(landmark_script, f"--data_dir={tmp_path / 'gap'}", "--train_fraction=0.5")
+    parts, mean, deviation, record = landmark_script.prepare_data(args)
+    truth = {}
+    for k in [k for k in range(len(paths)) if k != 1]:
+        face = landmark_script.decode(paths[k], 1, boxes[k].astype(np.float32), 48, 1.5).numpy()
+        truth[face.tobytes()] = landmark_script.to_box(points[k : k + 1], boxes[k : k + 1])[0], attributes[k]
+    for part in ("train", "validation"):
+        for face, of_face, classes in zip(*parts[part]):
+            expected = truth[face.tobytes()]
+            np.testing.assert_allclose(of_face, expected[0], atol=1e-6)
+            assert classes.tolist() == expected[1].tolist()
+    train = landmark_script.centre(parts["train"][0], 32)
+    assert record["sizes"]["train"] == len(train) == pytest.approx(0.5 * 239, abs=4)
+    np.testing.assert_allclose(mean, train.mean(axis=0), rtol=1e-10)
+    np.testing.assert_allclose(deviation, np.maximum(train.std(axis=0), 1), rtol=1e-6)
+
+
+def test_a_photo_is_in_one_part(landmark_script, mtfl, tmp_path, capsys):
+    """Three training photos are among those to test on, and six among the training photos themselves."""
+    shutil.copytree(mtfl, tmp_path / "same")
+    paths = landmark_script.read_boxes(str(tmp_path / "same" / "trainImageList.txt"))[0]
+    tested = landmark_script.read_boxes(str(tmp_path / "same" / "testImageList.txt"))[0]
+    for k in range(3):
+        shutil.copy(tested[k], paths[k])
+    for k in range(6):
+        shutil.copy(paths[100 + k], paths[200 + k])
+    *_, record = landmark_script.prepare_data(parse(landmark_script, f"--data_dir={tmp_path / 'same'}"))
+    assert record["left_out"] == 3 and record["sizes"]["train"] + record["sizes"]["validation"] == 297
+    assert "3 training faces are left out" in capsys.readouterr().out
+
+
 BAD_LISTS = {
     "training.txt": [
         (b"", "expected one face a line, found none"),
@@ -506,6 +555,13 @@ def test_other_networks(run, kind):
     assert results["test"].keys() >= {"mean_error", "failure_rate", "mean_error_interocular"}
     assert ("smile" in results["aflw"]) == (kind == "split") and "smile" not in results["test"]
     assert results["cross_stitch"] == {}
+
+
+def test_pretraining_holds_the_units_and_then_stitches(run):
+    flags = {"n_batch_size": 120, "log_every": 1, "n_epoch": 2, "pretrain_epoch": 1}  # 2 steps an epoch
+    result = run(**flags, cross_stitch_init=0.9, lr=1e-4)
+    alpha = dict(read_events(result.log_dir)["units/fc_5/alpha_self"])
+    assert [alpha[step] for step in range(3)] == [1] * 3 and alpha[3] == pytest.approx(0.9, abs=1e-3)
 
 
 @pytest.mark.slow
