@@ -846,16 +846,25 @@ def log_training(network, tasks, step, numbers):
             tf.summary.scalar(f"{task}/loss", value)
 
 
-def log_evaluation(measured, when):
-    """Logs the measures of each part, {part: what `metrics` returns}; prints the mean errors behind `when`, if any."""
-    errors = "  ".join(f"{part} {of_part['mean_error']:.4f}" for part, of_part in measured.items())
-    if when:
-        print(f"{when}  mean error {errors}", flush=True)
+def log_evaluation(found, last, when):
+    """Logs and returns the measures of each part, and prints the mean errors behind `when` unless that is empty.
+
+    `found` are the sums of `evaluate` for each part; after the last step AFLW's confusion matrices are logged too.
+    Returns {part: what `metrics` makes of it}.
+    """
+    measured = {part: metrics(*sums) for part, sums in found.items()}
     for part, of_part in measured.items():
         for tag in ("mean_error", "failure_rate"):
             tf.summary.scalar(f"landmarks/{tag}_{part}", of_part[tag])
         for task in [task for task in TASKS if task in of_part]:
             tf.summary.scalar(f"{task}/accuracy_{part}", of_part[task])
+    if last and "aflw" in found:
+        log_confusion(found["aflw"][1], TASKS)
+    if when:
+        print(
+            f"{when}  mean error  " + "  ".join(f"{k} {v['mean_error']:.4f}" for k, v in measured.items()), flush=True
+        )
+    return measured
 
 
 def draws_of(args, n, epoch):
@@ -867,11 +876,11 @@ def draws_of(args, n, epoch):
 
 def start_progress(args, network):
     """Returns the variables beside the network's that a run changes as it goes, {name: variable or list of them}."""
-    layers_in_both = len(kernel_pairs(network)) if args.weight_reg != "none" else 0
+    layers_in_both, relations = len(kernel_pairs(network)), []
+    if args.weight_reg != "none":
+        relations = [tf.Variable(tf.ones(layers_in_both)), tf.Variable(tf.zeros(layers_in_both))]
     return {
-        "relations": [tf.Variable(tf.ones(layers_in_both)), tf.Variable(tf.zeros(layers_in_both))][
-            : 2 * layers_in_both
-        ],
+        "relations": relations,
         "aux_lambda": tf.Variable(np.broadcast_to(np.float32(args.aux_lambda), len(TASKS))),
         "stopped_at": tf.Variable([-1] * len(TASKS)),  # the step from which an attribute is no longer trained
         "best": [tf.Variable(v.value) for v in network.variables] if args.patience else [],
@@ -906,7 +915,7 @@ def train(args, resumed):
         progress = start_progress(args, network)
         shown = tf.Variable(tf.zeros(len(tasks) + 4))  # what log_training shows of the last step
         checkpoint = tf.train.Checkpoint(network=variables, optimizers=optimizers, shown=shown, **progress)
-    record |= {"classes": {task: TASKS[task] for task in tasks[1:]}}
+    record["classes"] = {task: TASKS[task] for task in tasks[1:]}
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
     faces, held_out = len(parts["train"][0]), sorted(parts.keys() - {"train"})
     replicas, steps_per_epoch = strategy.num_replicas_in_sync, -(-faces // args.n_batch_size)
@@ -928,8 +937,7 @@ def train(args, resumed):
         numbers, indices = shown.numpy().tolist(), batches(args, faces, first, replicas)
         with open_events(args.log_dir, first, chief).as_default():
             if first == 0:
-                tags = ["landmarks/mean_error_test", "landmarks/failure_rate_test", "landmarks/mean_error_validation"]
-                log_setting(args, data, train_step.graph, tags)
+                log_setting(args, data, train_step.graph, [f"landmarks/mean_error_{part}" for part in held_out])
             for step in range(first, total + 1):
                 tf.summary.experimental.set_step(step)
                 evaluating = step > 0 and (step % every == 0 or step == total)
@@ -937,20 +945,17 @@ def train(args, resumed):
                     shown.assign(numbers)
                     write_checkpoint(checkpoint, args.log_dir, step, chief)
                 if asked:
-                    again = command(__file__, "--resume", args.log_dir)
-                    raise Stopped(f"stopped at step {step} of {total}; go on with: {again}", 128 + [*stop, 15][0])
+                    raise stopped(args, step, total, stop)
                 if step % log_every == 0 or step == total:
                     log_training(network, tasks, step, numbers)
                 if evaluating:
                     found = {part: evaluate(predict, parts[part], args.image_size) for part in held_out}
-                    measured = {part: metrics(*sums) for part, sums in found.items()}
-                    log_evaluation(measured, f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}" * chief)
+                    when = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}" * chief
+                    measured = log_evaluation(found, step == total, when)
                     log_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
                     if step % every == 0:  # what the end of the run alone brings about does not count
                         judge(args, step, measured["validation"], variables, progress)
                     speeds.append(numbers[-1])
-                    if step == total and "aflw" in found:
-                        log_confusion(found["aflw"][1], TASKS)
                 if step == total or 0 < args.patience <= progress["waited"].numpy():
                     break
                 if step == first or evaluating:
@@ -1238,6 +1243,13 @@ def command(*words):
     """Returns a command line, to be copied, that runs this Python with `words`; paths in this folder are shortened."""
     here = os.path.join(os.getcwd(), "")
     return shlex.join([word.removeprefix(here) for word in (sys.executable, *words)])
+
+
+def stopped(args, step, total, signals):
+    """Returns the exception that ends a run which was asked to stop, here by one of `signals` or on another machine."""
+    again = command(__file__, "--resume", args.log_dir)
+    kind = signals[0] if signals else signal.SIGTERM
+    return Stopped(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
 
 
 def warn(data):

@@ -517,6 +517,7 @@ def build_network(args, classes, mean, deviation):
 
 
 # --------------------------------------------------------------------------------- losses and metrics
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 def cross_entropies(logits, labels):
@@ -540,6 +541,7 @@ def accuracies(matrices):
 
 
 # -------------------------------------------------------------------------------------------- training
+# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 def replica_share(*batch):
@@ -690,10 +692,7 @@ def train(args, resumed):
                     shown.assign(numbers)
                     write_checkpoint(checkpoint, args.log_dir, step, chief)
                 if asked:
-                    raise Stopped(
-                        f"stopped at step {step} of {total}; go on with: {command(__file__, '--resume', args.log_dir)}",
-                        128 + [*stop, 15][0],
-                    )
+                    raise stopped(args, step, total, stop)
                 if step % log_every == 0 or step == total:
                     log_training(network, classes, step, numbers)
                 if evaluating:
@@ -948,6 +947,13 @@ def command(*words):
     """Returns a command line, to be copied, that runs this Python with `words`; paths in this folder are shortened."""
     here = os.path.join(os.getcwd(), "")
     return shlex.join([word.removeprefix(here) for word in (sys.executable, *words)])
+
+
+def stopped(args, step, total, signals):
+    """Returns the exception that ends a run which was asked to stop, here by one of `signals` or on another machine."""
+    again = command(__file__, "--resume", args.log_dir)
+    kind = signals[0] if signals else signal.SIGTERM
+    return Stopped(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
 
 
 def warn(data):

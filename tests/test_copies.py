@@ -18,9 +18,9 @@ SHARED = {  # (the original, the copies): the functions and classes, in the orde
     (GARMENTS, FACES, LANDMARKS): """
         Failure Stopped stratified pixel_statistics CrossStitch BatchNormalization replica_seed Dropout
         l2_regularisation replica_share batches learning_rates choose_strategy on_signals agree claim refuse_run
-        refuse_difference begin write_checkpoint restore_checkpoint open_events write_json read_json command warn
-        refuse_memory describe has_bfloat16 units_of markdown log_setting log_units log_confusion boolean number
-        Parser parse_arguments main""",
+        refuse_difference begin write_checkpoint restore_checkpoint open_events write_json read_json command stopped
+        warn refuse_memory describe has_bfloat16 units_of markdown log_setting log_units log_confusion boolean
+        number Parser parse_arguments main""",
     (GARMENTS, FACES): """
         cross_entropies accuracies make_train_step evaluate log_training log_evaluation train write_results
         print_results kind_of_run""",
