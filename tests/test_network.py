@@ -1,6 +1,7 @@
 """The network against hand-computed counts, a NumPy forward pass, and Keras's own layers."""
 
 import argparse
+import itertools
 
 import keras
 import numpy as np
@@ -217,3 +218,25 @@ def test_the_fused_kernels_are_in_the_graph(script):
     assert kinds.count("ResourceApplyAdam") == len(network.trainable_variables)
     assert kinds.count("FusedBatchNormV3") == 6
     assert kinds.count("L2Loss") == 8
+
+
+def test_batches_hold_every_image_once_an_epoch(script):
+    """The last one is smaller; a run that goes on meets the same ones; each of five replicas finds an image."""
+    args = argparse.Namespace(n_batch_size=4, seed=3)
+    found = list(itertools.islice(script.batches(args, 10, 0, 1), 9))  # three epochs of three steps
+    assert [len(batch) for batch in found] == [4, 4, 2] * 3
+    epochs = [np.concatenate(found[k : k + 3]).tolist() for k in (0, 3, 6)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
+    for step in (1, 3, 5):
+        for one, other in zip(found[step:], script.batches(args, 10, step, 1)):
+            np.testing.assert_array_equal(one, other)
+    *_, last = itertools.islice(script.batches(args, 10, 0, 5), 3)
+    np.testing.assert_array_equal(last, np.tile(found[2], 3))
+
+
+def test_learning_rates_by_hand(script):
+    args = argparse.Namespace(lr=0.8, lr_half_life=2.0, cross_stitch_lr_scale=10.0, pretrain_epoch=2)
+    rates = [script.learning_rates(args, epoch) for epoch in (0, 1, 2, 4)]
+    np.testing.assert_allclose(rates, [(0.8, 0), (0.8 / 2**0.5, 0), (0.4, 4), (0.2, 2)])
+    args.lr_half_life = 0.0
+    assert script.learning_rates(args, 9) == (0.8, 8)
