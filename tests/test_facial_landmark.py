@@ -574,6 +574,22 @@ def test_the_preset_runs_and_resumes(run):
     assert (arguments["preset"], arguments["lr"], arguments["image_size"]) == ("poster", 0.01, 32)
 
 
+def test_an_evaluation_is_judged_by_hand(landmark_script, capsys):
+    """Below an error of 0.15 an attribute is stopped, once; the best weights are those of the least mean error."""
+    args = parse(landmark_script, "--aux_stop_error=0.15", "--patience=5", "--aux_lambda=0.5")
+    network = build(landmark_script)
+    variables, progress = [v.value for v in network.variables], landmark_script.start_progress(args, network)
+    accuracies = {"gender": 0.95, "smile": 0.8, "glasses": 0.86, "pose": 0.7}
+    for step, error in ((7, 0.3), (14, 0.2), (21, 0.25)):
+        variables[0].assign(tf.fill(variables[0].shape, float(step)))
+        landmark_script.judge(args, step, {"mean_error": error, **accuracies}, variables, progress)
+    assert progress["aux_lambda"].numpy().tolist() == [0, 0.5, 0, 0.5]
+    assert progress["stopped_at"].numpy().tolist() == [7, -1, 7, -1]
+    assert (progress["best_step"].numpy(), progress["waited"].numpy()) == (14, 1)
+    assert progress["best_error"].numpy() == np.float32(0.2) and (progress["best"][0].numpy() == 14).all()
+    assert capsys.readouterr().out.count("no longer trained") == 2
+
+
 @pytest.mark.slow
 def test_an_attribute_that_is_good_enough_is_stopped(run):
     """With a threshold of 1 all attributes stop after the first evaluation."""
