@@ -29,11 +29,9 @@ Cascade for Facial Point Detection", CVPR 2013 (the boxes, and the test set of 3
 
 import argparse
 import contextlib
-import datetime
 import difflib
 import fcntl
 import functools
-import glob
 import hashlib
 import itertools
 import json
@@ -96,15 +94,11 @@ VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": n
 
 
 class Failure(Exception):
-    """Ends the program with one line `error: <message>` and the given exit status."""
+    """Ends the program with one line and the given exit status; above 128 a signal stopped it, its state saved."""
 
     def __init__(self, message, status=2):
         super().__init__(" ".join(str(message).split()))
         self.status = status
-
-
-class Stopped(Failure):
-    """A signal asked the run to stop, here or on another machine; its state is saved."""
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -506,33 +500,22 @@ class CrossStitch(layers.Layer):
 
 @keras.saving.register_keras_serializable("cross_stitch")
 class BatchNormalization(layers.BatchNormalization):
-    """Keras's batch normalisation over the last axis, by TensorFlow's fused kernel, several times as fast.
+    """Keras's batch normalisation over the last axis, trained by TensorFlow's fused kernel, several times as fast.
 
     Takes and returns (batch, height, width, C) or (batch, C); has scale and centre. Where several replicas share a
     batch (`synchronized`), Keras's own code computes the same over all of them.
     """
 
     def call(self, inputs, training=False):
-        if self.synchronized:
+        if self.synchronized or not (training and self.trainable):
             return super().call(inputs, training=training)
-        training = bool(training and self.trainable)
-        x = inputs if inputs.shape.rank == 4 else tf.reshape(inputs, (-1, 1, 1, inputs.shape[-1]))  # it takes images
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            x,
-            tf.convert_to_tensor(self.gamma),
-            tf.convert_to_tensor(self.beta),
-            mean=None if training else tf.convert_to_tensor(self.moving_mean),
-            variance=None if training else tf.convert_to_tensor(self.moving_variance),
-            epsilon=self.epsilon,
-            is_training=training,
-        )
-        if training:
-            n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
-            biased = tf.math.multiply_no_nan(
-                variance, (n - 1) / n
-            )  # the kernel's is unbiased (NaN of one), Keras's not
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
-                moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        x = inputs if inputs.shape.rank == 4 else inputs[:, None, None]  # the kernel takes images
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=self.epsilon)
+        n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
+        biased = tf.math.multiply_no_nan(variance, (n - 1) / n)  # the kernel's is unbiased, NaN of one; Keras's is not
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
+            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
         return tf.reshape(outputs, tf.shape(inputs))
 
 
@@ -833,21 +816,8 @@ def judge(args, step, validation, variables, progress):
             kept.assign(v)
 
 
-def log_training(network, tasks, step, numbers):
-    """Logs the units and, from `numbers`, what the step just made showed and the images a second."""
-    log_units(network)
-    if step > 0:
-        loss, *losses = numbers[: 1 + len(tasks)]
-        tf.summary.scalar("summary/loss_total", loss)
-        tf.summary.scalar("summary/related_weights", numbers[-3])
-        tf.summary.scalar("landmarks/mean_error_train", numbers[-2])
-        tf.summary.scalar("throughput/images_per_second", numbers[-1])
-        for task, value in zip(tasks, losses):
-            tf.summary.scalar(f"{task}/loss", value)
-
-
-def log_evaluation(found, last, when):
-    """Logs and returns the measures of each part, and prints the mean errors behind `when` unless that is empty.
+def log_evaluation(found, epoch, last):
+    """Logs and returns the measures of each part, and prints the mean errors behind `epoch` unless that is empty.
 
     `found` are the sums of `evaluate` for each part; after the last step AFLW's confusion matrices are logged too.
     Returns {part: what `metrics` makes of it}.
@@ -858,18 +828,18 @@ def log_evaluation(found, last, when):
             tf.summary.scalar(f"landmarks/{tag}_{part}", of_part[tag])
         for task in [task for task in TASKS if task in of_part]:
             tf.summary.scalar(f"{task}/accuracy_{part}", of_part[task])
+    if epoch:
+        errors = "  ".join(f"{part} {of_part['mean_error']:.4f}" for part, of_part in measured.items())
+        print(f"{epoch}  mean error  {errors}", flush=True)
     if last and "aflw" in found:
         log_confusion(found["aflw"][1], TASKS)
-    if when:
-        print(
-            f"{when}  mean error  " + "  ".join(f"{k} {v['mean_error']:.4f}" for k, v in measured.items()), flush=True
-        )
     return measured
 
 
-def draws_of(args, n, epoch):
+@functools.lru_cache(maxsize=1)
+def draws_of(seed, epoch, n):
     """Returns the random numbers of an epoch's augmentation of n faces, float32 (n, 5) in [-1, 1)."""
-    random = np.random.default_rng([args.seed, epoch])
+    random = np.random.default_rng([seed, epoch])
     random.permutation(n)  # the order of the faces, as in `batches`
     return random.uniform(-1, 1, (n, 5)).astype(np.float32)
 
@@ -893,45 +863,39 @@ def start_progress(args, network):
 def train(args, resumed):
     """Trains the network as `args` says and leaves the run in args.log_dir.
 
-    `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure, with status 3
-    when the loss is no longer finite, and Stopped (130, 143) when a signal ended the run, its state saved.
+    `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure: with status 3 when
+    the loss is no longer finite, with 130 or 143 when a signal ended the run, its state saved.
     """
-    strategy, chief = choose_strategy()
+    strategy, chief = choose_strategy(args.precision)
     if chief and not resumed:
         refuse_run(args.log_dir)
-    keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
-    tf.config.experimental.enable_op_determinism()
     parts, mean, deviation, data = prepare_data(args)
     record = {"arguments": vars(args), "data": data, "versions": VERSIONS, "cores": CORES}
     refuse_difference(strategy, record, resumed)
-    build = functools.partial(build_network, mean=mean, deviation=deviation)
-    refuse_memory(args, build)
+    refuse_memory(args, lambda args: build_network(args, mean, deviation))
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
-        network = build(args)
-        tasks, variables = list(network.output), [v.value for v in network.variables]
-        rates = [tf.Variable(0.0), tf.Variable(0.0)]
+        network = build_network(args, mean, deviation)
+        rates = [tf.Variable(0.0), tf.Variable(0.0)]  # of the columns, of the units
         optimizers = [tf.compat.v1.train.AdamOptimizer(lambda rate=rate: rate) for rate in rates]
-        progress = start_progress(args, network)
-        shown = tf.Variable(tf.zeros(len(tasks) + 4))  # what log_training shows of the last step
-        checkpoint = tf.train.Checkpoint(network=variables, optimizers=optimizers, shown=shown, **progress)
-    record["classes"] = {task: TASKS[task] for task in tasks[1:]}
+        tags = ["summary/loss_total", *(f"{task}/loss" for task in network.output)]
+        tags += ["summary/related_weights", "landmarks/mean_error_train", "throughput/images_per_second"]
+        shown = tf.Variable(tf.zeros(len(tags)))  # the last step's, which stands in the events behind its checkpoint
+        weights, progress = [v.value for v in network.variables], start_progress(args, network)
+        checkpoint = tf.train.Checkpoint(network=weights, optimizers=optimizers, shown=shown, **progress)
+    record["classes"] = {task: TASKS[task] for task in list(network.output)[1:]}
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
     faces, held_out = len(parts["train"][0]), sorted(parts.keys() - {"train"})
     replicas, steps_per_epoch = strategy.num_replicas_in_sync, -(-faces // args.n_batch_size)
     every, total = args.eval_every or steps_per_epoch, args.n_epoch * steps_per_epoch
     log_every = min(args.log_every, max(1, total // 10))
-
-    visible = {"verbose": chief and sys.stdout.isatty(), "unit_name": "step", "stateful_metrics": ["loss", "error"]}
-    progress_bar = functools.partial(keras.utils.Progbar, **visible)
     stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many replicas were told
     with claim(args.log_dir, resumed, chief), on_signals(lambda kind, _: stop.append(kind)):
         if chief:
             describe(args, record, network, replicas)
         specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in parts["train"]]
-        specs += [tf.TensorSpec((None, 5)), tf.TensorSpec([])]
-        step_function = make_train_step(strategy, network, optimizers, args, progress)
-        train_step = step_function.get_concrete_function(*specs)
+        train_step = make_train_step(strategy, network, optimizers, args, progress)
+        train_step = train_step.get_concrete_function(*specs, tf.TensorSpec((None, 5)), tf.TensorSpec([]))
         predict = tf.function(lambda x: network(x, training=False), [tf.TensorSpec(network.input.shape, tf.uint8)])
         first = begin(strategy, chief, checkpoint, record, resumed)
         numbers, indices = shown.numpy().tolist(), batches(args, faces, first, replicas)
@@ -947,57 +911,45 @@ def train(args, resumed):
                 if asked:
                     raise stopped(args, step, total, stop)
                 if step % log_every == 0 or step == total:
-                    log_training(network, tasks, step, numbers)
+                    log_training(network, step, dict(zip(tags, numbers)))
                 if evaluating:
                     found = {part: evaluate(predict, parts[part], args.image_size) for part in held_out}
-                    when = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}" * chief
-                    measured = log_evaluation(found, step == total, when)
+                    epoch = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}"
+                    measured = log_evaluation(found, epoch if chief else "", step == total)
                     log_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
                     if step % every == 0:  # what the end of the run alone brings about does not count
-                        judge(args, step, measured["validation"], variables, progress)
+                        judge(args, step, measured["validation"], weights, progress)
                     speeds.append(numbers[-1])
                 if step == total or 0 < args.patience <= progress["waited"].numpy():
                     break
                 if step == first or evaluating:
-                    began, seen, bar = time.perf_counter(), 0, progress_bar(min(every - step % every, total - step))
-                if step == first or step % steps_per_epoch == 0:
-                    draws = draws_of(args, faces, step // steps_per_epoch)
+                    began, seen, steps = time.perf_counter(), 0, min(every - step % every, total - step)
+                    bar = keras.utils.Progbar(steps, verbose=chief and sys.stdout.isatty(), stateful_metrics=["loss"])
                 if step == args.pretrain_epoch * steps_per_epoch > 0:
                     for unit in units_of(network):
                         unit.alpha.assign(unit.initial_alpha(unit.alpha.shape, init=args.cross_stitch_init))
                 for variable, rate in zip(rates, learning_rates(args, step // steps_per_epoch)):
                     variable.assign(rate)
                 batch = next(indices)
-                inputs = *(x[batch] for x in (*parts["train"], draws)), np.float32(len(stop))
+                draws = draws_of(args.seed, step // steps_per_epoch, faces)[batch]
+                inputs = *(x[batch] for x in parts["train"]), draws, np.float32(len(stop))
                 *numbers, asked = train_step(*map(tf.constant, inputs)).numpy().tolist()
                 if not np.isfinite(numbers).all():
-                    of_task = dict(zip(tasks, numbers[1:]))
+                    of_task = dict(zip(tags, numbers))
                     raise Failure(f"step {step + 1}: the loss is no longer finite: {of_task}; try a smaller --lr", 3)
                 seen += len(batch)
                 numbers.append(seen / (time.perf_counter() - began))
-                bar.add(1, [("loss", numbers[0]), ("error", numbers[-2])])
-        if args.patience and progress["best_step"].numpy() > 0:
-            for v, kept in zip(variables, progress["best"]):
+                bar.add(1, [("loss", numbers[0])])
+        best = int(progress["best_step"].numpy()) if args.patience else 0
+        if best:
+            for v, kept in zip(weights, progress["best"]):
                 v.assign(kept)
             found = {part: evaluate(predict, parts[part], args.image_size) for part in held_out}
         if chief:
-            write_results(record, network, found, speeds, step, progress)
-
-
-def write_results(record, network, found, speeds, step, progress):
-    """Writes model.keras, results.json and the confusion matrices, and prints the table of the results."""
-    args, best = record["arguments"], int(progress["best_step"].numpy())
-    results = {**record, "epochs": args["n_epoch"], "steps": step, "seed": args["seed"]}
-    results["weights_of_step"] = best if args["patience"] and best else step
-    results |= {part: metrics(*sums) for part, sums in found.items()}
-    results["cross_stitch"] = {unit.name: unit.mixing().tolist() for unit in units_of(network)}
-    results["stopped_attributes"] = {t: int(k) for t, k in zip(TASKS, progress["stopped_at"].numpy()) if k >= 0}
-    results["images_per_second"] = round(statistics.median(speeds), 1)
-    partial = os.path.join(args["log_dir"], "partial.keras")
-    network.save(partial)
-    os.replace(partial, os.path.join(args["log_dir"], "model.keras"))
-    write_json(os.path.join(args["log_dir"], "results.json"), results)
-    print_results(results)
+            results = {part: metrics(*sums) for part, sums in found.items()}
+            stopped_at = {task: k for task, k in zip(TASKS, progress["stopped_at"].numpy().tolist()) if k >= 0}
+            results |= {"steps": step, "weights_of_step": best or step, "stopped_attributes": stopped_at}
+            write_results({**record, **results}, network, speeds)
 
 
 def mark(image, points, colour, radius):
@@ -1042,18 +994,20 @@ def print_results(results):
     print("mean_error of the landmarks")
     for name in LANDMARKS:
         print(f"  {name:24}" + "".join(f"{results[p]['landmarks'][name]['mean_error']:12.4f}" for p in parts))
-    warn(results["data"])
 
 
 # --------------------------------------------------------------------------- checkpoints and summaries
 # ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
-def choose_strategy():
+def choose_strategy(precision):
     """Returns the distribution strategy for the devices at hand, and whether this process writes the run.
 
-    TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device.
+    TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device. Operations will
+    be deterministic, and layers compute in `precision`, "float32" or "bfloat16", where they do not say otherwise.
     """
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    tf.config.experimental.enable_op_determinism()
     for gpu in tf.config.list_physical_devices("GPU"):
         with contextlib.suppress(RuntimeError):  # TensorFlow has used it before, as in a notebook
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -1062,10 +1016,10 @@ def choose_strategy():
         return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
     try:
         config = json.loads(os.environ["TF_CONFIG"])
-        cluster, kind, index = config["cluster"], config["task"]["type"], config["task"]["index"]
-        workers = [address for job in ("chief", "worker") for address in cluster.get(job, [])]
-        address = cluster[kind][index]
-        if not cluster.keys() <= {"chief", "worker"}:
+        jobs, task = config["cluster"], config["task"]
+        workers = [*jobs.get("chief", []), *jobs.get("worker", [])]
+        address = jobs[task["type"]][task["index"]]
+        if not jobs.keys() <= {"chief", "worker"}:
             raise ValueError
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -1098,6 +1052,13 @@ def agree(strategy, **facts):
             raise Failure(f"TF_CONFIG: expected the same {', '.join(differing)} on all workers, found different ones")
 
 
+def refuse_run(log_dir):
+    """Raises Failure if `log_dir` already holds a run."""
+    names = os.listdir(log_dir) if os.path.isdir(log_dir) else []
+    if any(name in ("run.json", "checkpoints") or "tfevents" in name for name in names):
+        raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
+
+
 @contextlib.contextmanager
 def claim(log_dir, resumed, chief):
     """A context in which no other process can write into the run's folder. Workers but the chief write nothing."""
@@ -1117,24 +1078,14 @@ def claim(log_dir, resumed, chief):
         yield
 
 
-def refuse_run(log_dir):
-    """Raises Failure if `log_dir` already holds a run."""
-    names = os.listdir(log_dir) if os.path.isdir(log_dir) else []
-    if any(name in ("run.json", "checkpoints") or "tfevents" in name for name in names):
-        raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
-
-
 def refuse_difference(strategy, record, resumed):
     """Raises Failure where data or libraries are others than those of the run to resume, or than another worker's."""
-    data = {key: record["data"][key] for key in ("sizes", "sha256")}
-    if resumed:
-        for what, now in (("data", data), ("versions", VERSIONS)):
-            then = {key: resumed[what].get(key) for key in now}
-            if then != now:
-                hint = f"; its --data_dir was {resumed['data'].get('source')}" if what == "data" else ""
-                raise Failure(f"--resume: expected the {what} that the run was begun with, {then}, found {now}{hint}")
-        if resumed.get("cores") != CORES:
-            print(f"this run was begun on {resumed.get('cores')} cores, here are {CORES}: the last bits may differ")
+    data = record["data"]["sha256"]
+    if resumed and (resumed["data"].get("sha256"), resumed["versions"]) != (data, VERSIONS):
+        then = f"data {resumed['data'].get('sha256')} from {resumed['data'].get('source')}, {resumed['versions']}"
+        raise Failure(f"--resume: expected what the run was begun with, {then}, found data {data}, {VERSIONS}")
+    if resumed and resumed.get("cores") != CORES:
+        print(f"this run was begun on {resumed.get('cores')} cores, here are {CORES}: the last bits may differ")
     own = ("data_dir", "log_dir")  # a machine can have them elsewhere
     arguments = {name: value for name, value in record["arguments"].items() if name not in own}
     agree(strategy, arguments=arguments, data=data, versions=VERSIONS, run=resumed is not None)
@@ -1164,19 +1115,18 @@ def write_checkpoint(checkpoint, log_dir, step, chief=True):
     tf.summary.flush()  # what was logged before this step is not logged again
     if not chief:
         return
-    folder, prefix = os.path.join(log_dir, "checkpoints"), f"step-{step:010d}"
-    os.makedirs(folder, exist_ok=True)
-    checkpoint.write(os.path.join(folder, prefix))
-    for path in glob.glob(os.path.join(glob.escape(folder), f"{prefix}.*")):
+    folder, name = pathlib.Path(log_dir, "checkpoints"), f"step-{step:010d}"
+    folder.mkdir(exist_ok=True)
+    checkpoint.write(str(folder / name))
+    for path in folder.glob(f"{name}.*"):
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-    written = sorted(name[:-6] for name in os.listdir(folder) if re.fullmatch(r"step-\d{10}\.index", name))
-    kept = [name for name in written if name <= prefix][-2:]
-    for name in os.listdir(folder):
-        ours = re.fullmatch(r"(step-\d{10})(_temp|\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?)", name)
+    whole = sorted(path.stem for path in folder.iterdir() if re.fullmatch(r"step-\d{10}\.index", path.name))
+    kept = [other for other in whole if other <= name][-2:]
+    for path in folder.iterdir():
+        ours = re.fullmatch(r"(step-\d{10})(_temp|\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?)", path.name)
         if ours and ours[1] not in kept:  # older ones, damaged ones, and what a dead process left half-written
-            path = os.path.join(folder, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def restore_checkpoint(checkpoint, log_dir):
@@ -1184,17 +1134,15 @@ def restore_checkpoint(checkpoint, log_dir):
 
     A damaged one, as its checksums tell, is passed over with a line that says so; raises Failure if none is good.
     """
-    paths = glob.glob(os.path.join(glob.escape(log_dir), "checkpoints", "step-*.index"))
-    for path in sorted(paths, reverse=True):
-        prefix = path.removesuffix(".index")
+    for path in sorted(pathlib.Path(log_dir, "checkpoints").glob("step-*.index"), reverse=True):
+        prefix = str(path.with_suffix(""))
         try:
             checkpoint.read(prefix).assert_existing_objects_matched()
             return int(prefix[-10:])
         except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
             print(f"{prefix} is damaged ({type(error).__name__}): trying the one before it", flush=True)
-    if paths or glob.glob(os.path.join(glob.escape(log_dir), "*tfevents*")):  # these come after the first checkpoint
-        what = "damaged" if paths else "gone"
-        raise Failure(f"--resume {log_dir}: all checkpoints in its folder are {what}, expected a whole one")
+    if any(pathlib.Path(log_dir).glob("*tfevents*")):  # these come after the first checkpoint
+        raise Failure(f"--resume {log_dir}: all checkpoints in its folder are damaged or gone, expected a whole one")
     return None
 
 
@@ -1207,9 +1155,9 @@ def open_events(log_dir, step, chief):
     if not chief:
         return tf.summary.create_noop_writer()
     copy = os.path.join(log_dir, "rewound")
-    for path in glob.glob(os.path.join(glob.escape(log_dir), "events.out.tfevents.*")):
+    for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
         with tf.io.TFRecordWriter(copy) as events, contextlib.suppress(tf.errors.DataLossError):
-            for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 event = tf.compat.v1.Event.FromString(record)
                 if event.step < step or event.file_version:
                     events.write(record)
@@ -1229,8 +1177,7 @@ def write_json(path, content):
 def read_json(path, *parts):
     """Returns the content of a JSON file that a run has written; raises Failure unless it has all `parts`."""
     try:
-        with open(path) as file:
-            content = json.load(file)
+        content = json.loads(pathlib.Path(path).read_text())
         if not all(isinstance(content[part], dict) for part in parts):
             raise ValueError
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -1246,16 +1193,10 @@ def command(*words):
 
 
 def stopped(args, step, total, signals):
-    """Returns the exception that ends a run which was asked to stop, here by one of `signals` or on another machine."""
+    """Returns the Failure of a run that was asked to stop, here by one of `signals` or on another machine."""
     again = command(__file__, "--resume", args.log_dir)
     kind = signals[0] if signals else signal.SIGTERM
-    return Stopped(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
-
-
-def warn(data):
-    """Prints the warning that comes with the data, if there is one, so that it cannot be overlooked."""
-    if "warning" in data:
-        print(f"{'!' * 100}\n{data['warning']}\n{'!' * 100}", flush=True)
+    return Failure(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
 
 
 def refuse_memory(args, build):
@@ -1263,35 +1204,29 @@ def refuse_memory(args, build):
     if args.cross_stitch_unit == "activation":
         small = build(argparse.Namespace(**{**vars(args), "cross_stitch_unit": "layer"}))
         weights = sum((unit.tasks * unit.size) ** 2 for unit in units_of(small))
-        needed, memory = 16 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        what = f"{weights:,} weights, about {needed / 1e9:.1f} GB with gradients and Adam's moments"  # float32, four
+        needed, memory = 16 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # float32, four of it
+        print(f"the units hold {weights:,} weights, about {needed / 1e9:.1f} GB with gradients and Adam's moments")
         if needed > memory:
-            raise Failure(f"--cross_stitch_unit activation: {what}; this machine has {memory / 1e9:.1f} GB")
-        print(f"the units hold {what}")
+            raise Failure(f"--cross_stitch_unit activation: expected less than this machine's {memory / 1e9:.1f} GB")
 
 
 def describe(args, record, network, replicas):
     """Prints the data, the network and where to look, before training starts."""
-    data, devices = record["data"], f"{replicas} device{'s' * (replicas > 1)}"
+    data = record["data"]
     sizes = ", ".join(f"{size:,} {part}" for part, size in data["sizes"].items())
-    print(f"{data['name']} from {data['source']}: {sizes}")
-    warn(data)
+    print(f"{data['name']} from {data['source']}: {sizes}\n{data.get('warning', '')}")
+    devices = f"{replicas} device{'s' * (replicas > 1)}"
     print(f"{record['parameters']:,} trainable weights in {args.precision} on {devices}; seed {args.seed}")
-    if args.precision == "bfloat16" and not has_bfloat16():
-        print("nothing here computes in bfloat16 directly: float32 will be faster")
     for unit in units_of(network):
         print(f"  cross-stitch unit {unit.name}: alpha {tuple(unit.alpha.shape)}")
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    cpu = pathlib.Path("/proc/cpuinfo")
+    slow = any(gpu.get("compute_capability", (8, 0)) < (8, 0) for gpu in gpus)
+    slow = slow or (not gpus and cpu.exists() and "bf16" not in cpu.read_text())
+    if args.precision == "bfloat16" and slow:
+        print("nothing here computes in bfloat16 directly: float32 will be faster")
     runs = os.path.dirname(args.log_dir.rstrip("/")) or "."
     print(f"writing to {args.log_dir}; to watch: {command('-m', 'tensorboard.main', '--logdir', runs)}", flush=True)
-
-
-def has_bfloat16():
-    """Returns whether the devices here compute in bfloat16 directly, as far as they tell."""
-    if gpus := tf.config.list_physical_devices("GPU"):
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        return all(detail.get("compute_capability", (8, 0)) >= (8, 0) for detail in details)
-    processor = pathlib.Path("/proc/cpuinfo")
-    return not processor.exists() or "bf16" in processor.read_text()
 
 
 def units_of(network):
@@ -1315,13 +1250,12 @@ def log_setting(args, data, graph, metrics):
     hparams.hparams(values)
 
 
-def log_units(network):
-    """Logs α of every cross-stitch unit: its means, its histogram, and the means (T, T) as a picture."""
+def log_training(network, step, numbers):
+    """Logs α of every unit (its means, its histogram, the means (T, T) as a picture) and, from step 1 on, `numbers`."""
     for unit in units_of(network):
-        mean = unit.mixing()
-        cross = ~np.eye(len(mean), dtype=bool)
-        tf.summary.scalar(f"units/{unit.name}/alpha_self", mean[~cross].mean())
-        tf.summary.scalar(f"units/{unit.name}/alpha_cross", mean[cross].mean())
+        mean, own = unit.mixing(), np.eye(unit.tasks, dtype=bool)
+        tf.summary.scalar(f"units/{unit.name}/alpha_self", mean[own].mean())
+        tf.summary.scalar(f"units/{unit.name}/alpha_cross", mean[~own].mean())
         value = np.kron(np.sign(mean) * np.sqrt(np.minimum(np.abs(mean), 1)), np.ones((64, 64)))
         picture = np.stack([1 - np.maximum(value, 0), 1 - np.abs(value), 1 + np.minimum(value, 0)], axis=-1)
         text = "Row i, column j: what task i takes from task j. Blue is positive, red negative, white 0; "
@@ -1329,6 +1263,8 @@ def log_units(network):
         tf.summary.image(f"units/{unit.name}/alpha_mean", picture[None], description=text)
         if unit.unit != "activation":  # hundreds of millions of zeros would hide everything
             tf.summary.histogram(f"units/{unit.name}/alpha", unit.alpha.value)
+    for tag, value in numbers.items() if step else ():
+        tf.summary.scalar(tag, value)
 
 
 def log_confusion(matrices, classes):
@@ -1336,6 +1272,22 @@ def log_confusion(matrices, classes):
     for task, matrix in matrices.items():
         rows = [(name, *row) for name, row in zip(classes[task], matrix.tolist())]
         tf.summary.text(f"{task}/confusion_matrix", markdown([("true, predicted:", *classes[task]), *rows]))
+
+
+def write_results(results, network, speeds):
+    """Adds to a run's results what its units learned and its speed, writes them and the model, and prints them."""
+    args = results["arguments"]
+    results |= {
+        "epochs": args["n_epoch"],
+        "seed": args["seed"],
+        "images_per_second": round(statistics.median(speeds), 1),
+    }
+    results["cross_stitch"] = {unit.name: unit.mixing().tolist() for unit in units_of(network)}
+    partial, model = (os.path.join(args["log_dir"], f"{name}.keras") for name in ("partial", "model"))
+    network.save(partial)
+    os.replace(partial, model)
+    write_json(os.path.join(args["log_dir"], "results.json"), results)
+    print_results(results)
 
 
 # ---- shared with the second script: change it there, then run python tests/test_copies.py --fix
@@ -1455,24 +1407,22 @@ def parse_arguments(argv):
             raise Failure(f"{word!a}: expected an argument of printable characters in UTF-8")
     parser = make_parser()
     args, resumed = parser.parse_args(argv), None
-    if args.resume == "auto" and not args.log_dir:
-        raise Failure("--resume auto: expected --log_dir, the folder of the run")
     folder = args.log_dir if args.resume == "auto" else args.resume
     if folder and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
         then = resumed["arguments"]
         if args.resume != "auto":
-            parser.set_defaults(**{k: str(v) if isinstance(v, (int, float)) else v for k, v in then.items()})
+            parser.set_defaults(**then)
             args = parser.parse_args(argv)
         args.log_dir = folder
         for name, value in vars(args).items():
-            free = name in ("resume", "log_dir", "data_dir")
-            if not free and value != then.get(name) and not (name == "n_epoch" and value > then.get(name, value)):
+            free = name in ("resume", "log_dir", "data_dir") or (name == "n_epoch" and value > then.get(name, value))
+            if not free and value != then.get(name):
                 raise Failure(f"--resume {folder}: the run was begun with --{name} {then.get(name)}, got {value}")
     elif not args.log_dir:
-        if "TF_CONFIG" in os.environ:
-            raise Failure("--log_dir: required with TF_CONFIG, a folder that all workers see")
-        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        if "TF_CONFIG" in os.environ or args.resume:
+            raise Failure("--log_dir: required with TF_CONFIG and with --resume auto, a folder that all workers see")
+        now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         args.log_dir = os.path.join("tf_logs", NAME, f"{kind_of_run(args)}-seed{args.seed}-{now}")
     if re.search(r"[][*?\\]", args.log_dir):
         raise Failure(f"--log_dir {args.log_dir}: expected a path without [ ] * ? and \\, which TensorFlow cannot read")
@@ -1483,24 +1433,24 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
-    """Runs the command line `argv` and returns the exit status: 0, or another one after one `error:` line."""
-    args = None
+    """Runs the command line `argv` and returns the exit status: 0, or another one after one line that says why."""
+    log_dir = ""
     try:
         args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
+        log_dir = args.log_dir
         run(args, resumed)
         return 0
-    except Stopped as stopped:
-        print(f"\n{stopped}", flush=True)
-        return stopped.status
     except Failure as failure:
-        message, status = failure, failure.status
+        message, status = str(failure), failure.status
     except KeyboardInterrupt:
         message, status = "interrupted", 130
     except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
-        if args and os.path.exists(os.path.join(args.log_dir, "run.json")):
-            message += f"; go on with: {command(__file__, '--resume', args.log_dir)}"
-    print(f"error: {message}", file=sys.stderr, flush=True)
+        if os.path.exists(os.path.join(log_dir, "run.json")):
+            message += f"; go on with: {command(__file__, '--resume', log_dir)}"
+    print(
+        f"\n{message}" if status > 128 else f"error: {message}", file=None if status > 128 else sys.stderr, flush=True
+    )
     return status
 
 

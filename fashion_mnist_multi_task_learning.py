@@ -25,11 +25,8 @@ arXiv:1604.03539. Xiao, Rasul, Vollgraf, "Fashion-MNIST", 2017, arXiv:1708.07747
 
 import argparse
 import contextlib
-import datetime
 import difflib
 import fcntl
-import functools
-import glob
 import gzip
 import hashlib
 import itertools
@@ -76,59 +73,53 @@ VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": n
 
 
 class Failure(Exception):
-    """Ends the program with one line `error: <message>` and the given exit status."""
+    """Ends the program with one line and the given exit status; above 128 a signal stopped it, its state saved."""
 
     def __init__(self, message, status=2):
         super().__init__(" ".join(str(message).split()))
         self.status = status
 
 
-class Stopped(Failure):
-    """A signal asked the run to stop, here or on another machine; its state is saved."""
-
-
 # ---------------------------------------------------------------------------------------------- data
 
-FILES = {"train-images-idx3": 3, "train-labels-idx1": 1, "t10k-images-idx3": 3, "t10k-labels-idx1": 1}  # dimensions
+FILES = {"train": ("train-images-idx3", "train-labels-idx1"), "test": ("t10k-images-idx3", "t10k-labels-idx1")}
 DEBIAN = "/usr/share/datasets/fashion-mnist"  # of the package dataset-fashion-mnist
 DOWNLOAD = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"  # as keras.datasets.fashion_mnist
 SAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "fashion_mnist_sample")
-SAMPLE_WARNING = (
-    "Fashion-MNIST was not found: this run uses the embedded SAMPLE, a tenth of it, and its accuracies are not those "
-    "of Fashion-MNIST. Give the four files with --data_dir FOLDER."
+SAMPLE_WARNING = (  # what a run says of its data before it begins and at its end
+    "!!! Fashion-MNIST was not found: this run uses the embedded SAMPLE, a tenth of it, and its accuracies are not "
+    "those of Fashion-MNIST. Give the four files with --data_dir FOLDER. !!!"
 )
 
 
 def read_idx(path, dimensions):
     """Returns the uint8 array in the gzipped IDX file `path`; raises Failure if it is not whole and sound."""
+    length = 4 + 4 * dimensions
     try:
         with gzip.open(path) as file:
-            header = file.read(4 + 4 * dimensions)
-            magic, *shape = (int.from_bytes(header[4 * k : 4 * k + 4], "big") for k in range(1 + dimensions))
+            magic, *shape = np.frombuffer(file.read(length).ljust(length, b"\0"), ">u4").tolist()
             size = math.prod(shape)
-            if magic != 0x0800 + dimensions or not 0 < size < 2**31:
-                expected = f"the magic number 0x{0x0800 + dimensions:08x} and 1 byte to 2 GB of data"
-                raise Failure(f"{path}: expected {expected}, found 0x{magic:08x} and the shape {shape}")
-            content = file.read(size + 1)  # no more: a small file can unpack to gigabytes
+            content = file.read(min(size, 2**31) + 1)  # no more: a small file can unpack to gigabytes
     except (OSError, EOFError, zlib.error) as error:
         raise Failure(f"{path}: expected one of Fashion-MNIST's four .gz files, whole and sound ({error})") from None
-    if len(content) != size:
-        found = "more" if len(content) > size else len(content)
-        raise Failure(f"{path}: expected {size} bytes for the shape {shape}, found {found}")
+    if magic != 0x0800 + dimensions or not 0 < size == len(content):
+        expected = f"the magic number 0x{0x0800 + dimensions:08x}, then the shape and as many bytes"
+        raise Failure(f"{path}: expected {expected}, found 0x{magic:08x}, {shape} and {len(content)} bytes")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def read_fashion_mnist(folder):
     """Returns the arrays of both parts, as `read_npz` does, of Fashion-MNIST's four files or others of their form."""
-    arrays = [read_idx(os.path.join(folder, f"{name}-ubyte.gz"), dimensions) for name, dimensions in FILES.items()]
-    parts = {"train": {"images": arrays[0]}, "test": {"images": arrays[2]}}
-    for (part, content), labels in zip(parts.items(), arrays[1::2]):
+    parts = {}
+    for part, names in FILES.items():
+        images, labels = (read_idx(os.path.join(folder, f"{name}-ubyte.gz"), int(name[-1])) for name in names)
         if labels.max() > 9:
             raise Failure(f"{folder}, {part}: expected labels 0..9, found {labels.max()}")
-        for task, (names, class_of) in TASKS.items():
-            if len(class_of) != 10 or not set(class_of) <= set(range(len(names))):
+        parts[part] = {"images": images}
+        for task, (classes, class_of) in TASKS.items():
+            if len(class_of) != 10 or not set(class_of) <= set(range(len(classes))):
                 raise Failure(f"TASKS[{task!r}]: expected ten classes, one for each label, and a name for each class")
-            content |= {task: np.array(class_of)[labels], f"{task}_names": np.array(names)}
+            parts[part] |= {task: np.array(class_of)[labels], f"{task}_names": np.array(classes)}
     return parts
 
 
@@ -151,63 +142,51 @@ def read_folder(folder):
     A part is a pair of arrays: images, uint8 (n, height, width, C), and labels, int64 (n, tasks). Raises Failure,
     which names the file or the part, where the data are damaged or do not fit together.
     """
-    parts = (read_npz if os.path.exists(os.path.join(folder, "train.npz")) else read_fashion_mnist)(folder)
-    train, smallest = parts["train"], 2 ** len(FILTERS)
-    size = train.get("images", np.empty(0)).shape[1:]
+    contents = (read_npz if os.path.exists(os.path.join(folder, "train.npz")) else read_fashion_mnist)(folder)
+    train, smallest, parts, classes = contents["train"], 2 ** len(FILTERS), [], {}
     tasks = [name for name in train if name != "images" and not name.endswith("_names")]
     reserved = {"summary", "units", "throughput", "accuracy", "standardise", *UNITS}
     if not tasks or not all(re.fullmatch(r"[A-Za-z]\w*", task) and task not in reserved for task in tasks):
         raise Failure(f"{folder}: expected arrays of labels beside images, named after their tasks, found {tasks}")
-    for part, arrays in parts.items():
-        where, images = f"{folder}, {part}", arrays.get("images", np.empty(0))
-        fits = images.shape[1:] == size and min(size[:2], default=0) >= smallest
+    for part, arrays in contents.items():
+        images, size = (content.get("images", np.empty(0)) for content in (arrays, train))
+        fits = images.shape[1:] == size.shape[1:] and min(images.shape[1:3], default=0) >= smallest
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images) or not fits:
             what = f"uint8 (n, height, width) or (n, height, width, C), all of one size, {smallest} or more a side"
-            raise Failure(f"{where}: expected images, {what}, found {images.dtype} {images.shape}")
-        for task in tasks:
-            y = arrays.get(task, np.empty(0))
+            raise Failure(f"{folder}, {part}: expected images, {what}, found {images.dtype} {images.shape}")
+        labels = [arrays.get(task, np.empty(0)) for task in tasks]
+        for task, y in zip(tasks, labels):
             if y.dtype.kind not in "iu" or y.shape != images.shape[:1] or y.min() < 0:
                 what = f"{len(images)} whole numbers from 0, one an image"
-                raise Failure(f"{where}: expected {task}, {what}, found {y.dtype} {y.shape}")
-    classes = {}
-    for task in tasks:
-        count = 1 + max(int(arrays[task].max()) for arrays in parts.values())
+                raise Failure(f"{folder}, {part}: expected {task}, {what}, found {y.dtype} {y.shape}")
+        parts.append((images.reshape(*images.shape[:3], -1), np.stack([y.astype(np.int64) for y in labels], axis=1)))
+    for task, *labels in zip(tasks, *(y.T for _, y in parts)):
+        count = 1 + int(max(y.max() for y in labels))
         names = train.get(f"{task}_names", np.arange(min(count, 10_000))).astype(str)
         if names.ndim != 1 or len(names) < max(count, 2):
             raise Failure(f"{folder}: expected two classes or more of {task} and a name for each, found {names.shape}")
         classes[task] = names.tolist()
-    stacked = [np.stack([arrays[task].astype(np.int64) for task in tasks], axis=1) for arrays in parts.values()]
-    images = [x if x.ndim == 4 else x[..., None] for x in (arrays["images"] for arrays in parts.values())]
-    return *zip(images, stacked), classes
+    return *parts, classes
 
 
-def load_data(data_dir=None):
-    """Returns what `read_folder` does, and the folder that it comes from: the first source that is there.
-
-    `data_dir`; Debian's package; Keras's cache or download; the sample beside this script. A source that is
-    there but damaged raises Failure: only an absent one falls through to the next.
-    """
-    if data_dir is not None and not os.path.isdir(data_dir):
-        raise Failure(f"--data_dir {data_dir}: no such folder, expected Fashion-MNIST's four .gz files in it")
-    if data_dir is not None or os.path.isdir(DEBIAN):
-        return *read_folder(data_dir or DEBIAN), data_dir or DEBIAN
+def find_data():
+    """Returns the folder of the first source that is there: Debian's package, Keras's cache or download, the sample."""
+    if os.path.isdir(DEBIAN):
+        return DEBIAN
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)  # seconds without an answer: some networks swallow requests silently
     try:
-        for name in FILES:
-            fetch = functools.partial(keras.utils.get_file, cache_subdir="datasets/fashion-mnist")
-            path = fetch(f"{name}-ubyte.gz", origin=f"{DOWNLOAD}{name}-ubyte.gz")
-        return *read_folder(os.path.dirname(path)), os.path.dirname(path)
-    except Failure:
-        raise
+        for name in itertools.chain(*FILES.values()):
+            origin = f"{DOWNLOAD}{name}-ubyte.gz"
+            path = keras.utils.get_file(os.path.basename(origin), origin, cache_subdir="datasets/fashion-mnist")
+        return os.path.dirname(path)
     except Exception as error:  # what get_file raises when it cannot download, of no narrower type
-        print(f"Fashion-MNIST cannot be downloaded: {error}")
+        print(f"Fashion-MNIST cannot be downloaded: {error}; the embedded sample is taken instead", flush=True)
     finally:
         socket.setdefaulttimeout(patience)
     if not os.path.isdir(SAMPLE):
         raise Failure(f"no Fashion-MNIST here, and {SAMPLE} is not there either: give --data_dir FOLDER")
-    print("the embedded sample is taken instead", flush=True)  # before anything can fail because of it
-    return *read_folder(SAMPLE), SAMPLE
+    return SAMPLE
 
 
 # ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
@@ -241,7 +220,8 @@ def prepare_data(args):
     (n, height, width, C), and labels, int64 (n, tasks). The classes are {task: their names}.
     The record says where the data come from, their sizes, the SHA-256 of all of them, and what to be warned of.
     """
-    (images, labels), test, classes, source = load_data(args.data_dir)
+    source = args.data_dir or find_data()
+    (images, labels), test, classes = read_folder(source)
     record = {"name": os.path.basename(os.path.abspath(source)) if args.data_dir else "Fashion-MNIST", "source": source}
     if source == SAMPLE:
         record["warning"] = SAMPLE_WARNING
@@ -249,29 +229,27 @@ def prepare_data(args):
     for array in (images, labels, *test):
         digest.update(repr(array.shape).encode())
         digest.update(np.ascontiguousarray(array))
-    parts = {"train": None, "test": test}
+    rows = {"train": np.arange(len(images))}
     if args.validation_fraction:
-        held_out = stratified(labels[:, 0], args.validation_fraction, seed=0)  # the same images for every --seed
-        parts["validation"] = images[held_out], labels[held_out]
-        images, labels = np.delete(images, held_out, axis=0), np.delete(labels, held_out, axis=0)
-        if not len(labels):
+        rows["validation"] = stratified(labels[:, 0], args.validation_fraction, seed=0)  # the same for every --seed
+        rows["train"] = np.delete(rows["train"], rows["validation"])
+        if not len(rows["train"]):
             raise Failure(f"--validation_fraction {args.validation_fraction}: nothing left to train on")
     if args.train_fraction < 1:
-        kept = stratified(labels[:, 0], args.train_fraction, seed=args.seed)
-        images, labels = images[kept], labels[kept]
-    if args.n_batch_size > len(images):
-        what = f"{len(images)} training images{' of the sample' if source == SAMPLE else ''}"
+        rows["train"] = rows["train"][stratified(labels[rows["train"], 0], args.train_fraction, seed=args.seed)]
+    if args.n_batch_size > len(rows["train"]):
+        what = f"{len(rows['train'])} training images{' of the sample' if source == SAMPLE else ''}"
         raise Failure(f"--n_batch_size {args.n_batch_size}: expected at most the {what}")
     tasks = args.tasks or list(classes)
     if not set(tasks) <= classes.keys() or len(set(tasks)) < len(tasks):
         raise Failure(f"--tasks {' '.join(tasks)}: expected some of {' '.join(classes)}, each once")
     if args.task_weights and len(args.task_weights) != len(tasks):
         raise Failure(f"--task_weights: expected {len(tasks)} numbers, one each for {' '.join(tasks)}")
+    parts = {part: (images[k], labels[k]) for part, k in rows.items()} | {"test": test}
     columns = [list(classes).index(task) for task in tasks]
-    parts["train"] = images, labels
-    parts = {name: (x, y[:, columns]) for name, (x, y) in parts.items()}
-    record |= {"sizes": {name: len(x) for name, (x, _) in parts.items()}, "sha256": digest.hexdigest()}
-    return parts, {task: classes[task] for task in tasks}, *pixel_statistics(images), record
+    parts = {part: (x, y[:, columns]) for part, (x, y) in parts.items()}
+    record |= {"sizes": {part: len(x) for part, (x, _) in parts.items()}, "sha256": digest.hexdigest()}
+    return parts, {task: classes[task] for task in tasks}, *pixel_statistics(parts["train"][0]), record
 
 
 # ------------------------------------------------------------------------------------ cross-stitch unit
@@ -339,33 +317,22 @@ class CrossStitch(layers.Layer):
 
 @keras.saving.register_keras_serializable("cross_stitch")
 class BatchNormalization(layers.BatchNormalization):
-    """Keras's batch normalisation over the last axis, by TensorFlow's fused kernel, several times as fast.
+    """Keras's batch normalisation over the last axis, trained by TensorFlow's fused kernel, several times as fast.
 
     Takes and returns (batch, height, width, C) or (batch, C); has scale and centre. Where several replicas share a
     batch (`synchronized`), Keras's own code computes the same over all of them.
     """
 
     def call(self, inputs, training=False):
-        if self.synchronized:
+        if self.synchronized or not (training and self.trainable):
             return super().call(inputs, training=training)
-        training = bool(training and self.trainable)
-        x = inputs if inputs.shape.rank == 4 else tf.reshape(inputs, (-1, 1, 1, inputs.shape[-1]))  # it takes images
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            x,
-            tf.convert_to_tensor(self.gamma),
-            tf.convert_to_tensor(self.beta),
-            mean=None if training else tf.convert_to_tensor(self.moving_mean),
-            variance=None if training else tf.convert_to_tensor(self.moving_variance),
-            epsilon=self.epsilon,
-            is_training=training,
-        )
-        if training:
-            n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
-            biased = tf.math.multiply_no_nan(
-                variance, (n - 1) / n
-            )  # the kernel's is unbiased (NaN of one), Keras's not
-            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
-                moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        x = inputs if inputs.shape.rank == 4 else inputs[:, None, None]  # the kernel takes images
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=self.epsilon)
+        n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
+        biased = tf.math.multiply_no_nan(variance, (n - 1) / n)  # the kernel's is unbiased, NaN of one; Keras's is not
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
+            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
         return tf.reshape(outputs, tf.shape(inputs))
 
 
@@ -491,9 +458,9 @@ def learning_rates(args, epoch):
 def make_train_step(strategy, network, optimizers, args):
     """Returns the tf.function (images, labels, stop) -> numbers that trains one step on a global batch.
 
-    The numbers are a vector: each task's cross-entropy times its weight, the L2 term, which together are the loss, each
-    task's accuracy on the batch, and the sum of `stop` over the replicas, by which each machine tells the others that
-    it was asked to. `optimizers` are those of the columns and of the units: TensorFlow 1's Adam, a fused kernel.
+    The numbers are a vector: the total loss, each task's cross-entropy times its weight, the accuracy on the batch, and
+    the sum of `stop` over the replicas, by which each machine tells the others that it was asked to. `optimizers` are
+    those of the columns and of the units: TensorFlow 1's Adam, a fused kernel.
     """
     alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
     weights = [v.value for v in network.trainable_variables if v.name != "alpha"]
@@ -505,14 +472,14 @@ def make_train_step(strategy, network, optimizers, args):
         with tf.GradientTape() as tape:
             logits = network(x, training=True)
             losses = [weight * total / n for weight, total in zip(task_weights, cross_entropies(logits, y))]
-            losses.append(args.reg_lambda * l2_regularisation(network) / strategy.num_replicas_in_sync)
-            loss = tf.add_n(losses)
+            l2 = args.reg_lambda * l2_regularisation(network) / strategy.num_replicas_in_sync
+            loss = tf.add_n([*losses, l2])
         gradients = tape.gradient(loss, weights + alphas)  # summed over the replicas by the optimizers
         optimizers[0].apply_gradients(zip(gradients, weights))
         if alphas:
             optimizers[1].apply_gradients(zip(gradients[len(weights) :], alphas))
-        hits = [tf.argmax(x, axis=1) == y[:, t] for t, x in enumerate(logits.values())]
-        return tf.stack(losses + [tf.reduce_sum(tf.cast(hit, tf.float32)) / n for hit in hits] + [stop])
+        hits = tf.equal(tf.stack([tf.argmax(x, axis=1) for x in logits.values()], axis=1), y)
+        return tf.stack([loss, *losses, tf.reduce_sum(tf.cast(hits, tf.float32)) / (n * y.shape[1]), stop])
 
     @tf.function(autograph=False)  # nothing branches on a tensor, and a start takes a second less
     def train_step(*inputs):
@@ -528,73 +495,49 @@ def evaluate(predict, part, classes):
     """
     images, labels = part
     size = max(1, EVALUATION_PIXELS // math.prod(images.shape[1:3]))
-    outputs = [predict(images[k : k + size]) for k in range(0, len(images), size)]
-    matrices = {}
+    outputs, matrices = [predict(images[k : k + size]) for k in range(0, len(images), size)], {}
     for t, (task, names) in enumerate(classes.items()):
         predicted = tf.concat([tf.argmax(logits[task], axis=1) for logits in outputs], axis=0)
         matrices[task] = tf.math.confusion_matrix(labels[:, t], predicted, len(names)).numpy()
     return matrices
 
 
-def log_training(network, classes, step, numbers):
-    """Logs the units and, from `numbers`, the losses and accuracies of the step just made and the images a second."""
-    log_units(network)
-    if step > 0:
-        tf.summary.scalar("summary/loss_total", sum(numbers[: len(classes) + 1]))
-        tf.summary.scalar("summary/accuracy_train", statistics.fmean(numbers[len(classes) + 1 : -1]))
-        tf.summary.scalar("throughput/images_per_second", numbers[-1])
-        for task, loss in zip(classes, numbers):
-            tf.summary.scalar(f"{task}/loss", loss)
-
-
-def log_evaluation(found, classes, last):
-    """Logs the accuracies of {part: {task: confusion matrix}}, and after the last step the test part's matrices."""
-    for part, matrices in found.items():
-        for task, accuracy in accuracies(matrices).items():
-            tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
-    if last:
-        log_confusion(found["test"], classes)
-
-
 def train(args, resumed):
     """Trains the network as `args` says and leaves the run in args.log_dir.
 
-    `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure, with status 3
-    when the loss is no longer finite, and Stopped (130, 143) when a signal ended the run, its state saved.
+    `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure: with status 3 when
+    the loss is no longer finite, with 130 or 143 when a signal ended the run, its state saved.
     """
-    strategy, chief = choose_strategy()
+    strategy, chief = choose_strategy(args.precision)
     if chief and not resumed:
         refuse_run(args.log_dir)
-    keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
-    tf.config.experimental.enable_op_determinism()
     parts, classes, mean, deviation, data = prepare_data(args)
     record = {"arguments": vars(args), "data": data, "classes": classes, "versions": VERSIONS, "cores": CORES}
     refuse_difference(strategy, record, resumed)
-    build = functools.partial(build_network, classes=classes, mean=mean, deviation=deviation)
-    refuse_memory(args, build)
+    refuse_memory(args, lambda args: build_network(args, classes, mean, deviation))
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
-        network = build(args)
-        rates = [tf.Variable(0.0), tf.Variable(0.0)]
+        network = build_network(args, classes, mean, deviation)
+        rates = [tf.Variable(0.0), tf.Variable(0.0)]  # of the columns, of the units
         optimizers = [tf.compat.v1.train.AdamOptimizer(lambda rate=rate: rate) for rate in rates]
-        shown = tf.Variable(tf.zeros(2 * len(classes) + 2))  # what log_training shows of the last step
-        state = {"network": [v.value for v in network.variables], "optimizers": optimizers, "shown": shown}
-        checkpoint = tf.train.Checkpoint(**state)
+        tags = ["summary/loss_total", *(f"{task}/loss" for task in classes), "summary/accuracy_train"]
+        tags += ["throughput/images_per_second"]
+        shown = tf.Variable(tf.zeros(len(tags)))  # the last step's, which stands in the events behind its checkpoint
+        weights = [v.value for v in network.variables]
+        checkpoint = tf.train.Checkpoint(network=weights, optimizers=optimizers, shown=shown)
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
     (images, labels), held_out = parts["train"], sorted(parts.keys() - {"train"})
     replicas, steps_per_epoch = strategy.num_replicas_in_sync, -(-len(images) // args.n_batch_size)
     every, total = args.eval_every or steps_per_epoch, args.n_epoch * steps_per_epoch
     log_every = min(args.log_every, max(1, total // 10))
 
-    visible = {"verbose": chief and sys.stdout.isatty(), "unit_name": "step", "stateful_metrics": ["loss"]}
-    progress_bar = functools.partial(keras.utils.Progbar, **visible)
     stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many replicas were told
     with claim(args.log_dir, resumed, chief), on_signals(lambda kind, _: stop.append(kind)):
         if chief:
             describe(args, record, network, replicas)
         specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in (images, labels)]
-        step_function = make_train_step(strategy, network, optimizers, args)
-        train_step = step_function.get_concrete_function(*specs, tf.TensorSpec([]))
+        train_step = make_train_step(strategy, network, optimizers, args)
+        train_step = train_step.get_concrete_function(*specs, tf.TensorSpec([]))
         predict = tf.function(lambda x: network(x, training=False), specs[:1], autograph=False)
         first = begin(strategy, chief, checkpoint, record, resumed)
         numbers, indices = shown.numpy().tolist(), batches(args, len(images), first, replicas)
@@ -610,19 +553,17 @@ def train(args, resumed):
                 if asked:
                     raise stopped(args, step, total, stop)
                 if step % log_every == 0 or step == total:
-                    log_training(network, classes, step, numbers)
+                    log_training(network, step, dict(zip(tags, numbers)))
                 if evaluating:
                     found = {part: evaluate(predict, parts[part], classes) for part in held_out}
-                    log_evaluation(found, classes, step == total)
+                    epoch = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}"
+                    log_evaluation(found, classes, epoch if chief else "", step == total)
                     speeds.append(numbers[-1])
-                    if chief:
-                        scores = "  ".join(f"{task} {value:.4f}" for task, value in accuracies(found["test"]).items())
-                        line = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}  test {scores}"
-                        print(f"{line}  ({numbers[-1]:,.0f} images/s)", flush=True)
                 if step == total:
                     break
                 if step == first or evaluating:
-                    began, seen, bar = time.perf_counter(), 0, progress_bar(min(every - step % every, total - step))
+                    began, seen, steps = time.perf_counter(), 0, min(every - step % every, total - step)
+                    bar = keras.utils.Progbar(steps, verbose=chief and sys.stdout.isatty(), stateful_metrics=["loss"])
                 if step == args.pretrain_epoch * steps_per_epoch > 0:
                     for unit in units_of(network):
                         unit.alpha.assign(unit.initial_alpha(unit.alpha.shape, init=args.cross_stitch_init))
@@ -632,27 +573,29 @@ def train(args, resumed):
                 inputs = images[batch], labels[batch], np.float32(len(stop))
                 *numbers, asked = train_step(*map(tf.constant, inputs)).numpy().tolist()
                 if not np.isfinite(numbers).all():
-                    of_task = dict(zip(classes, numbers))
+                    of_task = dict(zip(tags, numbers))
                     raise Failure(f"step {step + 1}: the loss is no longer finite: {of_task}; try a smaller --lr", 3)
                 seen += len(batch)
                 numbers.append(seen / (time.perf_counter() - began))
-                bar.add(1, [("loss", sum(numbers[: len(classes) + 1]))])
+                bar.add(1, [("loss", numbers[0])])
         if chief:
-            write_results(record, network, found, speeds, total)
+            results = {part: accuracies(matrices) for part, matrices in found.items()}
+            write_results({**record, **results, "steps": total}, network, speeds)
 
 
-def write_results(record, network, found, speeds, steps):
-    """Writes model.keras and results.json, and prints the table of the results."""
-    args = record["arguments"]
-    results = {**record, "epochs": args["n_epoch"], "steps": steps, "seed": args["seed"]}
-    results |= {part: accuracies(matrices) for part, matrices in found.items()}
-    results["cross_stitch"] = {unit.name: unit.mixing().tolist() for unit in units_of(network)}
-    results["images_per_second"] = round(statistics.median(speeds), 1)
-    partial = os.path.join(args["log_dir"], "partial.keras")
-    network.save(partial)
-    os.replace(partial, os.path.join(args["log_dir"], "model.keras"))
-    write_json(os.path.join(args["log_dir"], "results.json"), results)
-    print_results(results)
+def log_evaluation(found, classes, epoch, last):
+    """Logs the accuracies of {part: {task: confusion matrix}} and prints those of the test part behind `epoch`.
+
+    After the last step the test part's confusion matrices are logged too.
+    """
+    for part, matrices in found.items():
+        for task, accuracy in accuracies(matrices).items():
+            tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
+    if epoch:
+        scores = "  ".join(f"{task} {value:.4f}" for task, value in accuracies(found["test"]).items())
+        print(f"{epoch}  test {scores}", flush=True)
+    if last:
+        log_confusion(found["test"], classes)
 
 
 def print_results(results):
@@ -662,18 +605,21 @@ def print_results(results):
     for task in (*results["classes"], "accuracy"):
         name = "overall" if task == "accuracy" else task
         print(f"{name:12}" + "".join(f"{results[part][task]:12.4f}" for part in parts))
-    warn(results["data"])
+    print(results["data"].get("warning", ""))
 
 
 # --------------------------------------------------------------------------- checkpoints and summaries
 # ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
-def choose_strategy():
+def choose_strategy(precision):
     """Returns the distribution strategy for the devices at hand, and whether this process writes the run.
 
-    TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device.
+    TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device. Operations will
+    be deterministic, and layers compute in `precision`, "float32" or "bfloat16", where they do not say otherwise.
     """
+    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    tf.config.experimental.enable_op_determinism()
     for gpu in tf.config.list_physical_devices("GPU"):
         with contextlib.suppress(RuntimeError):  # TensorFlow has used it before, as in a notebook
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -682,10 +628,10 @@ def choose_strategy():
         return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
     try:
         config = json.loads(os.environ["TF_CONFIG"])
-        cluster, kind, index = config["cluster"], config["task"]["type"], config["task"]["index"]
-        workers = [address for job in ("chief", "worker") for address in cluster.get(job, [])]
-        address = cluster[kind][index]
-        if not cluster.keys() <= {"chief", "worker"}:
+        jobs, task = config["cluster"], config["task"]
+        workers = [*jobs.get("chief", []), *jobs.get("worker", [])]
+        address = jobs[task["type"]][task["index"]]
+        if not jobs.keys() <= {"chief", "worker"}:
             raise ValueError
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -718,6 +664,13 @@ def agree(strategy, **facts):
             raise Failure(f"TF_CONFIG: expected the same {', '.join(differing)} on all workers, found different ones")
 
 
+def refuse_run(log_dir):
+    """Raises Failure if `log_dir` already holds a run."""
+    names = os.listdir(log_dir) if os.path.isdir(log_dir) else []
+    if any(name in ("run.json", "checkpoints") or "tfevents" in name for name in names):
+        raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
+
+
 @contextlib.contextmanager
 def claim(log_dir, resumed, chief):
     """A context in which no other process can write into the run's folder. Workers but the chief write nothing."""
@@ -737,24 +690,14 @@ def claim(log_dir, resumed, chief):
         yield
 
 
-def refuse_run(log_dir):
-    """Raises Failure if `log_dir` already holds a run."""
-    names = os.listdir(log_dir) if os.path.isdir(log_dir) else []
-    if any(name in ("run.json", "checkpoints") or "tfevents" in name for name in names):
-        raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
-
-
 def refuse_difference(strategy, record, resumed):
     """Raises Failure where data or libraries are others than those of the run to resume, or than another worker's."""
-    data = {key: record["data"][key] for key in ("sizes", "sha256")}
-    if resumed:
-        for what, now in (("data", data), ("versions", VERSIONS)):
-            then = {key: resumed[what].get(key) for key in now}
-            if then != now:
-                hint = f"; its --data_dir was {resumed['data'].get('source')}" if what == "data" else ""
-                raise Failure(f"--resume: expected the {what} that the run was begun with, {then}, found {now}{hint}")
-        if resumed.get("cores") != CORES:
-            print(f"this run was begun on {resumed.get('cores')} cores, here are {CORES}: the last bits may differ")
+    data = record["data"]["sha256"]
+    if resumed and (resumed["data"].get("sha256"), resumed["versions"]) != (data, VERSIONS):
+        then = f"data {resumed['data'].get('sha256')} from {resumed['data'].get('source')}, {resumed['versions']}"
+        raise Failure(f"--resume: expected what the run was begun with, {then}, found data {data}, {VERSIONS}")
+    if resumed and resumed.get("cores") != CORES:
+        print(f"this run was begun on {resumed.get('cores')} cores, here are {CORES}: the last bits may differ")
     own = ("data_dir", "log_dir")  # a machine can have them elsewhere
     arguments = {name: value for name, value in record["arguments"].items() if name not in own}
     agree(strategy, arguments=arguments, data=data, versions=VERSIONS, run=resumed is not None)
@@ -784,19 +727,18 @@ def write_checkpoint(checkpoint, log_dir, step, chief=True):
     tf.summary.flush()  # what was logged before this step is not logged again
     if not chief:
         return
-    folder, prefix = os.path.join(log_dir, "checkpoints"), f"step-{step:010d}"
-    os.makedirs(folder, exist_ok=True)
-    checkpoint.write(os.path.join(folder, prefix))
-    for path in glob.glob(os.path.join(glob.escape(folder), f"{prefix}.*")):
+    folder, name = pathlib.Path(log_dir, "checkpoints"), f"step-{step:010d}"
+    folder.mkdir(exist_ok=True)
+    checkpoint.write(str(folder / name))
+    for path in folder.glob(f"{name}.*"):
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-    written = sorted(name[:-6] for name in os.listdir(folder) if re.fullmatch(r"step-\d{10}\.index", name))
-    kept = [name for name in written if name <= prefix][-2:]
-    for name in os.listdir(folder):
-        ours = re.fullmatch(r"(step-\d{10})(_temp|\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?)", name)
+    whole = sorted(path.stem for path in folder.iterdir() if re.fullmatch(r"step-\d{10}\.index", path.name))
+    kept = [other for other in whole if other <= name][-2:]
+    for path in folder.iterdir():
+        ours = re.fullmatch(r"(step-\d{10})(_temp|\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?)", path.name)
         if ours and ours[1] not in kept:  # older ones, damaged ones, and what a dead process left half-written
-            path = os.path.join(folder, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def restore_checkpoint(checkpoint, log_dir):
@@ -804,17 +746,15 @@ def restore_checkpoint(checkpoint, log_dir):
 
     A damaged one, as its checksums tell, is passed over with a line that says so; raises Failure if none is good.
     """
-    paths = glob.glob(os.path.join(glob.escape(log_dir), "checkpoints", "step-*.index"))
-    for path in sorted(paths, reverse=True):
-        prefix = path.removesuffix(".index")
+    for path in sorted(pathlib.Path(log_dir, "checkpoints").glob("step-*.index"), reverse=True):
+        prefix = str(path.with_suffix(""))
         try:
             checkpoint.read(prefix).assert_existing_objects_matched()
             return int(prefix[-10:])
         except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
             print(f"{prefix} is damaged ({type(error).__name__}): trying the one before it", flush=True)
-    if paths or glob.glob(os.path.join(glob.escape(log_dir), "*tfevents*")):  # these come after the first checkpoint
-        what = "damaged" if paths else "gone"
-        raise Failure(f"--resume {log_dir}: all checkpoints in its folder are {what}, expected a whole one")
+    if any(pathlib.Path(log_dir).glob("*tfevents*")):  # these come after the first checkpoint
+        raise Failure(f"--resume {log_dir}: all checkpoints in its folder are damaged or gone, expected a whole one")
     return None
 
 
@@ -827,9 +767,9 @@ def open_events(log_dir, step, chief):
     if not chief:
         return tf.summary.create_noop_writer()
     copy = os.path.join(log_dir, "rewound")
-    for path in glob.glob(os.path.join(glob.escape(log_dir), "events.out.tfevents.*")):
+    for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
         with tf.io.TFRecordWriter(copy) as events, contextlib.suppress(tf.errors.DataLossError):
-            for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 event = tf.compat.v1.Event.FromString(record)
                 if event.step < step or event.file_version:
                     events.write(record)
@@ -849,8 +789,7 @@ def write_json(path, content):
 def read_json(path, *parts):
     """Returns the content of a JSON file that a run has written; raises Failure unless it has all `parts`."""
     try:
-        with open(path) as file:
-            content = json.load(file)
+        content = json.loads(pathlib.Path(path).read_text())
         if not all(isinstance(content[part], dict) for part in parts):
             raise ValueError
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -866,16 +805,10 @@ def command(*words):
 
 
 def stopped(args, step, total, signals):
-    """Returns the exception that ends a run which was asked to stop, here by one of `signals` or on another machine."""
+    """Returns the Failure of a run that was asked to stop, here by one of `signals` or on another machine."""
     again = command(__file__, "--resume", args.log_dir)
     kind = signals[0] if signals else signal.SIGTERM
-    return Stopped(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
-
-
-def warn(data):
-    """Prints the warning that comes with the data, if there is one, so that it cannot be overlooked."""
-    if "warning" in data:
-        print(f"{'!' * 100}\n{data['warning']}\n{'!' * 100}", flush=True)
+    return Failure(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
 
 
 def refuse_memory(args, build):
@@ -883,35 +816,29 @@ def refuse_memory(args, build):
     if args.cross_stitch_unit == "activation":
         small = build(argparse.Namespace(**{**vars(args), "cross_stitch_unit": "layer"}))
         weights = sum((unit.tasks * unit.size) ** 2 for unit in units_of(small))
-        needed, memory = 16 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        what = f"{weights:,} weights, about {needed / 1e9:.1f} GB with gradients and Adam's moments"  # float32, four
+        needed, memory = 16 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # float32, four of it
+        print(f"the units hold {weights:,} weights, about {needed / 1e9:.1f} GB with gradients and Adam's moments")
         if needed > memory:
-            raise Failure(f"--cross_stitch_unit activation: {what}; this machine has {memory / 1e9:.1f} GB")
-        print(f"the units hold {what}")
+            raise Failure(f"--cross_stitch_unit activation: expected less than this machine's {memory / 1e9:.1f} GB")
 
 
 def describe(args, record, network, replicas):
     """Prints the data, the network and where to look, before training starts."""
-    data, devices = record["data"], f"{replicas} device{'s' * (replicas > 1)}"
+    data = record["data"]
     sizes = ", ".join(f"{size:,} {part}" for part, size in data["sizes"].items())
-    print(f"{data['name']} from {data['source']}: {sizes}")
-    warn(data)
+    print(f"{data['name']} from {data['source']}: {sizes}\n{data.get('warning', '')}")
+    devices = f"{replicas} device{'s' * (replicas > 1)}"
     print(f"{record['parameters']:,} trainable weights in {args.precision} on {devices}; seed {args.seed}")
-    if args.precision == "bfloat16" and not has_bfloat16():
-        print("nothing here computes in bfloat16 directly: float32 will be faster")
     for unit in units_of(network):
         print(f"  cross-stitch unit {unit.name}: alpha {tuple(unit.alpha.shape)}")
+    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
+    cpu = pathlib.Path("/proc/cpuinfo")
+    slow = any(gpu.get("compute_capability", (8, 0)) < (8, 0) for gpu in gpus)
+    slow = slow or (not gpus and cpu.exists() and "bf16" not in cpu.read_text())
+    if args.precision == "bfloat16" and slow:
+        print("nothing here computes in bfloat16 directly: float32 will be faster")
     runs = os.path.dirname(args.log_dir.rstrip("/")) or "."
     print(f"writing to {args.log_dir}; to watch: {command('-m', 'tensorboard.main', '--logdir', runs)}", flush=True)
-
-
-def has_bfloat16():
-    """Returns whether the devices here compute in bfloat16 directly, as far as they tell."""
-    if gpus := tf.config.list_physical_devices("GPU"):
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        return all(detail.get("compute_capability", (8, 0)) >= (8, 0) for detail in details)
-    processor = pathlib.Path("/proc/cpuinfo")
-    return not processor.exists() or "bf16" in processor.read_text()
 
 
 def units_of(network):
@@ -935,13 +862,12 @@ def log_setting(args, data, graph, metrics):
     hparams.hparams(values)
 
 
-def log_units(network):
-    """Logs α of every cross-stitch unit: its means, its histogram, and the means (T, T) as a picture."""
+def log_training(network, step, numbers):
+    """Logs α of every unit (its means, its histogram, the means (T, T) as a picture) and, from step 1 on, `numbers`."""
     for unit in units_of(network):
-        mean = unit.mixing()
-        cross = ~np.eye(len(mean), dtype=bool)
-        tf.summary.scalar(f"units/{unit.name}/alpha_self", mean[~cross].mean())
-        tf.summary.scalar(f"units/{unit.name}/alpha_cross", mean[cross].mean())
+        mean, own = unit.mixing(), np.eye(unit.tasks, dtype=bool)
+        tf.summary.scalar(f"units/{unit.name}/alpha_self", mean[own].mean())
+        tf.summary.scalar(f"units/{unit.name}/alpha_cross", mean[~own].mean())
         value = np.kron(np.sign(mean) * np.sqrt(np.minimum(np.abs(mean), 1)), np.ones((64, 64)))
         picture = np.stack([1 - np.maximum(value, 0), 1 - np.abs(value), 1 + np.minimum(value, 0)], axis=-1)
         text = "Row i, column j: what task i takes from task j. Blue is positive, red negative, white 0; "
@@ -949,6 +875,8 @@ def log_units(network):
         tf.summary.image(f"units/{unit.name}/alpha_mean", picture[None], description=text)
         if unit.unit != "activation":  # hundreds of millions of zeros would hide everything
             tf.summary.histogram(f"units/{unit.name}/alpha", unit.alpha.value)
+    for tag, value in numbers.items() if step else ():
+        tf.summary.scalar(tag, value)
 
 
 def log_confusion(matrices, classes):
@@ -956,6 +884,22 @@ def log_confusion(matrices, classes):
     for task, matrix in matrices.items():
         rows = [(name, *row) for name, row in zip(classes[task], matrix.tolist())]
         tf.summary.text(f"{task}/confusion_matrix", markdown([("true, predicted:", *classes[task]), *rows]))
+
+
+def write_results(results, network, speeds):
+    """Adds to a run's results what its units learned and its speed, writes them and the model, and prints them."""
+    args = results["arguments"]
+    results |= {
+        "epochs": args["n_epoch"],
+        "seed": args["seed"],
+        "images_per_second": round(statistics.median(speeds), 1),
+    }
+    results["cross_stitch"] = {unit.name: unit.mixing().tolist() for unit in units_of(network)}
+    partial, model = (os.path.join(args["log_dir"], f"{name}.keras") for name in ("partial", "model"))
+    network.save(partial)
+    os.replace(partial, model)
+    write_json(os.path.join(args["log_dir"], "results.json"), results)
+    print_results(results)
 
 
 # ---------------------------------------------------------------------------------------- command line
@@ -1005,24 +949,22 @@ def parse_arguments(argv):
             raise Failure(f"{word!a}: expected an argument of printable characters in UTF-8")
     parser = make_parser()
     args, resumed = parser.parse_args(argv), None
-    if args.resume == "auto" and not args.log_dir:
-        raise Failure("--resume auto: expected --log_dir, the folder of the run")
     folder = args.log_dir if args.resume == "auto" else args.resume
     if folder and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
         then = resumed["arguments"]
         if args.resume != "auto":
-            parser.set_defaults(**{k: str(v) if isinstance(v, (int, float)) else v for k, v in then.items()})
+            parser.set_defaults(**then)
             args = parser.parse_args(argv)
         args.log_dir = folder
         for name, value in vars(args).items():
-            free = name in ("resume", "log_dir", "data_dir")
-            if not free and value != then.get(name) and not (name == "n_epoch" and value > then.get(name, value)):
+            free = name in ("resume", "log_dir", "data_dir") or (name == "n_epoch" and value > then.get(name, value))
+            if not free and value != then.get(name):
                 raise Failure(f"--resume {folder}: the run was begun with --{name} {then.get(name)}, got {value}")
     elif not args.log_dir:
-        if "TF_CONFIG" in os.environ:
-            raise Failure("--log_dir: required with TF_CONFIG, a folder that all workers see")
-        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        if "TF_CONFIG" in os.environ or args.resume:
+            raise Failure("--log_dir: required with TF_CONFIG and with --resume auto, a folder that all workers see")
+        now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         args.log_dir = os.path.join("tf_logs", NAME, f"{kind_of_run(args)}-seed{args.seed}-{now}")
     if re.search(r"[][*?\\]", args.log_dir):
         raise Failure(f"--log_dir {args.log_dir}: expected a path without [ ] * ? and \\, which TensorFlow cannot read")
@@ -1033,24 +975,24 @@ def parse_arguments(argv):
 
 
 def main(argv=None):
-    """Runs the command line `argv` and returns the exit status: 0, or another one after one `error:` line."""
-    args = None
+    """Runs the command line `argv` and returns the exit status: 0, or another one after one line that says why."""
+    log_dir = ""
     try:
         args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
+        log_dir = args.log_dir
         run(args, resumed)
         return 0
-    except Stopped as stopped:
-        print(f"\n{stopped}", flush=True)
-        return stopped.status
     except Failure as failure:
-        message, status = failure, failure.status
+        message, status = str(failure), failure.status
     except KeyboardInterrupt:
         message, status = "interrupted", 130
     except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
-        if args and os.path.exists(os.path.join(args.log_dir, "run.json")):
-            message += f"; go on with: {command(__file__, '--resume', args.log_dir)}"
-    print(f"error: {message}", file=sys.stderr, flush=True)
+        if os.path.exists(os.path.join(log_dir, "run.json")):
+            message += f"; go on with: {command(__file__, '--resume', log_dir)}"
+    print(
+        f"\n{message}" if status > 128 else f"error: {message}", file=None if status > 128 else sys.stderr, flush=True
+    )
     return status
 
 

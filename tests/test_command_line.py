@@ -58,7 +58,7 @@ def test_bad_flag(run, flags):
 
 def test_bad_data_folder(run, tmp_path):
     for folder, expected in (
-        (tmp_path / "absent", "no such folder"),
+        (tmp_path / "absent", "No such file or directory"),
         (tmp_path, "train-images-idx3-ubyte.gz: expected one of Fashion-MNIST's four .gz files"),
     ):
         result = run(data_dir=folder)
@@ -151,4 +151,4 @@ def test_paths_that_cannot_work_are_refused(run, tmp_path):
     assert_refused(result, f"--log_dir {tmp_path}/a[1]: expected a path without")
     result = run("--data_dir", "caf\udce9", data_dir=None)
     assert_refused(result, "'caf\\udce9': expected an argument of printable characters in UTF-8")
-    assert_refused(run("--resume", "auto", log_dir=None), "--resume auto: expected --log_dir, the folder of the run")
+    assert_refused(run("--resume", "auto", log_dir=None), "--log_dir: required with TF_CONFIG and with --resume auto")

@@ -16,14 +16,13 @@ GARMENTS, FACES, LANDMARKS = (
 )
 SHARED = {  # (the original, the copies): the functions and classes, in the order of the original
     (GARMENTS, FACES, LANDMARKS): """
-        Failure Stopped stratified pixel_statistics CrossStitch BatchNormalization replica_seed Dropout
-        l2_regularisation replica_share batches learning_rates choose_strategy on_signals agree claim refuse_run
-        refuse_difference begin write_checkpoint restore_checkpoint open_events write_json read_json command stopped
-        warn refuse_memory describe has_bfloat16 units_of markdown log_setting log_units log_confusion boolean
+        Failure stratified pixel_statistics CrossStitch BatchNormalization replica_seed Dropout
+        l2_regularisation replica_share batches learning_rates choose_strategy on_signals agree refuse_run claim
+        refuse_difference begin write_checkpoint restore_checkpoint open_events write_json read_json command
+        stopped refuse_memory describe units_of markdown log_setting log_training log_confusion write_results boolean
         number Parser parse_arguments main""",
     (GARMENTS, FACES): """
-        cross_entropies accuracies make_train_step evaluate log_training log_evaluation train write_results
-        print_results kind_of_run""",
+        cross_entropies accuracies make_train_step evaluate log_evaluation train print_results kind_of_run""",
     (GARMENTS, LANDMARKS): "Preset",
     (FACES, LANDMARKS): "orientation upright decode_all hold_out load_run",
 }
@@ -50,8 +49,8 @@ def test_copy(name, original, copy):
 
 def test_nothing_else_is_in_two_scripts():
     """What has one name in two scripts is shared, or stands here as what each experiment has of its own."""
-    own = {"prepare_data", "build_network", "make_train_step", "evaluate", "train", "log_training", "log_evaluation"}
-    own |= {"write_results", "print_results", "make_parser", "kind_of_run", "decode", "predict", "run"}
+    own = {"prepare_data", "build_network", "make_train_step", "evaluate", "train", "log_evaluation"}
+    own |= {"print_results", "make_parser", "kind_of_run", "decode", "predict", "run"}
     scripts = [definitions(path) for path in (GARMENTS, FACES, LANDMARKS)]
     twice = {name for script in scripts for name in script if sum(name in other for other in scripts) > 1}
     assert twice - own <= set(" ".join(SHARED.values()).split())

@@ -178,7 +178,9 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(run, finished, tmp
         (log_dir / "results.json").unlink()
     before = contents(log_dir)
     result = go_on(run, log_dir, n_epoch=4)
-    assert result.status == 2 and "all checkpoints in its folder are gone" in result.err.splitlines()[-1], result
+    assert result.status == 2 and "all checkpoints in its folder are damaged or gone" in result.err.splitlines()[-1], (
+        result
+    )
     before[log_dir / "lock"] = b""
     assert contents(log_dir) == before
 
@@ -267,7 +269,7 @@ def test_another_experiment_is_refused(run, unfinished, flag, value, then):
 def test_data_may_move_but_not_change(run, script, small, unfinished, tmp_path):
     before = contents(unfinished)
     result = go_on(run, unfinished, data_dir=script.SAMPLE)
-    assert result.status == 2 and "--resume: expected the data that the run was begun with" in result.err
+    assert result.status == 2 and "--resume: expected what the run was begun with, data " in result.err
     assert contents(unfinished) == before
     shutil.copytree(small, tmp_path / "moved")
     assert go_on(run, unfinished, data_dir=tmp_path / "moved").status == 0
@@ -327,7 +329,7 @@ def test_no_good_checkpoint_is_an_error(run, unfinished):
         damage(path, "truncated")
     result = go_on(run, unfinished)
     assert result.status == 2
-    expected = f"error: --resume {unfinished}: all checkpoints in its folder are damaged, expected a whole one"
+    expected = f"error: --resume {unfinished}: all checkpoints in its folder are damaged or gone, expected a whole one"
     assert result.err.splitlines()[-1] == expected
 
 
