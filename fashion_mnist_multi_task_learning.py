@@ -87,8 +87,8 @@ DEBIAN = "/usr/share/datasets/fashion-mnist"  # of the package dataset-fashion-m
 DOWNLOAD = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"  # as keras.datasets.fashion_mnist
 SAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "fashion_mnist_sample")
 SAMPLE_WARNING = (  # what a run says of its data before it begins and at its end
-    "!!! Fashion-MNIST was not found: this run uses the embedded SAMPLE, a tenth of it, and its accuracies are not "
-    "those of Fashion-MNIST. Give the four files with --data_dir FOLDER. !!!"
+    "!!! this run uses the embedded SAMPLE, a tenth of Fashion-MNIST, and its accuracies are not those of "
+    "Fashion-MNIST; give the four files with --data_dir FOLDER !!!"
 )
 
 

@@ -98,7 +98,7 @@ class Ours:
             images, labels = (self.tf.constant(x[batch]) for x in self.data)
             numbers = self.step(images, labels, self.tf.constant(0.0)).numpy()
             seconds.append(time.perf_counter() - began)
-        self.loss = float(numbers[: len(self.tasks)].sum())
+        self.loss = float(numbers[1 : 1 + len(self.tasks)].sum())
         return seconds
 
 
