@@ -890,7 +890,8 @@ def train(args, resumed):
     every, total = args.eval_every or steps_per_epoch, args.n_epoch * steps_per_epoch
     log_every = min(args.log_every, max(1, total // 10))
     stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many replicas were told
-    with claim(args.log_dir, resumed, chief), on_signals(lambda kind, _: stop.append(kind)):
+    claimed = claim(args.log_dir, resumed) if chief else contextlib.nullcontext()
+    with claimed, on_signals(lambda kind, _: stop.append(kind)):
         if chief:
             describe(args, record, network, replicas)
         specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in parts["train"]]
@@ -942,8 +943,7 @@ def train(args, resumed):
                 bar.add(1, [("loss", numbers[0])])
         best = int(progress["best_step"].numpy()) if args.patience else 0
         if best:
-            for v, kept in zip(weights, progress["best"]):
-                v.assign(kept)
+            tf.nest.map_structure(lambda v, kept: v.assign(kept), weights, progress["best"])
             found = {part: evaluate(predict, parts[part], args.image_size) for part in held_out}
         if chief:
             results = {part: metrics(*sums) for part, sums in found.items()}
@@ -1060,11 +1060,8 @@ def refuse_run(log_dir):
 
 
 @contextlib.contextmanager
-def claim(log_dir, resumed, chief):
-    """A context in which no other process can write into the run's folder. Workers but the chief write nothing."""
-    if not chief:
-        yield
-        return
+def claim(log_dir, resumed):
+    """A context in which no other process can write into the run's folder."""
     try:
         os.makedirs(log_dir, exist_ok=True)
         lock = open(os.path.join(log_dir, "lock"), "w")  # noqa: SIM115 (closed below, by with)
@@ -1402,9 +1399,8 @@ def parse_arguments(argv):
 
     With --resume LOG_DIR, what the command line leaves out is taken from the run; what would change it is refused.
     """
-    for word in argv:
-        if not word.isprintable():
-            raise Failure(f"{word!a}: expected an argument of printable characters in UTF-8")
+    if bad := [word for word in argv if not word.isprintable()]:
+        raise Failure(f"{bad[0]!a}: expected an argument of printable characters in UTF-8")
     parser = make_parser()
     args, resumed = parser.parse_args(argv), None
     folder = args.log_dir if args.resume == "auto" else args.resume

@@ -632,7 +632,8 @@ def train(args, resumed):
     log_every = min(args.log_every, max(1, total // 10))
 
     stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many replicas were told
-    with claim(args.log_dir, resumed, chief), on_signals(lambda kind, _: stop.append(kind)):
+    claimed = claim(args.log_dir, resumed) if chief else contextlib.nullcontext()
+    with claimed, on_signals(lambda kind, _: stop.append(kind)):
         if chief:
             describe(args, record, network, replicas)
         specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in (images, labels)]
@@ -772,11 +773,8 @@ def refuse_run(log_dir):
 
 
 @contextlib.contextmanager
-def claim(log_dir, resumed, chief):
-    """A context in which no other process can write into the run's folder. Workers but the chief write nothing."""
-    if not chief:
-        yield
-        return
+def claim(log_dir, resumed):
+    """A context in which no other process can write into the run's folder."""
     try:
         os.makedirs(log_dir, exist_ok=True)
         lock = open(os.path.join(log_dir, "lock"), "w")  # noqa: SIM115 (closed below, by with)
@@ -1088,9 +1086,8 @@ def parse_arguments(argv):
 
     With --resume LOG_DIR, what the command line leaves out is taken from the run; what would change it is refused.
     """
-    for word in argv:
-        if not word.isprintable():
-            raise Failure(f"{word!a}: expected an argument of printable characters in UTF-8")
+    if bad := [word for word in argv if not word.isprintable()]:
+        raise Failure(f"{bad[0]!a}: expected an argument of printable characters in UTF-8")
     parser = make_parser()
     args, resumed = parser.parse_args(argv), None
     folder = args.log_dir if args.resume == "auto" else args.resume

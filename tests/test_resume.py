@@ -241,7 +241,11 @@ def test_resume_auto(run, tmp_path, small):
 
 
 def test_killed_between_the_last_step_and_the_results(run, finished, unfinished):
+    """The checkpoint that it goes on from may be the only good one, and is not written again."""
+    index = Path(f"{last_checkpoint(unfinished)}.index")
+    written = index.stat().st_mtime_ns
     assert go_on(run, unfinished).status == 0
+    assert index.stat().st_mtime_ns == written
     one, other = (json.loads((folder / "results.json").read_text()) for folder in (finished, unfinished))
     assert one["test"] == other["test"] and one["steps"] == other["steps"]
     assert_same_run(finished, unfinished)
