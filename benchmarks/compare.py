@@ -265,6 +265,15 @@ EXPERIMENTS = {
         FACES,
         "gender_age_multi_task_learning.py",
     ),
+    "gender_age_decaying": Experiment(
+        "UTKFace, 8 epochs, the rate halves in each sixth of them, in bfloat16",
+        {
+            name: [{**run, "precision": "bfloat16"} for run in runs]
+            for name, runs in decaying({"baseline": [BASELINE], "channel": [{}], "init 0.5": [HALF]}, 8).items()
+        },
+        FACES,
+        "gender_age_multi_task_learning.py",
+    ),
     "three_tasks": Experiment(
         "UTKFace, 12,784 training images, 8 epochs, constant learning rate, three tasks",
         {"channel": [{"tasks": ["gender", "age", "ethnicity"]}]},
