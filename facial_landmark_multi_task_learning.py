@@ -760,7 +760,7 @@ def make_train_step(strategy, network, optimizers, args, progress):
             outputs = network(x, training=True)
             losses = [loss / n for loss in task_losses(outputs, y, a, args.preset == "poster")]
             relation = related_weights(pairs, *relations, args.weight_reg) if relations else tf.constant(0.0)
-            rates = [args.landmark_lambda, *tf.unstack(aux_lambda)]
+            rates = [args.landmark_lambda, *aux_lambda]
             regularisation = args.weight_reg_lambda * relation + args.reg_lambda * l2_regularisation(network)
             loss = tf.add_n([rate * loss for rate, loss in zip(rates, losses)]) + regularisation / replicas
         gradients = tape.gradient(loss, weights + relations + alphas)  # summed over the replicas by the optimizers
@@ -791,29 +791,19 @@ def evaluate(predict, part, size):
     return np.array([len(faces), *measures]), {t: confusion_matrix(outputs[t], labels).numpy() for t, labels in known}
 
 
-def judge(args, step, validation, variables, progress):
-    """Stops attributes whose validation error is small enough, and keeps the best weights and how long ago they were.
+def stop_attributes(args, step, validation, progress):
+    """Sets the weight of each attribute whose error in `validation`, that part's measures, is small enough to 0.
 
-    `validation` are the measures of that part, `variables` the network's, and `progress` what is kept of a run in
-    checkpoints; its variables are changed.
+    Task-wise early stopping (Zhang et al., ECCV 2014). `progress` is what start_progress returns.
     """
-    aux_lambda, waited = progress["aux_lambda"], progress["waited"]
-    for k, task in enumerate(task for task in TASKS if task in validation):
-        if 1 - validation[task] < args.aux_stop_error and aux_lambda[k] > 0:
-            aux_lambda.assign(tf.tensor_scatter_nd_update(aux_lambda, [[k]], [0.0]))
-            progress["stopped_at"].assign(tf.tensor_scatter_nd_update(progress["stopped_at"], [[k]], [step]))
-            print(
-                f"{task}: validation error {1 - validation[task]:.4f}, no longer trained from step {step} on",
-                flush=True,
-            )
-        tf.summary.scalar(f"{task}/lambda", aux_lambda[k])
-    waited.assign_add(1)
-    if validation["mean_error"] < progress["best_error"]:
-        progress["best_error"].assign(validation["mean_error"])
-        progress["best_step"].assign(step)
-        waited.assign(0)
-        for kept, v in zip(progress["best"], variables):
-            kept.assign(v)
+    rows = zip(TASKS, progress["aux_lambda"], progress["stopped_at"])
+    for task, weight, stopped_at in [row for row in rows if row[0] in validation]:
+        if 1 - validation[task] < args.aux_stop_error and weight > 0:
+            weight.assign(0.0)
+            stopped_at.assign(step)
+            error = 1 - validation[task]
+            print(f"{task}: validation error {error:.4f}, no longer trained from step {step} on", flush=True)
+        tf.summary.scalar(f"{task}/lambda", weight)
 
 
 def log_evaluation(found, epoch, last):
@@ -845,18 +835,12 @@ def draws_of(seed, epoch, n):
 
 
 def start_progress(args, network):
-    """Returns the variables beside the network's that a run changes as it goes, {name: variable or list of them}."""
-    layers_in_both, relations = len(kernel_pairs(network)), []
-    if args.weight_reg != "none":
-        relations = [tf.Variable(tf.ones(layers_in_both)), tf.Variable(tf.zeros(layers_in_both))]
+    """Returns the variables beside the network's that a run changes as it goes, {name: list of them}."""
+    pairs = kernel_pairs(network) if args.weight_reg != "none" else []
     return {
-        "relations": relations,
-        "aux_lambda": tf.Variable(np.broadcast_to(np.float32(args.aux_lambda), len(TASKS))),
-        "stopped_at": tf.Variable([-1] * len(TASKS)),  # the step from which an attribute is no longer trained
-        "best": [tf.Variable(v.value) for v in network.variables] if args.patience else [],
-        "best_error": tf.Variable(math.inf),
-        "best_step": tf.Variable(0),
-        "waited": tf.Variable(0),  # evaluations since then
+        "relations": [tf.Variable(tf.fill((len(pairs),), x)) for x in (1.0, 0.0)] if pairs else [],  # a and b
+        "aux_lambda": [tf.Variable(x) for x in np.broadcast_to(np.float32(args.aux_lambda), len(TASKS))],
+        "stopped_at": [tf.Variable(-1) for _ in TASKS],  # the step from which an attribute is no longer trained
     }
 
 
@@ -919,9 +903,9 @@ def train(args, resumed):
                     measured = log_evaluation(found, epoch if chief else "", step == total)
                     log_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
                     if step % every == 0:  # what the end of the run alone brings about does not count
-                        judge(args, step, measured["validation"], weights, progress)
+                        stop_attributes(args, step, measured["validation"], progress)
                     speeds.append(numbers[-1])
-                if step == total or 0 < args.patience <= progress["waited"].numpy():
+                if step == total:
                     break
                 if step == first or evaluating:
                     began, seen, steps = time.perf_counter(), 0, min(every - step % every, total - step)
@@ -941,14 +925,10 @@ def train(args, resumed):
                 seen += len(batch)
                 numbers.append(seen / (time.perf_counter() - began))
                 bar.add(1, [("loss", numbers[0])])
-        best = int(progress["best_step"].numpy()) if args.patience else 0
-        if best:
-            tf.nest.map_structure(lambda v, kept: v.assign(kept), weights, progress["best"])
-            found = {part: evaluate(predict, parts[part], args.image_size) for part in held_out}
         if chief:
             results = {part: metrics(*sums) for part, sums in found.items()}
-            stopped_at = {task: k for task, k in zip(TASKS, progress["stopped_at"].numpy().tolist()) if k >= 0}
-            results |= {"steps": step, "weights_of_step": best or step, "stopped_attributes": stopped_at}
+            stopped_at = {task: int(k) for task, k in zip(TASKS, progress["stopped_at"]) if k >= 0}
+            results |= {"steps": total, "stopped_attributes": stopped_at}
             write_results({**record, **results}, network, speeds)
 
 
@@ -981,8 +961,7 @@ def log_faces(network, part, size, scale):
 def print_results(results):
     """Prints the measures of a finished run as a table, a row for each, a column for each part."""
     parts = [part for part in ("test", "aflw", "validation") if part in results]
-    title = f"weights of step {results['weights_of_step']}"
-    print(f"\n{title:26}" + "".join(f"{part:>12}" for part in parts))
+    print(f"\n{'':26}" + "".join(f"{part:>12}" for part in parts))
     measures = ["mean_error", "failure_rate", "mean_error_interocular", "failure_rate_interocular"]
     for name in measures + list(results["classes"]):
         label = f"accuracy of {name}" if name in results["classes"] else name
@@ -1078,9 +1057,11 @@ def claim(log_dir, resumed):
 def refuse_difference(strategy, record, resumed):
     """Raises Failure where data or libraries are others than those of the run to resume, or than another worker's."""
     data = record["data"]["sha256"]
-    if resumed and (resumed["data"].get("sha256"), resumed["versions"]) != (data, VERSIONS):
-        then = f"data {resumed['data'].get('sha256')} from {resumed['data'].get('source')}, {resumed['versions']}"
-        raise Failure(f"--resume: expected what the run was begun with, {then}, found data {data}, {VERSIONS}")
+    if resumed and resumed["data"].get("sha256") != data:
+        source = resumed["data"].get("source")
+        raise Failure(f"--resume: expected the data that the run was begun with; they were in --data_dir {source}")
+    if resumed and resumed["versions"] != VERSIONS:
+        raise Failure(f"--resume: expected {resumed['versions']}, with which the run was begun, found {VERSIONS}")
     if resumed and resumed.get("cores") != CORES:
         print(f"this run was begun on {resumed.get('cores')} cores, here are {CORES}: the last bits may differ")
     own = ("data_dir", "log_dir")  # a machine can have them elsewhere
@@ -1219,8 +1200,7 @@ def describe(args, record, network, replicas):
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     cpu = pathlib.Path("/proc/cpuinfo")
     slow = any(gpu.get("compute_capability", (8, 0)) < (8, 0) for gpu in gpus)
-    slow = slow or (not gpus and cpu.exists() and "bf16" not in cpu.read_text())
-    if args.precision == "bfloat16" and slow:
+    if args.precision == "bfloat16" and (slow or (not gpus and cpu.exists() and "bf16" not in cpu.read_text())):
         print("nothing here computes in bfloat16 directly: float32 will be faster")
     runs = os.path.dirname(args.log_dir.rstrip("/")) or "."
     print(f"writing to {args.log_dir}; to watch: {command('-m', 'tensorboard.main', '--logdir', runs)}", flush=True)
@@ -1255,8 +1235,7 @@ def log_training(network, step, numbers):
         tf.summary.scalar(f"units/{unit.name}/alpha_cross", mean[~own].mean())
         value = np.kron(np.sign(mean) * np.sqrt(np.minimum(np.abs(mean), 1)), np.ones((64, 64)))
         picture = np.stack([1 - np.maximum(value, 0), 1 - np.abs(value), 1 + np.minimum(value, 0)], axis=-1)
-        text = "Row i, column j: what task i takes from task j. Blue is positive, red negative, white 0; "
-        text += "the depth of the colour is the square root of |α|, full from 1 on."
+        text = "Row i, column j: what task i takes from task j. Blue is positive, red negative; full colour from 1 on."
         tf.summary.image(f"units/{unit.name}/alpha_mean", picture[None], description=text)
         if unit.unit != "activation":  # hundreds of millions of zeros would hide everything
             tf.summary.histogram(f"units/{unit.name}/alpha", unit.alpha.value)
@@ -1494,7 +1473,6 @@ def make_parser():
     add("--aux_stop_error", type=number(float, "[0, 1]"), default=0.0, help="validation error that ends an attribute's")
     add("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relates the columns' weights (none)")
     add("--weight_reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of that term (1e-6)")
-    add("--patience", type=number(int, "[0, inf)"), default=0, help="evaluations without progress, then end (0: never)")
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
     add("--validation_fraction", type=number(float, "(0, 1)"), default=0.2, help="part of it held out (0.2)")
     add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of all that is drawn at random (0)")

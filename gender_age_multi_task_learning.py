@@ -791,9 +791,11 @@ def claim(log_dir, resumed):
 def refuse_difference(strategy, record, resumed):
     """Raises Failure where data or libraries are others than those of the run to resume, or than another worker's."""
     data = record["data"]["sha256"]
-    if resumed and (resumed["data"].get("sha256"), resumed["versions"]) != (data, VERSIONS):
-        then = f"data {resumed['data'].get('sha256')} from {resumed['data'].get('source')}, {resumed['versions']}"
-        raise Failure(f"--resume: expected what the run was begun with, {then}, found data {data}, {VERSIONS}")
+    if resumed and resumed["data"].get("sha256") != data:
+        source = resumed["data"].get("source")
+        raise Failure(f"--resume: expected the data that the run was begun with; they were in --data_dir {source}")
+    if resumed and resumed["versions"] != VERSIONS:
+        raise Failure(f"--resume: expected {resumed['versions']}, with which the run was begun, found {VERSIONS}")
     if resumed and resumed.get("cores") != CORES:
         print(f"this run was begun on {resumed.get('cores')} cores, here are {CORES}: the last bits may differ")
     own = ("data_dir", "log_dir")  # a machine can have them elsewhere
@@ -932,8 +934,7 @@ def describe(args, record, network, replicas):
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     cpu = pathlib.Path("/proc/cpuinfo")
     slow = any(gpu.get("compute_capability", (8, 0)) < (8, 0) for gpu in gpus)
-    slow = slow or (not gpus and cpu.exists() and "bf16" not in cpu.read_text())
-    if args.precision == "bfloat16" and slow:
+    if args.precision == "bfloat16" and (slow or (not gpus and cpu.exists() and "bf16" not in cpu.read_text())):
         print("nothing here computes in bfloat16 directly: float32 will be faster")
     runs = os.path.dirname(args.log_dir.rstrip("/")) or "."
     print(f"writing to {args.log_dir}; to watch: {command('-m', 'tensorboard.main', '--logdir', runs)}", flush=True)
@@ -968,8 +969,7 @@ def log_training(network, step, numbers):
         tf.summary.scalar(f"units/{unit.name}/alpha_cross", mean[~own].mean())
         value = np.kron(np.sign(mean) * np.sqrt(np.minimum(np.abs(mean), 1)), np.ones((64, 64)))
         picture = np.stack([1 - np.maximum(value, 0), 1 - np.abs(value), 1 + np.minimum(value, 0)], axis=-1)
-        text = "Row i, column j: what task i takes from task j. Blue is positive, red negative, white 0; "
-        text += "the depth of the colour is the square root of |α|, full from 1 on."
+        text = "Row i, column j: what task i takes from task j. Blue is positive, red negative; full colour from 1 on."
         tf.summary.image(f"units/{unit.name}/alpha_mean", picture[None], description=text)
         if unit.unit != "activation":  # hundreds of millions of zeros would hide everything
             tf.summary.histogram(f"units/{unit.name}/alpha", unit.alpha.value)

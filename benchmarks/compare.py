@@ -425,7 +425,8 @@ def commit():
 def read_predictions(script, log_dir, arguments):
     """Returns what a run's network makes of the test part: {task: its class for each image, a digit or letter each}.
 
-    Of landmarks it is each face's mean error, in hundredths of a per cent of the box.
+    Beside each task stands `<task>_truth`. Of landmarks it is each face's mean error, in hundredths of a per cent of
+    the box.
     """
     sys.path.insert(0, ROOT)
     module, args = importlib.import_module(script.removesuffix(".py")), argparse.Namespace(**arguments)
@@ -435,8 +436,9 @@ def read_predictions(script, log_dir, arguments):
         outputs = network.predict(module.centre(images, args.image_size), verbose=0)
         errors = module.face_measures(outputs["landmarks"], truth[1]).numpy()[:, 10]
         return {"mean_error": np.round(1e4 * errors).astype(int).tolist()}
-    outputs = network.predict(images, verbose=0)
-    return {task: "".join(np.base_repr(k, 36) for k in x.argmax(axis=1)) for task, x in outputs.items()}
+    found = {task: x.argmax(axis=1) for task, x in network.predict(images, verbose=0).items()}
+    found |= {f"{task}_truth": truth[1][:, t] for t, task in enumerate(list(found))}
+    return {name: "".join(np.base_repr(k, 36) for k in classes) for name, classes in found.items()}
 
 
 def read_events(log_dir):
@@ -530,11 +532,39 @@ def paired(name, setting, other, column=None):
     return found
 
 
+def scores(entry):
+    """Returns what each test image adds to the last measure of a stored run, or None where that is not stored."""
+    predictions = entry.get("predictions", {})
+    if "mean_error" in predictions:
+        return np.array(predictions["mean_error"]) / 1e4
+    hits = [
+        np.equal(*(np.array(list(predictions[key])) for key in (task, f"{task}_truth")))
+        for task in predictions
+        if f"{task}_truth" in predictions
+    ]
+    return np.mean(hits, axis=0) if hits else None
+
+
+def over_images(name, setting, other, seeds):
+    """Returns half the width of a 95 % interval of a difference, over the test images instead of over the seeds.
+
+    That is what other test images of the same kind could change within a seed; the mean over the seeds, or None.
+    """
+    halves = []
+    for seed in seeds:
+        one, two = (scores(load(name)[key][seed]) for key in (setting, other))
+        if one is not None and two is not None:
+            halves.append(1.96 * np.std(one - two, ddof=1) / len(one) ** 0.5)
+    return statistics.fmean(halves) if halves else None
+
+
 def compare(name):
     """Returns a row per setting with results: its name, how many seeds it has, and how it differs from the baseline."""
     experiment, results, rows = EXPERIMENTS[name], load(name), []
     for setting in [setting for setting in experiment.settings if setting in results]:
         difference = paired(name, setting, experiment.baseline) if setting != experiment.baseline else {}
+        if difference:
+            difference["over_images"] = over_images(name, setting, experiment.baseline, difference["common"])
         rows.append({"setting": setting, "seeds": len(results[setting]), **difference})
     return rows
 
@@ -608,12 +638,16 @@ def table(name):
     compared = any("difference" in row for row in rows)
     head = ["setting", "seeds", *columns]
     head += [f"{columns[-1]} minus {experiment.baseline}, paired", "p", "p (Holm)"] * compared
+    by_image = any(row.get("over_images") for row in rows)
+    head += ["± over test images"] * by_image
     lines += [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
     for row, differences in zip(rows, difference_cells(rows)):
         cells = [row["setting"], str(row["seeds"]), *columns_of(results[row["setting"]], measures)]
-        lines.append(f"| {' | '.join(cells + differences * compared)} |")
+        cells += differences * compared
+        cells += [percent(row["over_images"]) if row.get("over_images") else ""] * by_image
+        lines.append(f"| {' | '.join(cells)} |")
     if always := chance(results, measures):
-        lines.append(f"| {' | '.join([CHANCE, '', *always, *['', '', ''] * compared])} |")
+        lines.append(f"| {' | '.join([CHANCE, '', *always, *[''] * (3 * compared + by_image)])} |")
     if rows := compare_further(name):
         lines += ["", "| paired | seeds | difference | p | p (Holm) |", "|---|---:|---:|---:|---:|"]
         for row, cells in zip(rows, difference_cells(rows)):

@@ -501,7 +501,6 @@ BAD = {
     "--weight_reg l1": "--weight_reg: invalid choice: 'l1'",
     "--weight_reg l2 --network split": "--weight_reg l2: expected --network cross_stitch (or --weight_reg none)",
     "--crop_scale 3": "--crop_scale: expected a number in [1, 2], got '3'",
-    "--patience -1": "--patience: expected a whole number in [0, inf), got '-1'",
     "--validation_fraction 0": "--validation_fraction: expected a number in (0, 1), got '0'",
     "--box 1 2 3": "--box: expected 4 arguments",
     "--box 1 2 3 x": "--box: invalid float value: 'x'",
@@ -574,19 +573,15 @@ def test_the_preset_runs_and_resumes(run):
     assert (arguments["preset"], arguments["lr"], arguments["image_size"]) == ("poster", 0.01, 32)
 
 
-def test_an_evaluation_is_judged_by_hand(landmark_script, capsys):
-    """Below an error of 0.15 an attribute is stopped, once; the best weights are those of the least mean error."""
-    args = parse(landmark_script, "--aux_stop_error=0.15", "--patience=5", "--aux_lambda=0.5")
-    network = build(landmark_script)
-    variables, progress = [v.value for v in network.variables], landmark_script.start_progress(args, network)
-    accuracies = {"gender": 0.95, "smile": 0.8, "glasses": 0.86, "pose": 0.7}
-    for step, error in ((7, 0.3), (14, 0.2), (21, 0.25)):
-        variables[0].assign(tf.fill(variables[0].shape, float(step)))
-        landmark_script.judge(args, step, {"mean_error": error, **accuracies}, variables, progress)
-    assert progress["aux_lambda"].numpy().tolist() == [0, 0.5, 0, 0.5]
-    assert progress["stopped_at"].numpy().tolist() == [7, -1, 7, -1]
-    assert (progress["best_step"].numpy(), progress["waited"].numpy()) == (14, 1)
-    assert progress["best_error"].numpy() == np.float32(0.2) and (progress["best"][0].numpy() == 14).all()
+def test_attributes_are_stopped_by_hand(landmark_script, capsys):
+    """Below an error of 0.15 an attribute is stopped, once; one that the network does not have is passed over."""
+    args = parse(landmark_script, "--aux_stop_error=0.15", "--aux_lambda=0.5")
+    progress = landmark_script.start_progress(args, build(landmark_script))
+    accuracies = {"gender": 0.95, "smile": 0.8, "glasses": 0.86}
+    for step in (7, 14):
+        landmark_script.stop_attributes(args, step, {"mean_error": 0.3, **accuracies}, progress)
+    assert [v.numpy() for v in progress["aux_lambda"]] == [0, 0.5, 0, 0.5]
+    assert [v.numpy() for v in progress["stopped_at"]] == [7, -1, 7, -1]
     assert capsys.readouterr().out.count("no longer trained") == 2
 
 
@@ -604,46 +599,28 @@ def test_an_attribute_that_is_good_enough_is_stopped(run):
 
 
 @pytest.mark.slow
-def test_early_stopping_keeps_the_best_weights(run, landmark_script, mtfl):
-    """At a rate so high that the error rises again, the run ends early, with the weights of its best evaluation."""
-    result = run(n_epoch=40, n_batch_size=24, lr=0.02, patience=3, lr_half_life=0)
-    assert result.status == 0, result
-    results = json.loads((result.log_dir / "results.json").read_text())
-    errors = {step: float(v) for step, v in read_events(result.log_dir)["landmarks/mean_error_validation"]}
-    best = min(errors, key=errors.get)
-    assert results["weights_of_step"] == best and len(errors) < 40 and max(errors) == best + 3 * 10 == results["steps"]
-    assert results["validation"]["mean_error"] == pytest.approx(errors[best], rel=1e-5)
-    parts, *_ = landmark_script.prepare_data(parse(landmark_script, f"--data_dir={mtfl}"))
-    faces, points, _ = parts["validation"]
-    network = keras.models.load_model(result.log_dir / "model.keras")
-    predicted = network(landmark_script.centre(faces, 32), training=False)["landmarks"].numpy()
-    found = np.linalg.norm(predicted - points, axis=-1).mean()
-    assert found == pytest.approx(errors[best], rel=1e-4)
-    again = run("--resume", result.log_dir, data_dir=None, image_size=None, log_dir=None)
-    assert again.status == 0 and "weights of step" in again.out and "epoch" not in again.out
-
-
-@pytest.mark.slow
 def test_the_end_of_a_run_alone_counts_for_nothing(run, tmp_path):
-    """The end lies between two evaluations (3 steps an epoch, one evaluation in 4): a longer run goes the same way."""
-    flags = {"network": "single", "n_batch_size": 100, "eval_every": 4, "patience": 5, "lr": 0.02, "log_every": 1}
+    """The only evaluation is that of the end, where no attribute is stopped: a longer run goes the same way."""
+    flags = {"n_batch_size": 100, "eval_every": 10, "aux_stop_error": 1, "log_every": 1}
     longer = run(**flags, n_epoch=4, log_dir=tmp_path / "longer")
     result = run(**flags, n_epoch=3, log_dir=tmp_path / "made longer")
-    assert len(read_events(result.log_dir)["landmarks/mean_error_validation"]) == 3
+    assert len(read_events(result.log_dir)["landmarks/mean_error_validation"]) == 1
     resume = {"data_dir": None, "image_size": None, "log_dir": None}
     again = run("--resume", tmp_path / "made longer", **resume, n_epoch=4)
     assert longer.status == result.status == again.status == 0, (longer, result, again)
+    stopped = json.loads((tmp_path / "longer" / "results.json").read_text())["stopped_attributes"]
+    assert set(stopped.values()) == {10}
     assert_same_run(tmp_path / "longer", tmp_path / "made longer")
 
 
 @pytest.mark.slow
 def test_killed_and_resumed(landmark_script, mtfl, tmp_path):
     flags = ["--n_batch_size=50", "--image_size=32", "--log_every=1", f"--data_dir={mtfl}", "--lr_half_life=2"]
-    flags += ["--weight_reg=exp", "--patience=50", "--aux_stop_error=0.45"]
+    flags += ["--weight_reg=exp", "--aux_stop_error=0.45"]
     assert_survives_a_kill(landmark_script, tmp_path, *flags)
     one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
     assert one["stopped_attributes"]
-    for key in ("test", "aflw", "validation", "stopped_attributes", "weights_of_step", "cross_stitch"):
+    for key in ("test", "aflw", "validation", "stopped_attributes", "cross_stitch"):
         assert one[key] == other[key], key
 
 

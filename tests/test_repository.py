@@ -127,6 +127,20 @@ def test_holm_by_hand():
     assert holm([0.9, 0.8]) == [1, 1]
 
 
+def test_interval_over_test_images_by_hand(monkeypatch):
+    """Of four images one is told by the baseline alone: differences 0, -1, 0 and 0, whose deviation is one half."""
+    compare = load("benchmarks/compare.py")
+    stored = {
+        "baseline": {"0": {"predictions": {"item": "0111", "item_truth": "0111"}}, "1": {}},
+        "channel": {"0": {"predictions": {"item": "0011", "item_truth": "0111"}}, "1": {}},
+    }
+    monkeypatch.setattr(compare, "load", lambda name: stored)
+    assert compare.over_images("full", "channel", "baseline", ["0", "1"]) == pytest.approx(1.96 * 0.5 / 4**0.5)
+    assert compare.over_images("full", "channel", "baseline", ["1"]) is None
+    faces = {"predictions": {"mean_error": [100, 300]}}
+    np.testing.assert_allclose(compare.scores(faces), [0.01, 0.03])
+
+
 def test_runs_of_different_commits_are_not_paired(monkeypatch):
     compare = load("benchmarks/compare.py")
     entry = {"test": {"item": 1, "group": 1, "accuracy": 1}}
