@@ -508,7 +508,7 @@ def train(args, resumed):
     `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure: with status 3 when
     the loss is no longer finite, with 130 or 143 when a signal ended the run, its state saved.
     """
-    strategy, chief = choose_strategy(args.precision)
+    strategy, chief = choose_strategy(args.precision, len(args.tasks or TASKS))
     if chief and not resumed:
         refuse_run(args.log_dir)
     parts, classes, mean, deviation, data = prepare_data(args)
@@ -613,7 +613,7 @@ def print_results(results):
 # ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
-def choose_strategy(precision):
+def choose_strategy(precision, columns):
     """Returns the distribution strategy for the devices at hand, and whether this process writes the run.
 
     TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device. Operations will
@@ -621,8 +621,9 @@ def choose_strategy(precision):
     """
     keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
-    for gpu in tf.config.list_physical_devices("GPU"):
-        with contextlib.suppress(RuntimeError):  # TensorFlow has used it before, as in a notebook
+    with contextlib.suppress(RuntimeError):  # TensorFlow is running already, as in a notebook
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, CORES // columns))  # columns run side by side
+        for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
     if "TF_CONFIG" not in os.environ:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")

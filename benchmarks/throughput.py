@@ -51,7 +51,7 @@ def make_data():
 class Ours:
     """The script's own network and training step."""
 
-    def __init__(self, n_tasks, keep_prob, precision):
+    def __init__(self, n_tasks, keep_prob, precision, threads=None):
         sys.path.insert(0, ROOT)
         import keras
         import tensorflow as tf
@@ -59,12 +59,11 @@ class Ours:
         import fashion_mnist_multi_task_learning as script
 
         self.tf, self.script, self.tasks = tf, script, TASKS[:n_tasks]
-        tf.config.experimental.enable_op_determinism()
+        script.choose_strategy(precision, max(1, script.CORES // threads) if threads else n_tasks)
         keras.utils.set_random_seed(0)
         images, labels = make_data()
         self.mean, self.deviation = images.mean(axis=0), images.std(axis=0)
         self.data = images, labels[:, :n_tasks]
-        keras.config.set_dtype_policy(precision)
         self.network = self.build(keep_prob)
         self.finish()
 
@@ -304,9 +303,10 @@ def make(contender, n_tasks, keep_prob, threads):
     if contender == "floor":
         return Floor(n_tasks)
     name, half = contender.removesuffix(HALF), contender.endswith(HALF)
+    precision = "bfloat16" if half else "float32"
     if name in TORCH:
-        return Torch(n_tasks, keep_prob, "bfloat16" if half else "float32", name, threads)
-    return (Fit if name == FIT else Ours)(n_tasks, keep_prob, "mixed_bfloat16" if half else "float32")
+        return Torch(n_tasks, keep_prob, precision, name, threads)
+    return Fit(n_tasks, keep_prob, precision, threads) if name == FIT else Ours(n_tasks, keep_prob, precision)
 
 
 def work(contender, n_tasks, threads):
@@ -401,11 +401,11 @@ def compare(args):
     print("the same training step?")
     workers = {name: Worker(name) for name in ALL}
     check(list(workers.values()))
-    print("threads of PyTorch, and the memory allocator")
+    print("threads of the peers, and the memory allocator")
     settings = {}
     for name in ALL:
         tried = {}
-        counts = {1, os.cpu_count()} if name.startswith("torch") else {os.cpu_count()}
+        counts = {os.cpu_count()} if name.startswith(OURS) else {1, os.cpu_count()}
         for setting in [(threads, allocator) for threads in counts for allocator in ALLOCATORS]:
             worker = Worker(name, threads=setting[0], allocator=setting[1])
             worker.ask(steps=3, batch=args.n_batch_size)

@@ -34,6 +34,17 @@ def write_folder(folder, train, test):
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def threads():
+    """Starts TensorFlow as a run of two tasks does: this process has many runs, but only one number of threads."""
+    import tensorflow as tf
+
+    from fashion_mnist_multi_task_learning import CORES
+
+    tf.config.threading.set_intra_op_parallelism_threads(max(1, CORES // 2))
+    tf.config.list_logical_devices()
+
+
 @pytest.fixture(scope="session")
 def script():
     """The Fashion-MNIST script as a module."""
