@@ -338,10 +338,11 @@ EXPERIMENTS = {
         {
             "baseline": [{**OF_2018, "cross_stitch_unit": "channel", **BASELINE}],
             "channel": [{**OF_2018, "cross_stitch_unit": "channel"}],
-            "activation": [OF_2018],
+            "activation, 5 epochs": [{**OF_2018, "n_epoch": 5}],
         },
-        LONG,
-        further=((LATE, "channel", "baseline"), (LATE, "activation", "baseline")),
+        {"overall": ("test", "accuracy"), LATE: ("late", "summary/accuracy_test")}
+        | {"overall, mean of steps 1,175 to 2,350": ("early", "summary/accuracy_test")},
+        further=((LATE, "channel", "baseline"),),
     ),
     "poster": Experiment(
         "MTFL, 8,000 training faces, the poster's setting, 100 epochs",
@@ -500,10 +501,14 @@ def train(name, seeds, folder, data_dir):
 def measured(entry, part, measure):
     """Returns a measure of a stored run, a share, or None if it does not have it.
 
-    The part `late` is a curve's mean over the last ten evaluations.
+    The part `late` is a curve's mean over the last ten evaluations, `early` that over the second half of the first five
+    epochs of all garments, which the shortest run has too.
     """
     if part == "late":
-        return statistics.fmean(value for _, value in entry["curves"][0][measure][-10:])
+        values = [value for _, value in entry["curves"][0][measure]]
+        return statistics.fmean(values[-10:]) if len(values) > 10 else None
+    if part == "early":
+        return statistics.fmean(value for step, value in entry["curves"][0][measure] if 1_000 < step <= 2_350)
     return entry[part].get(measure)
 
 
@@ -563,7 +568,7 @@ def compare(name):
     experiment, results, rows = EXPERIMENTS[name], load(name), []
     for setting in [setting for setting in experiment.settings if setting in results]:
         difference = paired(name, setting, experiment.baseline) if setting != experiment.baseline else {}
-        if difference:
+        if difference and list(experiment.measures.values())[-1][0] == "test":
             difference["over_images"] = over_images(name, setting, experiment.baseline, difference["common"])
         rows.append({"setting": setting, "seeds": len(results[setting]), **difference})
     return rows

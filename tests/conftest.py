@@ -212,8 +212,8 @@ def assert_same_run(one, other):
 def assert_nearly_same_run(one, other, tags, tolerance):
     """Asserts that weights, moving statistics, Adam's mean gradients (which show a wrong scale) and scalars agree.
 
-    All but two numbers in a hundred; those within ten times the tolerance. Where a gradient is all but zero Adam divides
-    rounding by rounding.
+    All but two numbers in a hundred; those within ten times the tolerance. Where a gradient is all but zero Adam
+    divides rounding by rounding.
     """
     a, b = (checkpoint_arrays(last_checkpoint(log_dir)) for log_dir in (one, other))
     assert a.keys() == b.keys() and len(a) > 90
