@@ -287,8 +287,7 @@ class CrossStitch(layers.Layer):
         cross = (1 - init) / (self.tasks - 1)
         mix = tf.fill((self.tasks, self.tasks), cross) + (init - cross) * tf.eye(self.tasks)
         if self.unit == "activation":
-            mix = mix[:, None, :, None] * tf.eye(self.size)[None, :, None, :]  # α_ij · I in block (i, j)
-            return tf.reshape(mix, shape)
+            return tf.reshape(mix[:, None, :, None] * tf.eye(self.size)[None, :, None, :], shape)  # blocks α_ij · I
         return tf.broadcast_to(mix[..., None], shape) if self.unit == "channel" else mix
 
     def call(self, inputs):
@@ -608,7 +607,8 @@ def print_results(results):
     for task in (*results["classes"], "accuracy"):
         name = "overall" if task == "accuracy" else task
         print(f"{name:12}" + "".join(f"{results[part][task]:12.4f}" for part in parts))
-    print(results["data"].get("warning", ""))
+    if "warning" in results["data"]:
+        print(results["data"]["warning"])
 
 
 # --------------------------------------------------------------------------- checkpoints and summaries
@@ -695,8 +695,7 @@ def refuse_difference(strategy, record, resumed):
     """Raises Failure where data or libraries are others than those of the run to resume, or than another worker's."""
     data = record["data"]["sha256"]
     if resumed and resumed["data"].get("sha256") != data:
-        source = resumed["data"].get("source")
-        raise Failure(f"--resume: expected the data that the run was begun with; they were in --data_dir {source}")
+        raise Failure(f"--resume: expected the data that it was begun with, --data_dir {resumed['data'].get('source')}")
     if resumed and resumed["versions"] != VERSIONS:
         raise Failure(f"--resume: expected {resumed['versions']}, with which the run was begun, found {VERSIONS}")
     if resumed and resumed.get("cores") != CORES:
@@ -758,14 +757,12 @@ def restore_checkpoint(checkpoint, log_dir):
             print(f"{prefix} is damaged ({type(error).__name__}): trying the one before it", flush=True)
     if any(pathlib.Path(log_dir).glob("*tfevents*")):  # these come after the first checkpoint
         raise Failure(f"--resume {log_dir}: all checkpoints in its folder are damaged or gone, expected a whole one")
-    return None
 
 
 def open_events(log_dir, step, chief):
     """Returns the summary writer of the run; its event files lose what they hold of `step` and later.
 
-    That is logged again. Each file is copied up to there, or up to a record torn by the end of the process, and then
-    replaced by its copy.
+    That is logged again. Each file is replaced by a copy up to there, or up to a record torn when the process ended.
     """
     if not chief:
         return tf.summary.create_noop_writer()
@@ -829,7 +826,9 @@ def describe(args, record, network, replicas):
     """Prints the data, the network and where to look, before training starts."""
     data = record["data"]
     sizes = ", ".join(f"{size:,} {part}" for part, size in data["sizes"].items())
-    print(f"{data['name']} from {data['source']}: {sizes}\n{data.get('warning', '')}")
+    print(f"{data['name']} from {data['source']}: {sizes}")
+    if "warning" in data:
+        print(data["warning"])
     devices = f"{replicas} device{'s' * (replicas > 1)}"
     print(f"{record['parameters']:,} trainable weights in {args.precision} on {devices}; seed {args.seed}")
     for unit in units_of(network):

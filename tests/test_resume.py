@@ -274,10 +274,7 @@ def test_another_experiment_is_refused(run, unfinished, flag, value, then):
 def test_data_may_move_but_not_change(run, script, small, unfinished, tmp_path):
     before = contents(unfinished)
     result = go_on(run, unfinished, data_dir=script.SAMPLE)
-    assert (
-        result.status == 2
-        and f"expected the data that the run was begun with; they were in --data_dir {small}" in result.err
-    )
+    assert result.status == 2 and f"expected the data that it was begun with, --data_dir {small}" in result.err
     assert contents(unfinished) == before
     shutil.copytree(small, tmp_path / "moved")
     assert go_on(run, unfinished, data_dir=tmp_path / "moved").status == 0
