@@ -898,9 +898,8 @@ def train(args, resumed):
                     log_training(network, step, dict(zip(tags, numbers)))
                 if evaluating:
                     found = {part: evaluate(predict, parts[part], args.image_size) for part in held_out}
-                    epoch = (
-                        f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}  {numbers[-1]:,.0f} images/s"
-                    )
+                    epoch = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}"
+                    epoch += f"  {numbers[-1]:,.0f} images/s"
                     measured = log_evaluation(found, epoch if chief else "", step == total)
                     log_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
                     if step % every == 0:  # what the end of the run alone brings about does not count

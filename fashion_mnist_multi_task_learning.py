@@ -556,9 +556,8 @@ def train(args, resumed):
                     log_training(network, step, dict(zip(tags, numbers)))
                 if evaluating:
                     found = {part: evaluate(predict, parts[part], classes) for part in held_out}
-                    epoch = (
-                        f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}  {numbers[-1]:,.0f} images/s"
-                    )
+                    epoch = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}"
+                    epoch += f"  {numbers[-1]:,.0f} images/s"
                     log_evaluation(found, classes, epoch if chief else "", step == total)
                     speeds.append(numbers[-1])
                 if step == total:
