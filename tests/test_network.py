@@ -2,11 +2,14 @@
 
 import argparse
 import itertools
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import ROOT
 
 TASKS = ["item", "group"]
 MEAN, DEVIATION = np.full((28, 28, 1), 72.9), np.full((28, 28, 1), 90.0)
@@ -241,3 +244,12 @@ def test_learning_rates_by_hand(script):
     np.testing.assert_allclose(rates, [(0.8, 0), (0.8 / 2**0.5, 0), (0.4, 4), (0.2, 2)])
     args.lr_half_life = 0.0
     assert script.learning_rates(args, 9) == (0.8, 8)
+
+
+def test_columns_share_the_cores():
+    """In a process of its own, since a running TensorFlow keeps its number of threads."""
+    code = (
+        "import fashion_mnist_multi_task_learning as script; script.CORES = 9; script.choose_strategy('float32', 2); "
+    )
+    code += "print(script.tf.config.threading.get_intra_op_parallelism_threads())"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).stdout == b"4\n"
