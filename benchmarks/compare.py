@@ -238,7 +238,7 @@ SHOWN = (  # README's figure: what it says, the experiment, the setting and the 
     ("* 25 %, each unit starts at one half", "scarce_25", "init 0.5", "overall"),
     ("10 %, each unit starts at one half", "scarce_10", "init 0.5", "overall"),
     ("5 %, each unit starts at one half", "scarce_5", "init 0.5", "overall"),
-    ("* faces (UTKFace): gender and age", "gender_age", "channel", "overall"),
+    ("* faces (UTKFace): gender and age", "gender_age_decaying", "channel", "overall"),
     ("* landmarks (MTFL), 20 epochs", "landmarks", "cross-stitch", "mean error"),
     ("* landmarks, 60 epochs", "landmarks_60", "cross-stitch", "mean error"),
     ("landmarks, 60 epochs, attributes not trained", "landmarks_60", CONTROL, "mean error"),
