@@ -1461,7 +1461,7 @@ def make_parser():
     add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
     add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
-    add("--preset", action=Preset, choices=tuple(PRESETS), default="ours", help="poster: its setting; flags behind win")
+    add("--preset", action=Preset, choices=tuple(PRESETS), default="ours", help="poster: its setting; later flags win")
     add("--landmark_lambda", type=number(float, "(0, inf)"), default=1.0, help="weight of the landmarks' loss (1)")
     add(
         "--aux_lambda",
@@ -1476,7 +1476,7 @@ def make_parser():
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
     add("--validation_fraction", type=number(float, "(0, 1)"), default=0.2, help="part of it held out (0.2)")
     add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of all that is drawn at random (0)")
-    add("--data_dir", help="folder of MTFL")
+    add("--data_dir", type=os.path.abspath, help="folder of MTFL")
     add("--image_size", type=number(int, "[32, 256]"), default=40, help="side of the faces in pixels (40)")
     add("--crop_scale", type=number(float, "[1, 2]"), default=1.0, help="side of the faces over that of the box (1)")
     add("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces (True)")

@@ -101,7 +101,8 @@ def read_idx(path, dimensions):
             size = math.prod(shape)
             content = file.read(min(size, 2**31) + 1)  # no more: a small file can unpack to gigabytes
     except (OSError, EOFError, zlib.error) as error:
-        raise Failure(f"{path}: expected one of Fashion-MNIST's four .gz files, whole and sound ({error})") from None
+        expected = "expected one of Fashion-MNIST's four .gz files, or train.npz and test.npz instead, whole and sound"
+        raise Failure(f"{path}: {expected} ({error})") from None
     if magic != 0x0800 + dimensions or not 0 < size == len(content):
         expected = f"the magic number 0x{0x0800 + dimensions:08x}, then the shape and as many bytes"
         raise Failure(f"{path}: expected {expected}, found 0x{magic:08x}, {shape} and {len(content)} bytes")
@@ -1024,13 +1025,13 @@ def make_parser():
     add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
     add("--bn_momentum", type=number(float, "[0, 1)"), default=0.99, help="of batch norm's moving averages (0.99)")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
-    add("--preset", action=Preset, choices=tuple(PRESETS), default="ours", help="2018: its setting; flags behind win")
-    add("--tasks", nargs="+", help="a column each, such as item group (all of the data)")
+    add("--preset", action=Preset, choices=tuple(PRESETS), default="ours", help="2018: its setting; later flags win")
+    add("--tasks", nargs="+", help="a column each, as in item group (all)")
     add("--task_weights", nargs="+", type=number(float, "[0, inf)"), help="of their losses, in this order (1 each)")
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
     add("--validation_fraction", type=number(float, "[0, 1)"), default=0.0, help="part of it held out (0)")
     add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of all that is drawn at random (0)")
-    add("--data_dir", help="folder with Fashion-MNIST's four .gz files, or train.npz and test.npz (else: looked for)")
+    add("--data_dir", type=os.path.abspath, help="the four .gz files, or train.npz and test.npz (else: looked for)")
     add("--log_dir", help=f"folder of the run (tf_logs/{NAME}/<stitched|baseline|single>-seed<k>-<time>)")
     add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
     add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")

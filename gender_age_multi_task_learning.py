@@ -1165,7 +1165,7 @@ def make_parser():
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
     add("--validation_fraction", type=number(float, "[0, 1)"), default=0.0, help="part of it held out (0)")
     add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of all that is drawn at random (0)")
-    add("--data_dir", help="folder of UTKFace or VGGFace2")
+    add("--data_dir", type=os.path.abspath, help="folder of UTKFace or VGGFace2")
     add("--split", choices=("identity", "image"), help="what test and training do not share (identity, if known)")
     year = number(int, "[1, 120]")
     add("--age_bins", nargs="+", type=year, default=[MATURE], help="years at which a further class begins (30)")
