@@ -797,10 +797,10 @@ def stop_attributes(args, step, validation, progress):
     """
     rows = zip(TASKS, progress["aux_lambda"], progress["stopped_at"])
     for task, weight, stopped_at in [row for row in rows if row[0] in validation]:
-        if 1 - validation[task] < args.aux_stop_error and weight > 0:
+        error = 1 - validation[task]
+        if error < args.aux_stop_error and weight > 0:
             weight.assign(0.0)
             stopped_at.assign(step)
-            error = 1 - validation[task]
             print(f"{task}: validation error {error:.4f}, no longer trained from step {step} on", flush=True)
         tf.summary.scalar(f"{task}/lambda", weight)
 
@@ -1423,9 +1423,8 @@ def main(argv=None):
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
         if os.path.exists(os.path.join(log_dir, "run.json")):
             message += f"; go on with: {command(__file__, '--resume', log_dir)}"
-    print(
-        f"\n{message}" if status > 128 else f"error: {message}", file=None if status > 128 else sys.stderr, flush=True
-    )
+    stopped = status > 128
+    print(f"\n{message}" if stopped else f"error: {message}", file=sys.stdout if stopped else sys.stderr, flush=True)
     return status
 
 

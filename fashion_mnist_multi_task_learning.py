@@ -246,9 +246,11 @@ def prepare_data(args):
         raise Failure(f"--tasks {' '.join(tasks)}: expected some of {' '.join(classes)}, each once")
     if args.task_weights and len(args.task_weights) != len(tasks):
         raise Failure(f"--task_weights: expected {len(tasks)} numbers, one each for {' '.join(tasks)}")
-    parts = {part: (images[k], labels[k]) for part, k in rows.items()} | {"test": test}
+    parts = {"train": (images, labels)}  # as they are, without a copy, unless a part of them is asked for
+    if len(rows["train"]) < len(images):
+        parts = {part: (images[k], labels[k]) for part, k in rows.items()}
     columns = [list(classes).index(task) for task in tasks]
-    parts = {part: (x, y[:, columns]) for part, (x, y) in parts.items()}
+    parts = {part: (x, y[:, columns]) for part, (x, y) in (parts | {"test": test}).items()}
     record |= {"sizes": {part: len(x) for part, (x, _) in parts.items()}, "sha256": digest.hexdigest()}
     return parts, {task: classes[task] for task in tasks}, *pixel_statistics(parts["train"][0]), record
 
@@ -989,9 +991,8 @@ def main(argv=None):
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
         if os.path.exists(os.path.join(log_dir, "run.json")):
             message += f"; go on with: {command(__file__, '--resume', log_dir)}"
-    print(
-        f"\n{message}" if status > 128 else f"error: {message}", file=None if status > 128 else sys.stderr, flush=True
-    )
+    stopped = status > 128
+    print(f"\n{message}" if stopped else f"error: {message}", file=sys.stdout if stopped else sys.stderr, flush=True)
     return status
 
 

@@ -1132,9 +1132,8 @@ def main(argv=None):
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
         if os.path.exists(os.path.join(log_dir, "run.json")):
             message += f"; go on with: {command(__file__, '--resume', log_dir)}"
-    print(
-        f"\n{message}" if status > 128 else f"error: {message}", file=None if status > 128 else sys.stderr, flush=True
-    )
+    stopped = status > 128
+    print(f"\n{message}" if stopped else f"error: {message}", file=sys.stdout if stopped else sys.stderr, flush=True)
     return status
 
 

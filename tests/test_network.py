@@ -248,8 +248,6 @@ def test_learning_rates_by_hand(script):
 
 def test_columns_share_the_cores():
     """In a process of its own, since a running TensorFlow keeps its number of threads."""
-    code = (
-        "import fashion_mnist_multi_task_learning as script; script.CORES = 9; script.choose_strategy('float32', 2); "
-    )
-    code += "print(script.tf.config.threading.get_intra_op_parallelism_threads())"
+    code = "import fashion_mnist_multi_task_learning as script; script.CORES = 9; "
+    code += "script.choose_strategy('float32', 2); print(script.tf.config.threading.get_intra_op_parallelism_threads())"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).stdout == b"4\n"

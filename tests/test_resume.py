@@ -93,7 +93,7 @@ def test_signals(small, whole, tmp_path, number, status):
     assert result.status == status and "Traceback" not in result.err
     line, command = result.out.splitlines()[-1].split("; go on with: ")
     assert steps_saved(log_dir)[-1] == int(line.split()[3])
-    if number == signal.SIGTERM:
+    if number == signal.SIGTERM:  # what follows is the same for both, and takes a training
         result = subprocess.run(command, shell=True, capture_output=True, text=True)  # as it is printed
         assert result.returncode == 0, result
         assert_same_run(whole, log_dir)
