@@ -90,6 +90,8 @@ PRESETS = {
 }
 EVALUATION_PIXELS = 2**19  # predicted at once, 327 faces of 40x40
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+BYTES_OF_A_WEIGHT = 16  # in float32: its value, its gradient and Adam's two moments
 VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
 
 
@@ -371,8 +373,6 @@ def prepare_data(args):
         raise Failure(f"--validation_fraction {args.validation_fraction}: nothing left to train on")
     if args.train_fraction < 1:
         rest = rest[stratified(pose[rest], args.train_fraction, seed=args.seed)]
-    if args.n_batch_size > len(rest):
-        raise Failure(f"--n_batch_size {args.n_batch_size}: expected at most the {len(rest)} training images")
     parts["validation"] = [array[held_out] for array in parts["train"]]
     parts["train"] = [array[rest] for array in parts["train"]]
     mean, deviation = pixel_statistics(centre(parts["train"][0], args.image_size))
@@ -582,6 +582,10 @@ def build_network(args, mean, deviation):
             return columns
         init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
         unit = "layer" if poster and name == "fc_5" else args.cross_stitch_unit
+        needed = BYTES_OF_A_WEIGHT * (len(columns) * math.prod(columns[0].shape[1:])) ** 2
+        if unit == "activation" and needed > MEMORY:
+            what = f"a unit in the {MEMORY / 1e9:.1f} GB of this machine, {name} takes {needed / 1e9:.1f} GB"
+            raise Failure(f"--cross_stitch_unit activation: expected {what}")
         return CrossStitch(unit, init, name=name)(columns)
 
     norm = {"momentum": args.bn_momentum, "synchronized": tf.distribute.has_strategy()}
@@ -736,17 +740,17 @@ def learning_rates(args, epoch):
 # ---- of this script alone
 
 
-def make_train_step(strategy, network, optimizers, args, progress):
+def make_train_step(strategy, network, optimizers, args, relations):
     """Returns the tf.function (faces, points, attributes, draws, stop) -> numbers that trains one global step.
 
     The numbers are a vector: the total loss, the loss of each output, the term of the related weights, the mean error
     of the landmarks on the batch, and the sum of `stop` over the replicas, by which each machine tells the others that
     it was asked to. `optimizers` are those of the columns and of the units: TensorFlow 1's Adam, a fused kernel.
-    Of `progress`, what start_progress returns, the a and b of related_weights are trained too.
+    `relations` are the a and b of related_weights, trained too; none where it is not asked for.
     """
     alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
     weights = [v.value for v in network.trainable_variables if v.name != "alpha"]
-    pairs, relations, aux_lambda = kernel_pairs(network), progress["relations"], progress["aux_lambda"]
+    pairs, rates = kernel_pairs(network), [args.landmark_lambda, *np.broadcast_to(args.aux_lambda, len(TASKS)).tolist()]
 
     def replica_step(faces, points, attributes, draws, stop):
         n, replicas = tf.cast(tf.shape(faces)[0], tf.float32), strategy.num_replicas_in_sync
@@ -759,7 +763,6 @@ def make_train_step(strategy, network, optimizers, args, progress):
             outputs = network(x, training=True)
             losses = [loss / n for loss in task_losses(outputs, y, a, args.preset == "poster")]
             relation = related_weights(pairs, *relations, args.weight_reg) if relations else tf.constant(0.0)
-            rates = [args.landmark_lambda, *aux_lambda]
             regularisation = args.weight_reg_lambda * relation + args.reg_lambda * l2_regularisation(network)
             loss = tf.add_n([rate * loss for rate, loss in zip(rates, losses)]) + regularisation / replicas
         gradients = tape.gradient(loss, weights + relations + alphas)  # summed over the replicas by the optimizers
@@ -790,26 +793,10 @@ def evaluate(predict, part, size):
     return np.array([len(faces), *measures]), {t: confusion_matrix(outputs[t], labels).numpy() for t, labels in known}
 
 
-def stop_attributes(args, step, validation, progress):
-    """Sets the weight of each attribute whose error in `validation`, that part's measures, is small enough to 0.
-
-    Task-wise early stopping (Zhang et al., ECCV 2014). `progress` is what start_progress returns.
-    """
-    rows = zip(TASKS, progress["aux_lambda"], progress["stopped_at"])
-    for task, weight, stopped_at in [row for row in rows if row[0] in validation]:
-        error = 1 - validation[task]
-        if error < args.aux_stop_error and weight > 0:
-            weight.assign(0.0)
-            stopped_at.assign(step)
-            print(f"{task}: validation error {error:.4f}, no longer trained from step {step} on", flush=True)
-        tf.summary.scalar(f"{task}/lambda", weight)
-
-
 def log_evaluation(found, epoch, last):
-    """Logs and returns the measures of each part, and prints the mean errors behind `epoch` unless that is empty.
+    """Logs the measures of each part, and prints the mean errors behind `epoch` unless that is empty.
 
     `found` are the sums of `evaluate` for each part; after the last step AFLW's confusion matrices are logged too.
-    Returns {part: what `metrics` makes of it}.
     """
     measured = {part: metrics(*sums) for part, sums in found.items()}
     for part, of_part in measured.items():
@@ -822,7 +809,6 @@ def log_evaluation(found, epoch, last):
         print(f"{epoch}  mean error  {errors}", flush=True)
     if last and "aflw" in found:
         log_confusion(found["aflw"][1], TASKS)
-    return measured
 
 
 @functools.lru_cache(maxsize=1)
@@ -833,16 +819,6 @@ def draws_of(seed, epoch, n):
     return random.uniform(-1, 1, (n, 5)).astype(np.float32)
 
 
-def start_progress(args, network):
-    """Returns the variables beside the network's that a run changes as it goes, {name: list of them}."""
-    pairs = kernel_pairs(network) if args.weight_reg != "none" else []
-    return {
-        "relations": [tf.Variable(tf.fill((len(pairs),), x)) for x in (1.0, 0.0)] if pairs else [],  # a and b
-        "aux_lambda": [tf.Variable(x) for x in np.broadcast_to(np.float32(args.aux_lambda), len(TASKS))],
-        "stopped_at": [tf.Variable(-1) for _ in TASKS],  # the step from which an attribute is no longer trained
-    }
-
-
 def train(args, resumed):
     """Trains the network as `args` says and leaves the run in args.log_dir.
 
@@ -850,12 +826,9 @@ def train(args, resumed):
     the loss is no longer finite, with 130 or 143 when a signal ended the run, its state saved.
     """
     strategy, chief = choose_strategy(args.precision, 2 if args.network == "cross_stitch" else 1)
-    if chief and not resumed:
-        refuse_run(args.log_dir)
     parts, mean, deviation, data = prepare_data(args)
     record = {"arguments": vars(args), "data": data, "versions": VERSIONS, "cores": CORES}
     refuse_difference(strategy, record, resumed)
-    refuse_memory(args, lambda args: build_network(args, mean, deviation))
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
         network = build_network(args, mean, deviation)
@@ -864,8 +837,10 @@ def train(args, resumed):
         tags = ["summary/loss_total", *(f"{task}/loss" for task in network.output)]
         tags += ["summary/related_weights", "landmarks/mean_error_train", "throughput/images_per_second"]
         shown = tf.Variable(tf.zeros(len(tags)))  # the last step's, which stands in the events behind its checkpoint
-        weights, progress = [v.value for v in network.variables], start_progress(args, network)
-        checkpoint = tf.train.Checkpoint(network=weights, optimizers=optimizers, shown=shown, **progress)
+        starts, pairs = (1.0, 0.0), kernel_pairs(network) if args.weight_reg != "none" else []
+        relations = [tf.Variable(tf.fill((len(pairs),), start)) for start in starts if pairs]  # a and b, one a pair
+        weights = [v.value for v in network.variables]
+        checkpoint = tf.train.Checkpoint(network=weights, optimizers=optimizers, shown=shown, relations=relations)
     record["classes"] = {task: TASKS[task] for task in list(network.output)[1:]}
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
     faces, held_out = len(parts["train"][0]), sorted(parts.keys() - {"train"})
@@ -878,7 +853,7 @@ def train(args, resumed):
         if chief:
             describe(args, record, network, replicas)
         specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in parts["train"]]
-        train_step = make_train_step(strategy, network, optimizers, args, progress)
+        train_step = make_train_step(strategy, network, optimizers, args, relations)
         train_step = train_step.get_concrete_function(*specs, tf.TensorSpec((None, 5)), tf.TensorSpec([]))
         predict = tf.function(lambda x: network(x, training=False), [tf.TensorSpec(network.input.shape, tf.uint8)])
         first = begin(strategy, chief, checkpoint, record, resumed)
@@ -893,17 +868,17 @@ def train(args, resumed):
                     shown.assign(numbers)
                     write_checkpoint(checkpoint, args.log_dir, step, chief)
                 if asked:
-                    raise stopped(args, step, total, stop)
+                    again = command(__file__, "--resume", args.log_dir)
+                    kind = stop[0] if stop else signal.SIGTERM  # another machine was asked
+                    raise Failure(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
                 if step % log_every == 0 or step == total:
                     log_training(network, step, dict(zip(tags, numbers)))
                 if evaluating:
                     found = {part: evaluate(predict, parts[part], args.image_size) for part in held_out}
                     epoch = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}"
                     epoch += f"  {numbers[-1]:,.0f} images/s"
-                    measured = log_evaluation(found, epoch if chief else "", step == total)
+                    log_evaluation(found, epoch if chief else "", step == total)
                     log_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
-                    if step % every == 0:  # what the end of the run alone brings about does not count
-                        stop_attributes(args, step, measured["validation"], progress)
                     speeds.append(numbers[-1])
                 if step == total:
                     break
@@ -927,9 +902,7 @@ def train(args, resumed):
                 bar.add(1, [("loss", numbers[0])])
         if chief:
             results = {part: metrics(*sums) for part, sums in found.items()}
-            stopped_at = {task: int(k) for task, k in zip(TASKS, progress["stopped_at"]) if k >= 0}
-            results |= {"steps": total, "stopped_attributes": stopped_at}
-            write_results({**record, **results}, network, speeds)
+            write_results({**record, **results, "steps": total}, network, speeds)
 
 
 def mark(image, points, colour, radius):
@@ -1032,26 +1005,20 @@ def agree(strategy, **facts):
             raise Failure(f"TF_CONFIG: expected the same {', '.join(differing)} on all workers, found different ones")
 
 
-def refuse_run(log_dir):
-    """Raises Failure if `log_dir` already holds a run."""
-    names = os.listdir(log_dir) if os.path.isdir(log_dir) else []
-    if any(name in ("run.json", "checkpoints") or "tfevents" in name for name in names):
-        raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
-
-
 @contextlib.contextmanager
 def claim(log_dir, resumed):
-    """A context in which no other process can write into the run's folder."""
+    """A context in which no other process can write into the run's folder, which holds no run unless it is resumed."""
     try:
         os.makedirs(log_dir, exist_ok=True)
+        held = [name for name in os.listdir(log_dir) if name in ("run.json", "checkpoints") or "tfevents" in name]
+        if held and not resumed:
+            raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
         lock = open(os.path.join(log_dir, "lock"), "w")  # noqa: SIM115 (closed below, by with)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         what = "which no other process is writing" if isinstance(error, BlockingIOError) else "that can be written"
         raise Failure(f"--log_dir {log_dir}: expected a folder {what} ({error})") from None
     with lock:
-        if not resumed:
-            refuse_run(log_dir)
         yield
 
 
@@ -1168,24 +1135,6 @@ def command(*words):
     return shlex.join([word.removeprefix(here) for word in (sys.executable, *words)])
 
 
-def stopped(args, step, total, signals):
-    """Returns the Failure of a run that was asked to stop, here by one of `signals` or on another machine."""
-    again = command(__file__, "--resume", args.log_dir)
-    kind = signals[0] if signals else signal.SIGTERM
-    return Failure(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
-
-
-def refuse_memory(args, build):
-    """Says how much memory units of the kind "activation" take; raises Failure where the machine has less."""
-    if args.cross_stitch_unit == "activation":
-        small = build(argparse.Namespace(**{**vars(args), "cross_stitch_unit": "layer"}))
-        weights = sum((unit.tasks * unit.size) ** 2 for unit in units_of(small))
-        needed, memory = 16 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # float32, four of it
-        print(f"the units hold {weights:,} weights, about {needed / 1e9:.1f} GB with gradients and Adam's moments")
-        if needed > memory:
-            raise Failure(f"--cross_stitch_unit activation: expected less than this machine's {memory / 1e9:.1f} GB")
-
-
 def describe(args, record, network, replicas):
     """Prints the data, the network and where to look, before training starts."""
     data = record["data"]
@@ -1194,7 +1143,9 @@ def describe(args, record, network, replicas):
     if "warning" in data:
         print(data["warning"])
     devices = f"{replicas} device{'s' * (replicas > 1)}"
-    print(f"{record['parameters']:,} trainable weights in {args.precision} on {devices}; seed {args.seed}")
+    weights, memory = record["parameters"], BYTES_OF_A_WEIGHT * record["parameters"] / 1e9
+    print(f"{weights:,} trainable weights, {memory:.1f} GB with gradients and Adam's moments")
+    print(f"in {args.precision} on {devices}; seed {args.seed}")
     for unit in units_of(network):
         print(f"  cross-stitch unit {unit.name}: alpha {tuple(unit.alpha.shape)}")
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
@@ -1386,9 +1337,8 @@ def parse_arguments(argv):
     if folder and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
         then = resumed["arguments"]
-        if args.resume != "auto":
-            parser.set_defaults(**then)
-            args = parser.parse_args(argv)
+        parser.set_defaults(**then)
+        args = parser.parse_args(argv)
         args.log_dir = folder
         for name, value in vars(args).items():
             free = name in ("resume", "log_dir", "data_dir") or (name == "n_epoch" and value > then.get(name, value))
@@ -1469,7 +1419,6 @@ def make_parser():
         default=[0.003],
         help="of attributes, all or each (0.003)",
     )
-    add("--aux_stop_error", type=number(float, "[0, 1]"), default=0.0, help="validation error that ends an attribute's")
     add("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relates the columns' weights (none)")
     add("--weight_reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of that term (1e-6)")
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")

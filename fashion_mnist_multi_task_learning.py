@@ -1,9 +1,9 @@
 """Trains two tasks on Fashion-MNIST side by side, joined by cross-stitch units.
 
-Task `item` tells the ten kinds of garment apart, task `group` their three groups (shoes, for women,
-other). Each task has a column of its own: a small convolutional network. After each pooling layer and
-each fully connected layer a cross-stitch unit mixes the columns' activations with learned weights, so
-that the network itself finds how much the tasks should share.
+Task `item` tells the ten kinds of garment apart, task `group` their three groups (shoes, for women, other). Each task
+has a column of its own: a small convolutional network. After each pooling layer and each fully connected layer a
+cross-stitch unit mixes the columns' activations with learned weights, so that the network itself finds how much the
+tasks should share.
 
     python fashion_mnist_multi_task_learning.py --cross_stitch_enabled True     # or False: the baseline
     python -m tensorboard.main --logdir tf_logs                                 # the curves, side by side
@@ -11,8 +11,8 @@ that the network itself finds how much the tasks should share.
 Data of your own: --data_dir FOLDER with train.npz and test.npz, each with `images`, uint8 (n, height, width) or
 (n, height, width, channels), and for every task an array of whole numbers from 0, named after the task.
 A stopped run goes on where it was:      ... --resume LOG_DIR
-Several GPUs of one machine are used without being asked. On several machines, start the same command
-on each of them with TF_CONFIG set, and with a --log_dir on storage that all of them see.
+Several GPUs of one machine are used without being asked. On several machines, start the same command on each of them
+with TF_CONFIG set, and with a --log_dir on storage that all of them see.
 
 Papers: Misra, Shrivastava, Gupta, Hebert, "Cross-stitch Networks for Multi-task Learning", CVPR 2016,
 arXiv:1604.03539. Xiao, Rasul, Vollgraf, "Fashion-MNIST", 2017, arXiv:1708.07747.
@@ -69,6 +69,8 @@ PRESETS = {  # of the code of 2018: dense units, slow averages; its logits are b
 }
 EVALUATION_PIXELS = 2**19  # predicted at once, 668 images of 28x28
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+BYTES_OF_A_WEIGHT = 16  # in float32: its value, its gradient and Adam's two moments
 VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
 
 
@@ -109,32 +111,27 @@ def read_idx(path, dimensions):
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def read_fashion_mnist(folder):
-    """Returns the arrays of both parts, as `read_npz` does, of Fashion-MNIST's four files or others of their form."""
-    parts = {}
-    for part, names in FILES.items():
-        images, labels = (read_idx(os.path.join(folder, f"{name}-ubyte.gz"), int(name[-1])) for name in names)
-        if labels.max() > 9:
-            raise Failure(f"{folder}, {part}: expected labels 0..9, found {labels.max()}")
-        parts[part] = {"images": images}
-        for task, (classes, class_of) in TASKS.items():
-            if len(class_of) != 10 or not set(class_of) <= set(range(len(classes))):
-                raise Failure(f"TASKS[{task!r}]: expected ten classes, one for each label, and a name for each class")
-            parts[part] |= {task: np.array(class_of)[labels], f"{task}_names": np.array(classes)}
-    return parts
+def read_fashion_mnist(folder, part):
+    """Returns the arrays of a part, as `read_npz` does, of Fashion-MNIST's four files or others of their form."""
+    images, labels = (read_idx(f"{folder}/{name}-ubyte.gz", int(name[-1])) for name in FILES[part])
+    if labels.max() > 9:
+        raise Failure(f"{folder}, {part}: expected labels 0..9, found {labels.max()}")
+    arrays = {"images": images}
+    for task, (classes, class_of) in TASKS.items():
+        if len(class_of) != 10 or not set(class_of) <= set(range(len(classes))):
+            raise Failure(f"TASKS[{task!r}]: expected ten classes, one for each label, and a name for each class")
+        arrays |= {task: np.array(class_of)[labels], f"{task}_names": np.array(classes)}
+    return arrays
 
 
-def read_npz(folder):
-    """Returns the arrays in train.npz and test.npz, {part: {name: array}}; the module's docstring describes them."""
-    parts = {}
-    for part in ("train", "test"):
-        path = os.path.join(folder, f"{part}.npz")
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                parts[part] = {name: file[name] for name in file}
-        except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-            raise Failure(f"{path}: expected a file of numpy.savez without Python objects ({error})") from None
-    return parts
+def read_npz(folder, part):
+    """Returns the arrays in train.npz or test.npz, {name: array}; the module's docstring describes them."""
+    path = os.path.join(folder, f"{part}.npz")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise Failure(f"{path}: expected a file of numpy.savez without Python objects ({error})") from None
 
 
 def read_folder(folder):
@@ -143,7 +140,8 @@ def read_folder(folder):
     A part is a pair of arrays: images, uint8 (n, height, width, C), and labels, int64 (n, tasks). Raises Failure,
     which names the file or the part, where the data are damaged or do not fit together.
     """
-    contents = (read_npz if os.path.exists(os.path.join(folder, "train.npz")) else read_fashion_mnist)(folder)
+    read = read_npz if os.path.exists(os.path.join(folder, "train.npz")) else read_fashion_mnist
+    contents = {part: read(folder, part) for part in FILES}
     train, smallest, parts, classes = contents["train"], 2 ** len(FILTERS), [], {}
     tasks = [name for name in train if name != "images" and not name.endswith("_names")]
     reserved = {"summary", "units", "throughput", "accuracy", "standardise", *UNITS}
@@ -238,19 +236,14 @@ def prepare_data(args):
             raise Failure(f"--validation_fraction {args.validation_fraction}: nothing left to train on")
     if args.train_fraction < 1:
         rows["train"] = rows["train"][stratified(labels[rows["train"], 0], args.train_fraction, seed=args.seed)]
-    if args.n_batch_size > len(rows["train"]):
-        what = f"{len(rows['train'])} training images{' of the sample' if source == SAMPLE else ''}"
-        raise Failure(f"--n_batch_size {args.n_batch_size}: expected at most the {what}")
     tasks = args.tasks or list(classes)
     if not set(tasks) <= classes.keys() or len(set(tasks)) < len(tasks):
         raise Failure(f"--tasks {' '.join(tasks)}: expected some of {' '.join(classes)}, each once")
     if args.task_weights and len(args.task_weights) != len(tasks):
         raise Failure(f"--task_weights: expected {len(tasks)} numbers, one each for {' '.join(tasks)}")
-    parts = {"train": (images, labels)}  # as they are, without a copy, unless a part of them is asked for
-    if len(rows["train"]) < len(images):
-        parts = {part: (images[k], labels[k]) for part, k in rows.items()}
+    parts = {part: (images[k], labels[k]) for part, k in rows.items()} | {"test": test}
     columns = [list(classes).index(task) for task in tasks]
-    parts = {part: (x, y[:, columns]) for part, (x, y) in (parts | {"test": test}).items()}
+    parts = {part: (x, y[:, columns]) for part, (x, y) in parts.items()}
     record |= {"sizes": {part: len(x) for part, (x, _) in parts.items()}, "sha256": digest.hexdigest()}
     return parts, {task: classes[task] for task in tasks}, *pixel_statistics(parts["train"][0]), record
 
@@ -389,6 +382,10 @@ def build_network(args, classes, mean, deviation):
         if not args.cross_stitch_enabled or len(columns) == 1 or name not in args.cross_stitch_at:
             return columns
         init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
+        needed = BYTES_OF_A_WEIGHT * (len(columns) * math.prod(columns[0].shape[1:])) ** 2
+        if args.cross_stitch_unit == "activation" and needed > MEMORY:
+            what = f"a unit in the {MEMORY / 1e9:.1f} GB of this machine, {name} takes {needed / 1e9:.1f} GB"
+            raise Failure(f"--cross_stitch_unit activation: expected {what}")
         return CrossStitch(args.cross_stitch_unit, init, name=name)(columns)
 
     images = keras.Input(mean.shape, dtype="uint8", name="images")
@@ -511,12 +508,9 @@ def train(args, resumed):
     the loss is no longer finite, with 130 or 143 when a signal ended the run, its state saved.
     """
     strategy, chief = choose_strategy(args.precision, len(args.tasks or TASKS))
-    if chief and not resumed:
-        refuse_run(args.log_dir)
     parts, classes, mean, deviation, data = prepare_data(args)
     record = {"arguments": vars(args), "data": data, "classes": classes, "versions": VERSIONS, "cores": CORES}
     refuse_difference(strategy, record, resumed)
-    refuse_memory(args, lambda args: build_network(args, classes, mean, deviation))
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
         network = build_network(args, classes, mean, deviation)
@@ -554,7 +548,9 @@ def train(args, resumed):
                     shown.assign(numbers)
                     write_checkpoint(checkpoint, args.log_dir, step, chief)
                 if asked:
-                    raise stopped(args, step, total, stop)
+                    again = command(__file__, "--resume", args.log_dir)
+                    kind = stop[0] if stop else signal.SIGTERM  # another machine was asked
+                    raise Failure(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
                 if step % log_every == 0 or step == total:
                     log_training(network, step, dict(zip(tags, numbers)))
                 if evaluating:
@@ -670,26 +666,20 @@ def agree(strategy, **facts):
             raise Failure(f"TF_CONFIG: expected the same {', '.join(differing)} on all workers, found different ones")
 
 
-def refuse_run(log_dir):
-    """Raises Failure if `log_dir` already holds a run."""
-    names = os.listdir(log_dir) if os.path.isdir(log_dir) else []
-    if any(name in ("run.json", "checkpoints") or "tfevents" in name for name in names):
-        raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
-
-
 @contextlib.contextmanager
 def claim(log_dir, resumed):
-    """A context in which no other process can write into the run's folder."""
+    """A context in which no other process can write into the run's folder, which holds no run unless it is resumed."""
     try:
         os.makedirs(log_dir, exist_ok=True)
+        held = [name for name in os.listdir(log_dir) if name in ("run.json", "checkpoints") or "tfevents" in name]
+        if held and not resumed:
+            raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
         lock = open(os.path.join(log_dir, "lock"), "w")  # noqa: SIM115 (closed below, by with)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         what = "which no other process is writing" if isinstance(error, BlockingIOError) else "that can be written"
         raise Failure(f"--log_dir {log_dir}: expected a folder {what} ({error})") from None
     with lock:
-        if not resumed:
-            refuse_run(log_dir)
         yield
 
 
@@ -806,24 +796,6 @@ def command(*words):
     return shlex.join([word.removeprefix(here) for word in (sys.executable, *words)])
 
 
-def stopped(args, step, total, signals):
-    """Returns the Failure of a run that was asked to stop, here by one of `signals` or on another machine."""
-    again = command(__file__, "--resume", args.log_dir)
-    kind = signals[0] if signals else signal.SIGTERM
-    return Failure(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
-
-
-def refuse_memory(args, build):
-    """Says how much memory units of the kind "activation" take; raises Failure where the machine has less."""
-    if args.cross_stitch_unit == "activation":
-        small = build(argparse.Namespace(**{**vars(args), "cross_stitch_unit": "layer"}))
-        weights = sum((unit.tasks * unit.size) ** 2 for unit in units_of(small))
-        needed, memory = 16 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # float32, four of it
-        print(f"the units hold {weights:,} weights, about {needed / 1e9:.1f} GB with gradients and Adam's moments")
-        if needed > memory:
-            raise Failure(f"--cross_stitch_unit activation: expected less than this machine's {memory / 1e9:.1f} GB")
-
-
 def describe(args, record, network, replicas):
     """Prints the data, the network and where to look, before training starts."""
     data = record["data"]
@@ -832,7 +804,9 @@ def describe(args, record, network, replicas):
     if "warning" in data:
         print(data["warning"])
     devices = f"{replicas} device{'s' * (replicas > 1)}"
-    print(f"{record['parameters']:,} trainable weights in {args.precision} on {devices}; seed {args.seed}")
+    weights, memory = record["parameters"], BYTES_OF_A_WEIGHT * record["parameters"] / 1e9
+    print(f"{weights:,} trainable weights, {memory:.1f} GB with gradients and Adam's moments")
+    print(f"in {args.precision} on {devices}; seed {args.seed}")
     for unit in units_of(network):
         print(f"  cross-stitch unit {unit.name}: alpha {tuple(unit.alpha.shape)}")
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
@@ -954,9 +928,8 @@ def parse_arguments(argv):
     if folder and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
         then = resumed["arguments"]
-        if args.resume != "auto":
-            parser.set_defaults(**then)
-            args = parser.parse_args(argv)
+        parser.set_defaults(**then)
+        args = parser.parse_args(argv)
         args.log_dir = folder
         for name, value in vars(args).items():
             free = name in ("resume", "log_dir", "data_dir") or (name == "n_epoch" and value > then.get(name, value))

@@ -64,6 +64,8 @@ WIDTH = 256  # of its fully connected layer
 UNITS = (*(f"pool_{k}" for k, _ in enumerate(FILTERS, 1)), f"fc_{len(FILTERS) + 1}")  # the layers with a unit behind
 EVALUATION_PIXELS = 2**19  # predicted at once, 668 images of 28x28
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+BYTES_OF_A_WEIGHT = 16  # in float32: its value, its gradient and Adam's two moments
 VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
 
 
@@ -302,8 +304,6 @@ def prepare_data(args):
     if args.train_fraction < 1:
         rest = rest[stratified(genders[rest] * 100 + ages[rest] // 10, args.train_fraction, seed=args.seed)]
     rows = {"train": rest, **rows}
-    if args.n_batch_size > len(rest):
-        raise Failure(f"--n_batch_size {args.n_batch_size}: expected at most the {len(rest)} training images")
     majority = {}
     for t, task in enumerate(args.tasks):
         counts = np.bincount(labels[:, t], minlength=len(classes[task]))
@@ -484,6 +484,10 @@ def build_network(args, classes, mean, deviation):
         if not args.cross_stitch_enabled or len(columns) == 1 or name not in args.cross_stitch_at:
             return columns
         init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
+        needed = BYTES_OF_A_WEIGHT * (len(columns) * math.prod(columns[0].shape[1:])) ** 2
+        if args.cross_stitch_unit == "activation" and needed > MEMORY:
+            what = f"a unit in the {MEMORY / 1e9:.1f} GB of this machine, {name} takes {needed / 1e9:.1f} GB"
+            raise Failure(f"--cross_stitch_unit activation: expected {what}")
         return CrossStitch(args.cross_stitch_unit, init, name=name)(columns)
 
     images = keras.Input(mean.shape, dtype="uint8", name="images")
@@ -608,12 +612,9 @@ def train(args, resumed):
     the loss is no longer finite, with 130 or 143 when a signal ended the run, its state saved.
     """
     strategy, chief = choose_strategy(args.precision, len(args.tasks or TASKS))
-    if chief and not resumed:
-        refuse_run(args.log_dir)
     parts, classes, mean, deviation, data = prepare_data(args)
     record = {"arguments": vars(args), "data": data, "classes": classes, "versions": VERSIONS, "cores": CORES}
     refuse_difference(strategy, record, resumed)
-    refuse_memory(args, lambda args: build_network(args, classes, mean, deviation))
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
         network = build_network(args, classes, mean, deviation)
@@ -651,7 +652,9 @@ def train(args, resumed):
                     shown.assign(numbers)
                     write_checkpoint(checkpoint, args.log_dir, step, chief)
                 if asked:
-                    raise stopped(args, step, total, stop)
+                    again = command(__file__, "--resume", args.log_dir)
+                    kind = stop[0] if stop else signal.SIGTERM  # another machine was asked
+                    raise Failure(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
                 if step % log_every == 0 or step == total:
                     log_training(network, step, dict(zip(tags, numbers)))
                 if evaluating:
@@ -767,26 +770,20 @@ def agree(strategy, **facts):
             raise Failure(f"TF_CONFIG: expected the same {', '.join(differing)} on all workers, found different ones")
 
 
-def refuse_run(log_dir):
-    """Raises Failure if `log_dir` already holds a run."""
-    names = os.listdir(log_dir) if os.path.isdir(log_dir) else []
-    if any(name in ("run.json", "checkpoints") or "tfevents" in name for name in names):
-        raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
-
-
 @contextlib.contextmanager
 def claim(log_dir, resumed):
-    """A context in which no other process can write into the run's folder."""
+    """A context in which no other process can write into the run's folder, which holds no run unless it is resumed."""
     try:
         os.makedirs(log_dir, exist_ok=True)
+        held = [name for name in os.listdir(log_dir) if name in ("run.json", "checkpoints") or "tfevents" in name]
+        if held and not resumed:
+            raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
         lock = open(os.path.join(log_dir, "lock"), "w")  # noqa: SIM115 (closed below, by with)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         what = "which no other process is writing" if isinstance(error, BlockingIOError) else "that can be written"
         raise Failure(f"--log_dir {log_dir}: expected a folder {what} ({error})") from None
     with lock:
-        if not resumed:
-            refuse_run(log_dir)
         yield
 
 
@@ -903,24 +900,6 @@ def command(*words):
     return shlex.join([word.removeprefix(here) for word in (sys.executable, *words)])
 
 
-def stopped(args, step, total, signals):
-    """Returns the Failure of a run that was asked to stop, here by one of `signals` or on another machine."""
-    again = command(__file__, "--resume", args.log_dir)
-    kind = signals[0] if signals else signal.SIGTERM
-    return Failure(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
-
-
-def refuse_memory(args, build):
-    """Says how much memory units of the kind "activation" take; raises Failure where the machine has less."""
-    if args.cross_stitch_unit == "activation":
-        small = build(argparse.Namespace(**{**vars(args), "cross_stitch_unit": "layer"}))
-        weights = sum((unit.tasks * unit.size) ** 2 for unit in units_of(small))
-        needed, memory = 16 * weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # float32, four of it
-        print(f"the units hold {weights:,} weights, about {needed / 1e9:.1f} GB with gradients and Adam's moments")
-        if needed > memory:
-            raise Failure(f"--cross_stitch_unit activation: expected less than this machine's {memory / 1e9:.1f} GB")
-
-
 def describe(args, record, network, replicas):
     """Prints the data, the network and where to look, before training starts."""
     data = record["data"]
@@ -929,7 +908,9 @@ def describe(args, record, network, replicas):
     if "warning" in data:
         print(data["warning"])
     devices = f"{replicas} device{'s' * (replicas > 1)}"
-    print(f"{record['parameters']:,} trainable weights in {args.precision} on {devices}; seed {args.seed}")
+    weights, memory = record["parameters"], BYTES_OF_A_WEIGHT * record["parameters"] / 1e9
+    print(f"{weights:,} trainable weights, {memory:.1f} GB with gradients and Adam's moments")
+    print(f"in {args.precision} on {devices}; seed {args.seed}")
     for unit in units_of(network):
         print(f"  cross-stitch unit {unit.name}: alpha {tuple(unit.alpha.shape)}")
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
@@ -1095,9 +1076,8 @@ def parse_arguments(argv):
     if folder and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
         then = resumed["arguments"]
-        if args.resume != "auto":
-            parser.set_defaults(**then)
-            args = parser.parse_args(argv)
+        parser.set_defaults(**then)
+        args = parser.parse_args(argv)
         args.log_dir = folder
         for name, value in vars(args).items():
             free = name in ("resume", "log_dir", "data_dir") or (name == "n_epoch" and value > then.get(name, value))

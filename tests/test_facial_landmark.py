@@ -13,10 +13,7 @@ import tensorflow as tf
 from conftest import (
     assert_nearly_same_run,
     assert_refused,
-    assert_same_run,
     assert_survives_a_kill,
-    checkpoint_arrays,
-    last_checkpoint,
     load,
     read_events,
     run_main,
@@ -459,8 +456,7 @@ def test_split_without_auxiliary_weight_gives_the_gradients_of_single(landmark_s
         output = network.get_layer("landmarks_points").kernel  # which starts at zero, and would hide all gradients
         output.assign(np.random.default_rng(0).normal(size=output.shape))
         spy = Spy()
-        strategy, progress = tf.distribute.get_strategy(), landmark_script.start_progress(args, network)
-        step = landmark_script.make_train_step(strategy, network, (spy, spy), args, progress)
+        step = landmark_script.make_train_step(tf.distribute.get_strategy(), network, (spy, spy), args, [])
         draws = np.random.default_rng(0).uniform(-1, 1, (239, 5)).astype(np.float32)
         step(*(tf.constant(x[:16]) for x in (*parts["train"], draws)), tf.constant(0.0))
         names = [v.path for v in network.trainable_variables]
@@ -497,7 +493,6 @@ BAD = {
     "--aux_lambda x": "--aux_lambda: expected a number in [0, inf), got 'x'",
     "--aux_lambda -1": "--aux_lambda: expected a number in [0, inf), got '-1'",
     "--aux_lambda 1 2": "--aux_lambda: expected one number, or one each for gender smile glasses pose",
-    "--aux_stop_error 2": "--aux_stop_error: expected a number in [0, 1], got '2'",
     "--weight_reg l1": "--weight_reg: invalid choice: 'l1'",
     "--weight_reg l2 --network split": "--weight_reg l2: expected --network cross_stitch (or --weight_reg none)",
     "--crop_scale 3": "--crop_scale: expected a number in [1, 2], got '3'",
@@ -506,7 +501,6 @@ BAD = {
     "--box 1 2 3 x": "--box: invalid float value: 'x'",
     "--validation_fraction 0.9999": "--validation_fraction 0.9999: nothing left to train on",
     "--model m.keras": "--model, --box: expected with --predict PHOTO",
-    "--n_batch_size 1000": "--n_batch_size 1000: expected at most the 239 training images",
 }
 
 
@@ -573,54 +567,13 @@ def test_the_preset_runs_and_resumes(run):
     assert (arguments["preset"], arguments["lr"], arguments["image_size"]) == ("poster", 0.01, 32)
 
 
-def test_attributes_are_stopped_by_hand(landmark_script, capsys):
-    """Below an error of 0.15 an attribute is stopped, once; one that the network does not have is passed over."""
-    args = parse(landmark_script, "--aux_stop_error=0.15", "--aux_lambda=0.5")
-    progress = landmark_script.start_progress(args, build(landmark_script))
-    accuracies = {"gender": 0.95, "smile": 0.8, "glasses": 0.86}
-    for step in (7, 14):
-        landmark_script.stop_attributes(args, step, {"mean_error": 0.3, **accuracies}, progress)
-    assert [v.numpy() for v in progress["aux_lambda"]] == [0, 0.5, 0, 0.5]
-    assert [v.numpy() for v in progress["stopped_at"]] == [7, -1, 7, -1]
-    assert capsys.readouterr().out.count("no longer trained") == 2
-
-
-@pytest.mark.slow
-def test_an_attribute_that_is_good_enough_is_stopped(run):
-    """With a threshold of 1 all attributes stop after the first evaluation."""
-    result = run(n_epoch=2, aux_stop_error=1, reg_lambda=0, n_batch_size=100)
-    assert result.status == 0 and "smile: validation error 0." in result.out and "from step 3 on" in result.out
-    results = json.loads((result.log_dir / "results.json").read_text())
-    assert results["stopped_attributes"] == {"gender": 3, "smile": 3, "glasses": 3, "pose": 3}
-    events = read_events(result.log_dir)
-    assert [float(v) for _, v in events["smile/lambda"]] == [0, 0]
-    arrays = checkpoint_arrays(last_checkpoint(result.log_dir))
-    assert any(name.startswith("aux_lambda") and (value == 0).all() for name, value in arrays.items())
-
-
-@pytest.mark.slow
-def test_the_end_of_a_run_alone_counts_for_nothing(run, tmp_path):
-    """The only evaluation is that of the end, where no attribute is stopped: a longer run goes the same way."""
-    flags = {"n_batch_size": 100, "eval_every": 10, "aux_stop_error": 1, "log_every": 1}
-    longer = run(**flags, n_epoch=4, log_dir=tmp_path / "longer")
-    result = run(**flags, n_epoch=3, log_dir=tmp_path / "made longer")
-    assert len(read_events(result.log_dir)["landmarks/mean_error_validation"]) == 1
-    resume = {"data_dir": None, "image_size": None, "log_dir": None}
-    again = run("--resume", tmp_path / "made longer", **resume, n_epoch=4)
-    assert longer.status == result.status == again.status == 0, (longer, result, again)
-    stopped = json.loads((tmp_path / "longer" / "results.json").read_text())["stopped_attributes"]
-    assert set(stopped.values()) == {10}
-    assert_same_run(tmp_path / "longer", tmp_path / "made longer")
-
-
 @pytest.mark.slow
 def test_killed_and_resumed(landmark_script, mtfl, tmp_path):
     flags = ["--n_batch_size=50", "--image_size=32", "--log_every=1", f"--data_dir={mtfl}", "--lr_half_life=2"]
-    flags += ["--weight_reg=exp", "--aux_stop_error=0.45"]
+    flags += ["--weight_reg=exp"]
     assert_survives_a_kill(landmark_script, tmp_path, *flags)
     one, other = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed"))
-    assert one["stopped_attributes"]
-    for key in ("test", "aflw", "validation", "stopped_attributes", "cross_stitch"):
+    for key in ("test", "aflw", "validation", "cross_stitch"):
         assert one[key] == other[key], key
 
 

@@ -274,7 +274,6 @@ BAD = {
     "--model m.keras": "--model: expected with --predict PHOTO",
     "--augment maybe": "--augment: expected True or False, got 'maybe'",
     "--split identity": "--split identity: UTKFace does not say who is who, expected image",
-    "--n_batch_size 1000": "--n_batch_size 1000: expected at most the",
     "--predict a.jpg": "--predict: expected --model with the model.keras of a run",
 }
 

@@ -236,6 +236,8 @@ def test_batches_hold_every_image_once_an_epoch(script):
             np.testing.assert_array_equal(one, other)
     *_, last = itertools.islice(script.batches(args, 10, 0, 5), 3)
     np.testing.assert_array_equal(last, np.tile(found[2], 3))
+    whole = next(script.batches(argparse.Namespace(n_batch_size=128, seed=3), 10, 0, 1))  # fewer images than a batch
+    assert whole.tolist() == epochs[0]
 
 
 def test_learning_rates_by_hand(script):
