@@ -151,12 +151,12 @@ def read_folder(folder):
         images, size = (content.get("images", np.empty(0)) for content in (arrays, train))
         fits = images.shape[1:] == size.shape[1:] and min(images.shape[1:3], default=0) >= smallest
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images) or not fits:
-            what = f"uint8 (n, height, width) or (n, height, width, C), all of one size, {smallest} or more a side"
+            what = f"uint8 (n, height, width) or (n, height, width, C), all of one size, {smallest} or more per side"
             raise Failure(f"{folder}, {part}: expected images, {what}, found {images.dtype} {images.shape}")
         labels = [arrays.get(task, np.empty(0)) for task in tasks]
         for task, y in zip(tasks, labels):
             if y.dtype.kind not in "iu" or y.shape != images.shape[:1] or y.min() < 0:
-                what = f"{len(images)} whole numbers from 0, one an image"
+                what = f"{len(images)} whole numbers from 0, one per image"
                 raise Failure(f"{folder}, {part}: expected {task}, {what}, found {y.dtype} {y.shape}")
         parts.append((images.reshape(*images.shape[:3], -1), np.stack([y.astype(np.int64) for y in labels], axis=1)))
     for task, *labels in zip(tasks, *(y.T for _, y in parts)):
@@ -384,8 +384,8 @@ def build_network(args, classes, mean, deviation):
         init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
         needed = BYTES_OF_A_WEIGHT * (len(columns) * math.prod(columns[0].shape[1:])) ** 2
         if args.cross_stitch_unit == "activation" and needed > MEMORY:
-            what = f"a unit in the {MEMORY / 1e9:.1f} GB of this machine, {name} takes {needed / 1e9:.1f} GB"
-            raise Failure(f"--cross_stitch_unit activation: expected {what}")
+            what = f"{needed / 1e9:.1f} GB, expected less than this machine's {MEMORY / 1e9:.1f} GB"
+            raise Failure(f"--cross_stitch_unit activation: {name} takes {what}")
         return CrossStitch(args.cross_stitch_unit, init, name=name)(columns)
 
     images = keras.Input(mean.shape, dtype="uint8", name="images")
@@ -592,8 +592,9 @@ def log_evaluation(found, classes, epoch, last):
         for task, accuracy in accuracies(matrices).items():
             tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
     if epoch:
-        scores = "  ".join(f"{task} {value:.4f}" for task, value in accuracies(found["test"]).items())
-        print(f"{epoch}  test {scores}", flush=True)
+        overall, *of_tasks = accuracies(found["test"]).items()
+        scores = "  ".join(f"{task} {value:.4f}" for task, value in (*of_tasks, ("overall", overall[1])))
+        print(f"{epoch}  test accuracy  {scores}", flush=True)
     if last:
         log_confusion(found["test"], classes)
 
@@ -804,11 +805,12 @@ def describe(args, record, network, replicas):
     if "warning" in data:
         print(data["warning"])
     devices = f"{replicas} device{'s' * (replicas > 1)}"
-    weights, memory = record["parameters"], BYTES_OF_A_WEIGHT * record["parameters"] / 1e9
-    print(f"{weights:,} trainable weights, {memory:.1f} GB with gradients and Adam's moments")
-    print(f"in {args.precision} on {devices}; seed {args.seed}")
+    memory = f"{BYTES_OF_A_WEIGHT * record['parameters'] / 1e9:.1f} GB with gradients and Adam's moments"
+    print(f"{record['parameters']:,} trainable weights, {memory}; {args.precision} on {devices}; seed {args.seed}")
     for unit in units_of(network):
-        print(f"  cross-stitch unit {unit.name}: alpha {tuple(unit.alpha.shape)}")
+        print(f"  cross-stitch unit {unit.name}: alpha[to, from] of shape {tuple(unit.alpha.shape)}")
+    if not units_of(network):
+        print("  no cross-stitch units")
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     cpu = pathlib.Path("/proc/cpuinfo")
     slow = any(gpu.get("compute_capability", (8, 0)) < (8, 0) for gpu in gpus)
@@ -994,13 +996,13 @@ def make_parser():
     add("--lr", type=number(float, "(0, inf)"), default=0.001, help="Adam's learning rate (0.001)")
     add("--lr_half_life", type=number(float, "[0, inf)"), default=0.0, help="epochs that halve it (0: constant)")
     add("--n_epoch", type=number(int, "[1, inf)"), default=30, help="epochs (30)")
-    add("--n_batch_size", type=number(int, "[1, inf)"), default=128, help="images a step, over all devices (128)")
+    add("--n_batch_size", type=number(int, "[1, inf)"), default=128, help="images per step, over all devices (128)")
     add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-5, help="weight of the L2 term (1e-5)")
     add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
     add("--bn_momentum", type=number(float, "[0, 1)"), default=0.99, help="of batch norm's moving averages (0.99)")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
     add("--preset", action=Preset, choices=tuple(PRESETS), default="ours", help="2018: its setting; later flags win")
-    add("--tasks", nargs="+", help="a column each, as in item group (all)")
+    add("--tasks", nargs="+", help="one column each, as in item group (all)")
     add("--task_weights", nargs="+", type=number(float, "[0, inf)"), help="of their losses, in this order (1 each)")
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
     add("--validation_fraction", type=number(float, "[0, 1)"), default=0.0, help="part of it held out (0)")

@@ -138,7 +138,7 @@ DAMAGE = {
         "test: expected images, .* all of one size, .* found uint8 .20, 8, 9",
     ),
     "no images": (IMAGES, idx(np.zeros((0, 8, 8), np.uint8)), r"found 0x00000803, .0, 8, 8. and 0 bytes"),
-    "tiny images": (IMAGES, idx(np.zeros((20, 3, 8), np.uint8)), "4 or more a side"),
+    "tiny images": (IMAGES, idx(np.zeros((20, 3, 8), np.uint8)), "4 or more per side"),
     "a folder": (IMAGES, "a folder", "Is a directory"),
     "pickled": (IMAGES, gzip.compress(b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR."), "magic number"),
 }
@@ -201,7 +201,7 @@ WRONG = {
     "no images": ({"images": None}, "expected images, uint8"),
     "floats": ({"images": DIGITS["images"] / 255}, "expected images, uint8 .* found float64"),
     "flat": ({"images": DIGITS["images"].reshape(20, 64)}, "expected images"),
-    "tiny": ({"images": DIGITS["images"][:, :3]}, "4 or more a side"),
+    "tiny": ({"images": DIGITS["images"][:, :3]}, "4 or more per side"),
     "no tasks": ({"digit": None, "parity": None, "parity_names": None}, "arrays of labels beside images"),
     "a name for a layer": ({"pool_1": DIGITS["digit"]}, "named after their tasks"),
     "a name with a slash": ({"a/b": DIGITS["digit"]}, "named after their tasks"),

@@ -61,7 +61,7 @@ def test_a_run_in_bfloat16(script, run, tmp_path, small):
     """It learns, resumes with the same bits, tells its precision, and its model loads without being told."""
     flags = {"precision": "bfloat16", "n_epoch": 3, "n_batch_size": 100, "cross_stitch_unit": "activation"}
     whole, stopped = (run(**flags, log_dir=tmp_path / name) for name in ("whole", "stopped"))
-    assert whole.status == stopped.status == 0 and "trainable weights in bfloat16" in whole.out, whole
+    assert whole.status == stopped.status == 0 and "; bfloat16 on 1 device" in whole.out, whole
     (stopped.log_dir / "results.json").unlink()
     for path in stopped.log_dir.glob("checkpoints/step-0000000018*"):
         path.unlink()
@@ -95,4 +95,4 @@ def test_memory_that_is_not_there_is_refused_before_it_is_taken(run, script, mon
     result = run("--cross_stitch_unit", "activation", data_dir=script.SAMPLE)
     assert result.status == 2 and not result.log_dir.exists()
     line = result.err.splitlines()[-1]
-    assert line.endswith("expected a unit in the 1.0 GB of this machine, pool_1 takes 2.5 GB"), line
+    assert line.endswith("activation: pool_1 takes 2.5 GB, expected less than this machine's 1.0 GB"), line
