@@ -114,27 +114,15 @@ MARGIN = 4  # a face is held with a margin of one MARGIN-th of its crop on each 
 
 
 def read_rows(path):
-    """Returns the photos' paths and an array (n, 14) of the numbers of a list; raises Failure naming a bad line."""
+    """Returns the photos' paths and an array (n, 14) of the numbers of a list; raises Failure if it holds others."""
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().replace("\\", "/").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failure(f"{path}: expected a list of faces ({error})") from None
-    names, numbers = [], []
-    for k, line in enumerate(lines, 1):
-        name, *words = line.split() or [None]
-        try:
-            values = [float(word) for word in words]
-        except ValueError:
-            values = []
-        if name and len(values) == 14 and np.isfinite(values).all():
-            names.append(os.path.join(os.path.dirname(path), name))
-            numbers.append(values)
-        elif name:
-            raise Failure(f"{path}, line {k}: expected a path and 14 numbers, found {line.strip()!r}")
-    if not names:
-        raise Failure(f"{path}: expected one face a line, found none")
-    return names, np.array(numbers)
+        rows = np.loadtxt(path, dtype=str, comments=None, ndmin=2, encoding="utf-8")
+        numbers = rows[:, 1:].astype(float)
+        if numbers.shape[1] != 14 or not np.isfinite(numbers).all():
+            raise ValueError(f"the numbers are {numbers.shape[1]} a line, or not finite")
+    except (OSError, ValueError) as error:
+        raise Failure(f"{path}: expected faces, a path and 14 numbers a line ({error})") from None
+    return [os.path.join(os.path.dirname(path), name.replace("\\", "/")) for name in rows[:, 0]], numbers
 
 
 def read_attributes(path):
@@ -1238,33 +1226,26 @@ def load_run(model_path):
 # ---- of this script alone
 
 
-def predict(photos, model_path, boxes):
+def predict(photos, model_path, box):
     """Draws the landmarks into a copy of each photo, PHOTO.landmarks.png, and prints them and the attributes.
 
-    `boxes` hold left, right, top and bottom of the face in pixels, for each photo or one for all; with None the face is
-    in the middle square. Small photos are drawn larger. Raises Failure for a photo or model that cannot be read.
+    `box` is left, right, top and bottom of the face in pixels; with None the face is in the middle square. Small photos
+    are drawn larger. Raises Failure for a photo or model that cannot be read.
     """
     network, results = load_run(model_path)
-    args, images = results["arguments"], []
-    if boxes and len(boxes) not in (1, len(photos)):
-        raise Failure(f"--box: expected one for all photos or one each, {len(photos)}, found {len(boxes)}")
-    for left, right, top, bottom in boxes or []:
-        if not (left < right and top < bottom and np.isfinite([left, right, top, bottom]).all()):
-            raise Failure(f"--box {left:g} {right:g} {top:g} {bottom:g}: expected left < right and top < bottom")
+    args = results["arguments"]
+    if box and not (box[0] < box[1] and box[2] < box[3] and np.isfinite(box).all()):
+        raise Failure(f"--box {' '.join(map(str, box))}: expected left < right and top < bottom")
     for photo in photos:
         try:
             image = tf.io.decode_image(tf.io.read_file(photo), channels=3, expand_animations=False)
         except tf.errors.OpError as error:
             raise Failure(f"--predict {photo}: expected an image file ({error.message})") from None
-        images.append(upright(image, orientation(photo)).numpy())
-    for k, (photo, image) in enumerate(zip(photos, images)):
+        image = upright(image, orientation(photo)).numpy()
         height, width = image.shape[:2]
         side = min(height, width)
-        square = [(width - side) / 2 - 0.5, (height - side) / 2 - 0.5, side]
-        if boxes:
-            left, right, top, bottom = boxes[k % len(boxes)]
-            square = [left, (top + bottom - right + left) / 2, right - left]
-        square = np.array(square, np.float32)
+        left, right, top, bottom = box or [(width - side) / 2 - 0.5, (width + side) / 2 - 0.5, -0.5, height - 0.5]
+        square = np.array([left, (top + bottom - right + left) / 2, right - left], np.float32)
         try:
             face = crop(image, square, args["image_size"], args["crop_scale"])
         except tf.errors.InvalidArgumentError:
@@ -1413,13 +1394,8 @@ def make_parser():
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
     add("--preset", action=Preset, choices=tuple(PRESETS), default="ours", help="poster: its setting; later flags win")
     add("--landmark_lambda", type=number(float, "(0, inf)"), default=1.0, help="weight of the landmarks' loss (1)")
-    add(
-        "--aux_lambda",
-        nargs="+",
-        type=number(float, "[0, inf)"),
-        default=[0.003],
-        help="of attributes, all or each (0.003)",
-    )
+    rate = number(float, "[0, inf)")
+    add("--aux_lambda", nargs="+", type=rate, default=[0.003], help="of attributes, all or each (0.003)")
     add("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relates the columns' weights (none)")
     add("--weight_reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of that term (1e-6)")
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
@@ -1436,14 +1412,7 @@ def make_parser():
     add("--predict", nargs="+", metavar="PHOTO", help="train nothing: find the landmarks in these photos by --model")
     add("--model", metavar="FILE", help="model.keras of a run, for --predict")
     edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
-    add(
-        "--box",
-        nargs=4,
-        type=float,
-        action="append",
-        metavar=edges,
-        help="of the face, once or for each photo (middle)",
-    )
+    add("--box", nargs=4, type=float, metavar=edges, help="of the face in each of these photos (the middle square)")
     return parser
 
 

@@ -266,12 +266,14 @@ def test_a_photo_is_in_one_part(landmark_script, mtfl, tmp_path, capsys):
 
 BAD_LISTS = {
     "training.txt": [
-        (b"", "expected one face a line, found none"),
-        (b"a.jpg 1 2 3\n", "line 1: expected a path and 14 numbers, found 'a.jpg 1 2 3'"),
-        (b"a.jpg 1 2 3 4 5 6 7 8 9 nan 1 1 1 1\n", "line 1: expected a path and 14 numbers"),
+        (b"", "expected faces, a path and 14 numbers a line"),
+        (b"a.jpg 1 2 3\n", "expected faces, a path and 14 numbers a line (the numbers are 3 a line, or not finite)"),
+        (b"a.jpg 1 2 3 4 5 6 7 8 9 nan 1 1 1 1\n", "expected faces, a path and 14 numbers a line"),
+        (b"a.jpg 1 2 3 4 5 6 7 8 9 ten 1 1 1 1\n", "could not convert string to float"),
+        (b"a.jpg 7 9 7 7 7 9 9 9 9 9 1 1 1 1\nb.jpg 1\n", "the number of columns changed from 15 to 2 at row 2"),
         (b"a.jpg 1 2 3 4 5 6 7 8 9 10 1 3 1 1\n", "face 1: expected smile in 1 to 2, found 3"),
         (b"a.jpg 7 7 7 7 7 9 9 9 9 9 1 1 1 1\n", "face 1: expected five landmarks, found them all in one place"),
-        (b"\xff\xfe\x00", "expected a list of faces"),
+        (b"\xff\xfe\x00", "expected faces, a path and 14 numbers a line"),
     ],
     "trainImageList.txt": [
         (b"a.jpg 30 10 1 20 1 2 3 4 5 6 7 8 9 10\n", "face 1: expected left < right and top < bottom"),
@@ -632,14 +634,14 @@ def test_learns_drawn_faces_and_predicts(landmark_script, tmp_path, capfd):
     ends = (left - 0.5, left + side - 0.5, top - 0.5, top + side - 0.5)
     inside = run("--predict", cut, "--model", model, log_dir=None)
     whole = run("--predict", names[0], "--model", model, "--box", *ends, log_dir=None)
-    for wrong in (["--box", 999, 1999, 0, 99], ["--box", 9, 2, 3, 4], [*box, *box, *box]):
+    for wrong in (["--box", 999, 1999, 0, 99], ["--box", 9, 2, 3, 4], ["--box", 1, 2, 3, "nan"]):
         failed = run("--predict", names[0], names[1], "--model", model, *wrong, log_dir=None)
         assert failed.status == 2 and failed.err.splitlines()[-1].startswith("error: --box"), failed
     same, found = (np.float64(re.findall(r"x +(-?[\d.]+)  y +(-?[\d.]+)", r.out)) for r in (inside, whole))
     np.testing.assert_allclose(same, found - [left, top], atol=0.11)  # printed with one digit
     copy = tmp_path / "fine.png"
     shutil.copy(cut, copy)
-    failed = run("--predict", copy, "absent.jpg", "--model", model, log_dir=None)
+    failed = run("--predict", "absent.jpg", copy, "--model", model, log_dir=None)
     assert failed.status == 2 and not Path(f"{copy}.landmarks.png").exists()
     for words, named in (["absent.jpg", "--model", model], "absent.jpg"), ([names[0]], "expected --model"):
         failed = run("--predict", *words, log_dir=None)

@@ -298,9 +298,9 @@ def test_what_vggface2_does_not_know(run, vggface2):
 @pytest.mark.parametrize("name, content, expected", [
     ("identity_meta.csv", b"\xff\xfe\x00", "expected VGGFace2's"),
     ("identity_meta.csv", b"a, b\n1, 2\n", "expected the columns Class_ID"),
-    ("test_agetemp_imglist.txt", b"", "expected one image path a line, found none"),
+    ("test_agetemp_imglist.txt", b"", "expected the paths of images, one a line, none of them twice"),
     ("test_agetemp_imglist.txt", b"n999999/0001_01.jpg\n", "found n999999/0001_01.jpg"),
-    ("test_agetemp_imglist.txt", b"n000001/0001_01.jpg\n" * 2, "found n000001/0001_01.jpg twice"),
+    ("test_agetemp_imglist.txt", b"n000001/0001_01.jpg\n" * 2, "one a line, none of them twice"),
 ])  # fmt: skip
 def test_damaged_lists_of_vggface2(run, vggface2, tmp_path, name, content, expected):
     shutil.copytree(vggface2, tmp_path / "damaged")
