@@ -1226,26 +1226,33 @@ def load_run(model_path):
 # ---- of this script alone
 
 
-def predict(photos, model_path, box):
+def predict(photos, model_path, boxes):
     """Draws the landmarks into a copy of each photo, PHOTO.landmarks.png, and prints them and the attributes.
 
-    `box` is left, right, top and bottom of the face in pixels; with None the face is in the middle square. Small photos
-    are drawn larger. Raises Failure for a photo or model that cannot be read.
+    `boxes` hold left, right, top and bottom of the face in pixels, for each photo or one for all; with None the face is
+    in the middle square. Small photos are drawn larger. Raises Failure for a photo or model that cannot be read.
     """
     network, results = load_run(model_path)
-    args = results["arguments"]
-    if box and not (box[0] < box[1] and box[2] < box[3] and np.isfinite(box).all()):
-        raise Failure(f"--box {' '.join(map(str, box))}: expected left < right and top < bottom")
+    args, images = results["arguments"], []
+    if boxes and len(boxes) not in (1, len(photos)):
+        raise Failure(f"--box: expected one for all photos or one each, {len(photos)}, found {len(boxes)}")
+    for left, right, top, bottom in boxes or []:
+        if not (left < right and top < bottom and np.isfinite([left, right, top, bottom]).all()):
+            raise Failure(f"--box {left:g} {right:g} {top:g} {bottom:g}: expected left < right and top < bottom")
     for photo in photos:
         try:
             image = tf.io.decode_image(tf.io.read_file(photo), channels=3, expand_animations=False)
         except tf.errors.OpError as error:
             raise Failure(f"--predict {photo}: expected an image file ({error.message})") from None
-        image = upright(image, orientation(photo)).numpy()
+        images.append(upright(image, orientation(photo)).numpy())
+    for k, (photo, image) in enumerate(zip(photos, images)):
         height, width = image.shape[:2]
         side = min(height, width)
-        left, right, top, bottom = box or [(width - side) / 2 - 0.5, (width + side) / 2 - 0.5, -0.5, height - 0.5]
-        square = np.array([left, (top + bottom - right + left) / 2, right - left], np.float32)
+        square = [(width - side) / 2 - 0.5, (height - side) / 2 - 0.5, side]
+        if boxes:
+            left, right, top, bottom = boxes[k % len(boxes)]
+            square = [left, (top + bottom - right + left) / 2, right - left]
+        square = np.array(square, np.float32)
         try:
             face = crop(image, square, args["image_size"], args["crop_scale"])
         except tf.errors.InvalidArgumentError:
@@ -1412,7 +1419,8 @@ def make_parser():
     add("--predict", nargs="+", metavar="PHOTO", help="train nothing: find the landmarks in these photos by --model")
     add("--model", metavar="FILE", help="model.keras of a run, for --predict")
     edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
-    add("--box", nargs=4, type=float, metavar=edges, help="of the face in each of these photos (the middle square)")
+    box = "of the face, once or for each photo (the middle square)"
+    add("--box", nargs=4, type=float, action="append", metavar=edges, help=box)
     return parser
 
 

@@ -634,14 +634,14 @@ def test_learns_drawn_faces_and_predicts(landmark_script, tmp_path, capfd):
     ends = (left - 0.5, left + side - 0.5, top - 0.5, top + side - 0.5)
     inside = run("--predict", cut, "--model", model, log_dir=None)
     whole = run("--predict", names[0], "--model", model, "--box", *ends, log_dir=None)
-    for wrong in (["--box", 999, 1999, 0, 99], ["--box", 9, 2, 3, 4], ["--box", 1, 2, 3, "nan"]):
+    for wrong in (["--box", 999, 1999, 0, 99], ["--box", 9, 2, 3, 4], [*box, *box, *box]):
         failed = run("--predict", names[0], names[1], "--model", model, *wrong, log_dir=None)
         assert failed.status == 2 and failed.err.splitlines()[-1].startswith("error: --box"), failed
     same, found = (np.float64(re.findall(r"x +(-?[\d.]+)  y +(-?[\d.]+)", r.out)) for r in (inside, whole))
     np.testing.assert_allclose(same, found - [left, top], atol=0.11)  # printed with one digit
     copy = tmp_path / "fine.png"
     shutil.copy(cut, copy)
-    failed = run("--predict", "absent.jpg", copy, "--model", model, log_dir=None)
+    failed = run("--predict", copy, "absent.jpg", "--model", model, log_dir=None)
     assert failed.status == 2 and not Path(f"{copy}.landmarks.png").exists()
     for words, named in (["absent.jpg", "--model", model], "absent.jpg"), ([names[0]], "expected --model"):
         failed = run("--predict", *words, log_dir=None)
