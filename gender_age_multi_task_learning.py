@@ -1087,7 +1087,8 @@ def parse_arguments(argv):
         if "TF_CONFIG" in os.environ or args.resume:
             raise Failure("--log_dir: required with TF_CONFIG and with --resume auto, a folder that all workers see")
         now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        args.log_dir = os.path.join("tf_logs", NAME, f"{kind_of_run(args)}-seed{args.seed}-{now}")
+        data = NAME.removesuffix("_multi_task_learning")
+        args.log_dir = os.path.join("tf_logs", data, f"{kind_of_run(args)}-seed{args.seed}-{now}")
     if re.search(r"[][*?\\]", args.log_dir):
         raise Failure(f"--log_dir {args.log_dir}: expected a path without [ ] * ? and \\, which TensorFlow cannot read")
     if args.pretrain_epoch >= args.n_epoch:
@@ -1150,7 +1151,7 @@ def make_parser():
     add("--age_bins", nargs="+", type=year, default=[MATURE], help="years at which a further class begins (30)")
     add("--image_size", type=number(int, "[16, 512]"), default=64, help="side of the images in pixels (64)")
     add("--augment", type=boolean, default=True, help="mirror and shift the training images (True)")
-    add("--log_dir", help=f"folder of the run (tf_logs/{NAME}/<stitched|baseline|single>-seed<k>-<time>)")
+    add("--log_dir", help="folder of the run (tf_logs/gender_age/<stitched|baseline|single>-seed<k>-<time>)")
     add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
     add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
     add("--resume", metavar="LOG_DIR", help="go on with this run; auto: with the one in --log_dir, if it holds one")
