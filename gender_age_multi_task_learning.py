@@ -13,6 +13,7 @@ A stopped run goes on where it was:      ... --resume LOG_DIR
 Several GPUs of one machine are used without being asked. On several machines, start the same command
 on each of them with TF_CONFIG set, and with a --log_dir on storage that all of them see.
 
+To read the method, read down to `train`. What stands below it keeps a run safe, shows it, and reads its arguments.
 Papers: Misra, Shrivastava, Gupta, Hebert, "Cross-stitch Networks for Multi-task Learning", CVPR 2016,
 arXiv:1604.03539. Zhang, Song, Qi, "Age Progression/Regression by Conditional Adversarial Autoencoder", CVPR 2017,
 arXiv:1702.08423 (UTKFace). Cao, Shen, Xie, Parkhi, Zisserman, "VGGFace2", FG 2018, arXiv:1710.08092.
