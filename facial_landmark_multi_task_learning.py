@@ -247,7 +247,7 @@ def decode_all(decode, shape, paths, *columns):
     `columns` hold what else `decode` takes for each path. Images that cannot be decoded are named and counted; raises
     Failure if they are more than 1 %.
     """
-    rows = np.arange(len(paths)), paths, [orientation(path) for path in paths], *columns
+    rows = np.arange(len(paths)), [os.fsencode(path) for path in paths], [orientation(path) for path in paths], *columns
     decoded = tf.data.Dataset.from_tensor_slices(rows).map(
         lambda k, *row: (k, decode(*row)), num_parallel_calls=tf.data.AUTOTUNE
     )
@@ -961,7 +961,9 @@ def choose_strategy(precision, columns):
         jobs, task = config["cluster"], config["task"]
         workers = [*jobs.get("chief", []), *jobs.get("worker", [])]
         address = jobs[task["type"]][task["index"]]
-        if not jobs.keys() <= {"chief", "worker"}:
+        if not jobs.keys() <= {"chief", "worker"} or task["index"] < 0:
+            raise ValueError
+        if not all(re.fullmatch(r".+:\d{1,5}", worker) for worker in workers):
             raise ValueError
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -999,10 +1001,10 @@ def claim(log_dir, resumed):
     """A context in which no other process can write into the run's folder, which holds no run unless it is resumed."""
     try:
         os.makedirs(log_dir, exist_ok=True)
-        held = [name for name in os.listdir(log_dir) if name in ("run.json", "checkpoints") or "tfevents" in name]
-        if held and not resumed:
+        of_a_run = r"run\.json|results\.json|model\.keras|checkpoints|.*tfevents.*"
+        if not resumed and any(re.fullmatch(of_a_run, name) for name in os.listdir(log_dir)):
             raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
-        lock = open(os.path.join(log_dir, "lock"), "w")  # noqa: SIM115 (closed below, by with)
+        lock = open(os.path.join(log_dir, "lock"), "a")  # noqa: SIM115 (closed below, by with)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         what = "which no other process is writing" if isinstance(error, BlockingIOError) else "that can be written"
@@ -1083,16 +1085,21 @@ def open_events(log_dir, step, chief):
     """Returns the summary writer of the run; its event files lose what they hold of `step` and later.
 
     That is logged again. Each file is replaced by a copy up to there, or up to a record torn when the process ended.
+    What stands behind a damaged record cannot be read: a line says so.
     """
     if not chief:
         return tf.summary.create_noop_writer()
     copy = os.path.join(log_dir, "rewound")
     for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
+        read = 0
         with tf.io.TFRecordWriter(copy) as events, contextlib.suppress(tf.errors.DataLossError):
             for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 event = tf.compat.v1.Event.FromString(record)
                 if event.step < step or event.file_version:
                     events.write(record)
+                read += len(record) + 16  # with its length and two checksums
+        if read < path.stat().st_size:
+            print(f"{path}: torn or damaged behind byte {read:,}, the rest of it is left out", flush=True)
         os.replace(copy, path)
     return tf.summary.create_file_writer(log_dir)
 
@@ -1324,7 +1331,9 @@ def parse_arguments(argv):
     parser = make_parser()
     args, resumed = parser.parse_args(argv), None
     folder = args.log_dir if args.resume == "auto" else args.resume
-    if folder and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
+    if args.resume not in (None, "auto") and args.log_dir not in (None, folder):
+        raise Failure(f"--log_dir {args.log_dir}: expected none beside --resume {folder}, which names the folder")
+    if folder is not None and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
         then = resumed["arguments"]
         parser.set_defaults(**then)
@@ -1340,8 +1349,8 @@ def parse_arguments(argv):
         now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         data = NAME.removesuffix("_multi_task_learning")
         args.log_dir = os.path.join("tf_logs", data, f"{kind_of_run(args)}-seed{args.seed}-{now}")
-    if re.search(r"[][*?\\]", args.log_dir):
-        raise Failure(f"--log_dir {args.log_dir}: expected a path without [ ] * ? and \\, which TensorFlow cannot read")
+    if re.search(r"[][*?\\]|://", args.log_dir):
+        raise Failure(f"--log_dir {args.log_dir}: expected a path of this machine, without [ ] * ? \\ and ://")
     if args.pretrain_epoch >= args.n_epoch:
         raise Failure(f"--pretrain_epoch {args.pretrain_epoch}: expected less than --n_epoch, {args.n_epoch}")
     del args.resume
@@ -1364,8 +1373,7 @@ def main(argv=None):
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
         if os.path.exists(os.path.join(log_dir, "run.json")):
             message += f"; go on with: {command(__file__, '--resume', log_dir)}"
-    stopped = status > 128
-    print(f"\n{message}" if stopped else f"error: {message}", file=sys.stdout if stopped else sys.stderr, flush=True)
+    print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
 
 
@@ -1373,10 +1381,9 @@ def main(argv=None):
 
 
 class Preset(argparse.Action):
-    """Sets the arguments of a preset and says which; those that stand behind it on the command line change them."""
+    """Sets the arguments of a preset; those that stand behind it on the command line change them."""
 
     def __call__(self, parser, namespace, value, option_string=None):
-        print(f"--preset {value}: " + ", ".join(f"{name} {setting}" for name, setting in PRESETS[value].items()))
         vars(namespace).update(PRESETS[value], preset=value)
 
 
@@ -1398,7 +1405,7 @@ def make_parser():
     add("--n_epoch", type=number(int, "[1, inf)"), default=20, help="epochs (20)")
     add("--n_batch_size", type=number(int, "[1, inf)"), default=64, help="images per step, over all devices (64)")
     add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of the L2 term (1e-6)")
-    add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
+    add("--keep_prob", type=number(float, "[0.01, 1]"), default=0.8, help="share that dropout keeps (0.8)")
     add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
     add("--preset", action=Preset, choices=tuple(PRESETS), default="ours", help="poster: its setting; later flags win")
@@ -1435,6 +1442,8 @@ def run(args, resumed):
     del args.predict, args.model, args.box
     if args.weight_reg != "none" and args.network != "cross_stitch":
         raise Failure(f"--weight_reg {args.weight_reg}: expected --network cross_stitch (or --weight_reg none)")
+    if setting := ", ".join(f"{name} {vars(args)[name]}" for name in PRESETS[args.preset]):
+        print(f"--preset {args.preset}: {setting}")
     path = os.path.join(args.log_dir, "results.json")
     results = read_json(path, "classes", "data") if resumed and os.path.exists(path) else {}
     if results.get("epochs", 0) >= args.n_epoch:

@@ -44,7 +44,6 @@ import statistics
 import sys
 import threading
 import time
-import zipfile
 import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer of TensorFlow's start-up notes, which bury our own lines
@@ -130,8 +129,8 @@ def read_npz(folder, part):
     path = os.path.join(folder, f"{part}.npz")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+            return {name: file[name].astype(str) if name.endswith("_names") else file[name] for name in file}
+    except Exception as error:  # what NumPy makes of a damaged file is of many types
         raise Failure(f"{path}: expected a file of numpy.savez without Python objects ({error})") from None
 
 
@@ -146,23 +145,23 @@ def read_folder(folder):
     train, smallest, parts, classes = contents["train"], 2 ** len(FILTERS), [], {}
     tasks = [name for name in train if name != "images" and not name.endswith("_names")]
     reserved = {"summary", "units", "throughput", "accuracy", "standardise", *UNITS}
-    if not tasks or not all(re.fullmatch(r"[A-Za-z]\w*", task) and task not in reserved for task in tasks):
+    if not tasks or not all(re.fullmatch(r"[A-Za-z]\w*", task, re.ASCII) and task not in reserved for task in tasks):
         raise Failure(f"{folder}: expected arrays of labels beside images, named after their tasks, found {tasks}")
     for part, arrays in contents.items():
         images, size = (content.get("images", np.empty(0)) for content in (arrays, train))
         fits = images.shape[1:] == size.shape[1:] and min(images.shape[1:3], default=0) >= smallest
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or not len(images) or not fits:
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size or not fits:
             what = f"uint8 (n, height, width) or (n, height, width, C), all of one size, {smallest} or more per side"
             raise Failure(f"{folder}, {part}: expected images, {what}, found {images.dtype} {images.shape}")
-        labels = [arrays.get(task, np.empty(0)) for task in tasks]
+        labels = [np.asarray(arrays.get(task, 0.0)) for task in tasks]
         for task, y in zip(tasks, labels):
-            if y.dtype.kind not in "iu" or y.shape != images.shape[:1] or y.min() < 0:
-                what = f"{len(images)} whole numbers from 0, one per image"
+            if y.dtype.kind not in "iu" or y.shape != images.shape[:1] or not 0 <= y.min() <= y.max() < 10_000:
+                what = f"{len(images)} whole numbers from 0 to 9999, one per image"
                 raise Failure(f"{folder}, {part}: expected {task}, {what}, found {y.dtype} {y.shape}")
         parts.append((images.reshape(*images.shape[:3], -1), np.stack([y.astype(np.int64) for y in labels], axis=1)))
     for task, *labels in zip(tasks, *(y.T for _, y in parts)):
         count = 1 + int(max(y.max() for y in labels))
-        names = train.get(f"{task}_names", np.arange(min(count, 10_000))).astype(str)
+        names = train.get(f"{task}_names", np.arange(count).astype(str))
         if names.ndim != 1 or len(names) < max(count, 2):
             raise Failure(f"{folder}: expected two classes or more of {task} and a name for each, found {names.shape}")
         classes[task] = names.tolist()
@@ -635,7 +634,9 @@ def choose_strategy(precision, columns):
         jobs, task = config["cluster"], config["task"]
         workers = [*jobs.get("chief", []), *jobs.get("worker", [])]
         address = jobs[task["type"]][task["index"]]
-        if not jobs.keys() <= {"chief", "worker"}:
+        if not jobs.keys() <= {"chief", "worker"} or task["index"] < 0:
+            raise ValueError
+        if not all(re.fullmatch(r".+:\d{1,5}", worker) for worker in workers):
             raise ValueError
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -673,10 +674,10 @@ def claim(log_dir, resumed):
     """A context in which no other process can write into the run's folder, which holds no run unless it is resumed."""
     try:
         os.makedirs(log_dir, exist_ok=True)
-        held = [name for name in os.listdir(log_dir) if name in ("run.json", "checkpoints") or "tfevents" in name]
-        if held and not resumed:
+        of_a_run = r"run\.json|results\.json|model\.keras|checkpoints|.*tfevents.*"
+        if not resumed and any(re.fullmatch(of_a_run, name) for name in os.listdir(log_dir)):
             raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
-        lock = open(os.path.join(log_dir, "lock"), "w")  # noqa: SIM115 (closed below, by with)
+        lock = open(os.path.join(log_dir, "lock"), "a")  # noqa: SIM115 (closed below, by with)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         what = "which no other process is writing" if isinstance(error, BlockingIOError) else "that can be written"
@@ -757,16 +758,21 @@ def open_events(log_dir, step, chief):
     """Returns the summary writer of the run; its event files lose what they hold of `step` and later.
 
     That is logged again. Each file is replaced by a copy up to there, or up to a record torn when the process ended.
+    What stands behind a damaged record cannot be read: a line says so.
     """
     if not chief:
         return tf.summary.create_noop_writer()
     copy = os.path.join(log_dir, "rewound")
     for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
+        read = 0
         with tf.io.TFRecordWriter(copy) as events, contextlib.suppress(tf.errors.DataLossError):
             for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                 event = tf.compat.v1.Event.FromString(record)
                 if event.step < step or event.file_version:
                     events.write(record)
+                read += len(record) + 16  # with its length and two checksums
+        if read < path.stat().st_size:
+            print(f"{path}: torn or damaged behind byte {read:,}, the rest of it is left out", flush=True)
         os.replace(copy, path)
     return tf.summary.create_file_writer(log_dir)
 
@@ -928,7 +934,9 @@ def parse_arguments(argv):
     parser = make_parser()
     args, resumed = parser.parse_args(argv), None
     folder = args.log_dir if args.resume == "auto" else args.resume
-    if folder and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
+    if args.resume not in (None, "auto") and args.log_dir not in (None, folder):
+        raise Failure(f"--log_dir {args.log_dir}: expected none beside --resume {folder}, which names the folder")
+    if folder is not None and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
         then = resumed["arguments"]
         parser.set_defaults(**then)
@@ -944,8 +952,8 @@ def parse_arguments(argv):
         now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         data = NAME.removesuffix("_multi_task_learning")
         args.log_dir = os.path.join("tf_logs", data, f"{kind_of_run(args)}-seed{args.seed}-{now}")
-    if re.search(r"[][*?\\]", args.log_dir):
-        raise Failure(f"--log_dir {args.log_dir}: expected a path without [ ] * ? and \\, which TensorFlow cannot read")
+    if re.search(r"[][*?\\]|://", args.log_dir):
+        raise Failure(f"--log_dir {args.log_dir}: expected a path of this machine, without [ ] * ? \\ and ://")
     if args.pretrain_epoch >= args.n_epoch:
         raise Failure(f"--pretrain_epoch {args.pretrain_epoch}: expected less than --n_epoch, {args.n_epoch}")
     del args.resume
@@ -968,8 +976,7 @@ def main(argv=None):
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
         if os.path.exists(os.path.join(log_dir, "run.json")):
             message += f"; go on with: {command(__file__, '--resume', log_dir)}"
-    stopped = status > 128
-    print(f"\n{message}" if stopped else f"error: {message}", file=sys.stdout if stopped else sys.stderr, flush=True)
+    print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
 
 
@@ -977,10 +984,9 @@ def main(argv=None):
 
 
 class Preset(argparse.Action):
-    """Sets the arguments of a preset and says which; those that stand behind it on the command line change them."""
+    """Sets the arguments of a preset; those that stand behind it on the command line change them."""
 
     def __call__(self, parser, namespace, value, option_string=None):
-        print(f"--preset {value}: " + ", ".join(f"{name} {setting}" for name, setting in PRESETS[value].items()))
         vars(namespace).update(PRESETS[value], preset=value)
 
 
@@ -1000,7 +1006,7 @@ def make_parser():
     add("--n_epoch", type=number(int, "[1, inf)"), default=30, help="epochs (30)")
     add("--n_batch_size", type=number(int, "[1, inf)"), default=128, help="images per step, over all devices (128)")
     add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-5, help="weight of the L2 term (1e-5)")
-    add("--keep_prob", type=number(float, "(0, 1]"), default=0.8, help="share that dropout keeps (0.8)")
+    add("--keep_prob", type=number(float, "[0.01, 1]"), default=0.8, help="share that dropout keeps (0.8)")
     add("--bn_momentum", type=number(float, "[0, 1)"), default=0.99, help="of batch norm's moving averages (0.99)")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
     add("--preset", action=Preset, choices=tuple(PRESETS), default="ours", help="2018: its setting; later flags win")
@@ -1019,6 +1025,8 @@ def make_parser():
 
 def run(args, resumed):
     """Trains as `args` say, or shows the results of the run to resume where it is finished."""
+    if setting := ", ".join(f"{name} {vars(args)[name]}" for name in PRESETS[args.preset]):
+        print(f"--preset {args.preset}: {setting}")
     path = os.path.join(args.log_dir, "results.json")
     results = read_json(path, "test", "classes", "data") if resumed and os.path.exists(path) else {}
     if results.get("epochs", 0) >= args.n_epoch:

@@ -16,8 +16,8 @@ BAD = {
     "--n_epoch 1.5": "--n_epoch: expected a whole number in [1, inf), got '1.5'",
     "--n_batch_size 0": "--n_batch_size: expected a whole number in [1, inf), got '0'",
     "--reg_lambda -1": "--reg_lambda: expected a number in [0, inf), got '-1'",
-    "--keep_prob 0": "--keep_prob: expected a number in (0, 1], got '0'",
-    "--keep_prob 1.5": "--keep_prob: expected a number in (0, 1], got '1.5'",
+    "--keep_prob 0": "--keep_prob: expected a number in [0.01, 1], got '0'",
+    "--keep_prob 1.5": "--keep_prob: expected a number in [0.01, 1], got '1.5'",
     "--bn_momentum 1": "--bn_momentum: expected a number in [0, 1), got '1'",
     "--cross_stitch_enabled maybe": "--cross_stitch_enabled: expected True or False, got 'maybe'",
     "--cross_stitch_unit pixel": "--cross_stitch_unit: invalid choice: 'pixel'",
@@ -73,7 +73,7 @@ def test_log_folder_that_cannot_be_made(run, tmp_path):
 
 
 def test_log_folder_that_holds_a_run(run, tmp_path):
-    for name in ("run.json", "events.out.tfevents.1", "checkpoints"):
+    for name in ("run.json", "events.out.tfevents.1", "checkpoints", "results.json", "model.keras"):
         folder = tmp_path / name.replace(".", "-")
         folder.mkdir()
         (folder / name).write_text("a run")
@@ -85,12 +85,24 @@ def test_log_folder_that_holds_a_run(run, tmp_path):
 def test_bad_tf_config(run, monkeypatch):
     wrong = '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'
     with_ps = '{"cluster": {"worker": ["a:1"], "ps": ["a:2"]}, "task": {"type": "worker", "index": 0}}'
-    for text in ("", "workers", "[]", wrong, with_ps):
+    no_list, no_words, no_port, negative = (
+        f'{{"cluster": {{"worker": {workers}}}, "task": {{"type": "worker", "index": {index}}}}}'
+        for workers, index in (('"a:1"', 0), ("[5, 6]", 0), ('["a"]', 0), ('["a:1", "b:1"]', -1))
+    )
+    for text in ("", "workers", "[]", wrong, with_ps, no_list, no_words, no_port, negative):
         monkeypatch.setenv("TF_CONFIG", text)
         result = run()
         assert result.status == 2 and result.err.splitlines()[-1].startswith("error: TF_CONFIG: expected")
         assert not result.log_dir.exists()
     assert run(log_dir=None).err.splitlines()[-1].startswith("error: --log_dir: required with TF_CONFIG")
+
+
+def test_resume_names_the_folder_alone(run, tmp_path):
+    result = run("--resume", tmp_path / "other")
+    expected = f"error: --log_dir {result.log_dir}: expected none beside --resume {tmp_path}/other"
+    assert result.status == 2 and result.err.splitlines()[-1].startswith(expected)
+    nothing = run("--resume", "", log_dir=None)  # as of a variable of the shell that is not set
+    assert nothing.status == 2 and nothing.err.splitlines()[-1].startswith("error: run.json: expected the JSON file")
 
 
 def test_resume_of_what_is_no_run(run, tmp_path):
@@ -137,14 +149,14 @@ def test_defaults_of_the_original(script):
 def test_bad_flag_in_a_process_of_its_own(tmp_path):
     result = finish(start("fashion_mnist_multi_task_learning.py", "--keep_prob", "0", cwd=tmp_path))
     assert result.status == 2 and result.out == ""
-    assert result.err.splitlines()[-1] == "error: --keep_prob: expected a number in (0, 1], got '0'"
+    assert result.err.splitlines()[-1] == "error: --keep_prob: expected a number in [0.01, 1], got '0'"
     assert "Traceback" not in result.err and os.listdir(tmp_path) == []
 
 
 def test_paths_that_cannot_work_are_refused(run, tmp_path):
     """TensorFlow reads [ in the path of a checkpoint as a pattern; what is not UTF-8 cannot be written as JSON."""
-    result = run(log_dir=tmp_path / "a[1]")
-    assert_refused(result, f"--log_dir {tmp_path}/a[1]: expected a path without")
+    for log_dir in (f"{tmp_path}/a[1]", f"file://{tmp_path}/run", "gs://bucket/run"):
+        assert_refused(run(log_dir=log_dir), f"--log_dir {log_dir}: expected a path of this machine, without")
     result = run("--data_dir", "caf\udce9", data_dir=None)
     assert_refused(result, "'caf\\udce9': expected an argument of printable characters in UTF-8")
     assert_refused(run("--resume", "auto", log_dir=None), "--log_dir: required with TF_CONFIG and with --resume auto")

@@ -129,7 +129,7 @@ DAMAGE = {
     "fewer labels": (
         LABELS,
         idx(LABEL_BYTES[:19]),
-        "train: expected item, 20 whole numbers from 0, .* found int64 .19",
+        "train: expected item, 20 whole numbers from 0 to 9999, .* found int64 .19",
     ),
     "label 10": (LABELS, idx(LABEL_BYTES + 1), "labels 0..9, found 10"),
     "other size": (
@@ -210,7 +210,11 @@ WRONG = {
     "fractions": ({"digit": DIGITS["digit"] / 2}, "expected digit, 20 whole numbers from 0"),
     "a class without a name": ({"parity_names": np.array(["even"])}, "two classes or more of parity and a name"),
     "one class": ({"digit": np.zeros(20, int)}, "two classes or more of digit"),
-    "a huge class": ({"digit": DIGITS["digit"] + 2**40}, "two classes or more of digit and a name"),
+    "a huge class": ({"digit": DIGITS["digit"] + 2**40}, "whole numbers from 0 to 9999"),
+    "unsigned -1": ({"digit": (DIGITS["digit"].astype(int) - 1).astype(np.uint64)}, "whole numbers from 0 to 9999"),
+    "no channels": ({"images": DIGITS["images"][..., None][..., :0]}, r"expected images, .* found uint8 .20, 8, 8, 0"),
+    "a name beyond ASCII": ({"größe": DIGITS["digit"]}, "named after their tasks"),
+    "names in Latin-1": ({"parity_names": np.array([b"pair", b"\xe9"])}, "expected a file of numpy.savez"),
     "objects": ({"digit": OBJECTS}, "without Python objects"),
 }
 
@@ -231,6 +235,8 @@ def test_damaged_arrays_are_named(script, tmp_path):
     with pytest.raises(script.Failure, match=r"test\.npz: expected a file of numpy\.savez"):
         script.read_folder(tmp_path)
     damaged = [whole[: len(whole) // 2], b"", b"hello", whole[:200] + bytes([whole[200] ^ 255]) + whole[201:]]
+    directory = whole.index(b"PK\x01\x02")  # of the archive: flags of its first file, and how that is compressed
+    damaged += [whole[: directory + k] + b"\x01" + whole[directory + k + 1 :] for k in (8, 10)]
     for content in damaged:
         (tmp_path / "train.npz").write_bytes(content)
         with pytest.raises(script.Failure, match=r"train\.npz: expected a file of numpy\.savez"):

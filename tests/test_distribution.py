@@ -97,7 +97,7 @@ def test_a_signal_to_one_worker_stops_all_at_one_step(small, whole, tmp_path):
     workers[1].terminate()
     results = [finish(worker) for worker in workers]
     assert [result.status for result in results] == [143, 143], results
-    assert re.search(r"stopped at step \d+ of 72; go on with: .*python .* --resume", results[0].out), results[0]
+    assert re.search(r"stopped at step \d+ of 72; go on with: .*python .* --resume", results[0].err), results[0]
     for process in start_workers("--resume", log_dir):
         assert finish(process).status == 0
     assert_nearly_same(whole, log_dir, tolerance=0)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -91,7 +92,7 @@ def test_signals(small, whole, tmp_path, number, status):
     result = finish(process)
     assert time.monotonic() - asked < 10
     assert result.status == status and "Traceback" not in result.err
-    line, command = result.out.splitlines()[-1].split("; go on with: ")
+    line, command = result.err.splitlines()[-1].split("; go on with: ")
     assert steps_saved(log_dir)[-1] == int(line.split()[3])
     if number == signal.SIGTERM:  # what follows is the same for both, and takes a training
         result = subprocess.run(command, shell=True, capture_output=True, text=True)  # as it is printed
@@ -108,8 +109,21 @@ def test_interrupt_before_the_first_step(small, tmp_path):
             break
     process.send_signal(signal.SIGINT)
     result = finish(process)
-    assert result.status == 130 and "stopped at step 1 of 150; go on with: " in result.out, result
+    assert result.status == 130 and "stopped at step 1 of 150; go on with: " in result.err, result
     assert steps_saved(tmp_path / "run") == [0, 1]
+
+
+@pytest.mark.slow
+def test_interrupt_whose_output_nobody_reads_any_more(small, tmp_path):
+    """As in `... | tee log`, where Ctrl-C ends tee too."""
+    process = start(SCRIPT, *words(FLAGS, small, tmp_path / "run"), "--eval_every", "1000")
+    for line in process.stdout:
+        if line.startswith("writing to"):
+            break
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    error = process.stderr.read()
+    assert process.wait() == 130 and "stopped at step 1 of 150; go on with: " in error.splitlines()[-1], error
 
 
 SHORT = {"n_epoch": 3, "n_batch_size": 200, "log_every": 1}  # 9 steps
@@ -343,8 +357,22 @@ def test_torn_event_file(run, finished, unfinished):
         path.unlink()
     (events,) = unfinished.glob("*tfevents*")
     events.write_bytes(events.read_bytes()[:-20])
-    assert go_on(run, unfinished).status == 0
+    result = go_on(run, unfinished)
+    assert result.status == 0 and "torn or damaged behind byte" in result.out
     assert_same_run(finished, unfinished)
+
+
+def test_events_behind_a_damaged_record_are_not_lost_in_silence(script, finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    (events,) = (tmp_path / "run").glob("*tfevents*")
+    content = events.read_bytes()
+    with script.open_events(str(tmp_path / "run"), 10, True).as_default():  # all of it is kept
+        assert "damaged" not in capsys.readouterr().out and events.read_bytes() == content
+    place = len(content) // 2
+    events.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    script.open_events(str(tmp_path / "run"), 10, True).close()
+    kept = int(re.search(r"behind byte ([\d,]+)", capsys.readouterr().out)[1].replace(",", ""))
+    assert kept < place and events.read_bytes() == content[:kept]
 
 
 def test_loss_that_is_not_finite(run):
