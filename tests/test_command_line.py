@@ -153,10 +153,13 @@ def test_bad_flag_in_a_process_of_its_own(tmp_path):
     assert "Traceback" not in result.err and os.listdir(tmp_path) == []
 
 
-def test_paths_that_cannot_work_are_refused(run, tmp_path):
+def test_paths_that_cannot_work_are_refused(run, script, tmp_path):
     """TensorFlow reads [ in the path of a checkpoint as a pattern; what is not UTF-8 cannot be written as JSON."""
-    for log_dir in (f"{tmp_path}/a[1]", f"file://{tmp_path}/run", "gs://bucket/run"):
-        assert_refused(run(log_dir=log_dir), f"--log_dir {log_dir}: expected a path of this machine, without")
+    result = run(log_dir=tmp_path / "a[1]")
+    assert_refused(result, f"--log_dir {tmp_path}/a[1]: expected a path of this machine, without")
+    for log_dir in (f"file://{tmp_path}/run", "gs://bucket/run"):
+        with pytest.raises(script.Failure, match="expected a path of this machine"):
+            script.parse_arguments(["--log_dir", log_dir])
     result = run("--data_dir", "caf\udce9", data_dir=None)
     assert_refused(result, "'caf\\udce9': expected an argument of printable characters in UTF-8")
     assert_refused(run("--resume", "auto", log_dir=None), "--log_dir: required with TF_CONFIG and with --resume auto")

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import shutil
 
@@ -262,6 +263,12 @@ def test_linked_folders_are_read_once(faces_script, utkface, tmp_path):
         assert len(faces_script.list_utkface(str(tmp_path / "faces"))[0]) == 600
     finally:
         (utkface / "round").unlink()
+
+
+def test_a_folder_whose_name_is_not_utf_8(faces_script, utkface, tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9")).symlink_to(utkface)
+    parts, *_ = faces_script.prepare_data(faces_script.parse_arguments([f"--data_dir={tmp_path}"])[0])
+    assert len(parts["train"][0]) + len(parts["test"][0]) == 600
 
 
 BAD = {
