@@ -20,6 +20,7 @@ by default, or kept, as PyTorch's users are advised.
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -332,28 +333,31 @@ def work(contender, n_tasks, threads):
 
 
 class Worker:
-    """A contender in a process of its own, idle but while it is asked."""
+    """A contender in a process of its own, halted but while it is asked: threads that wait actively disturb nobody."""
 
     def __init__(self, contender, n_tasks=2, threads=None, allocator="default"):
         command = [sys.executable, os.path.abspath(__file__), "--worker", contender, "--n_tasks", str(n_tasks)]
         command += ["--threads", str(threads or os.cpu_count())]
         self.name = contender
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        self.process = subprocess.Popen(command, env={**os.environ, **ALLOCATORS[allocator]}, **pipes)
+        environment = {**os.environ, **ALLOCATORS[allocator]}
+        self.process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
 
     def ask(self, **request):
         """Sends a request and returns the answer; raises SystemExit if the process ended instead."""
         try:
+            os.killpg(self.process.pid, signal.SIGCONT)
             print(json.dumps(request), file=self.process.stdin, flush=True)
-            answer = self.process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            raise SystemExit(f"error: the process of {self.name} ended; is benchmarks/requirements.txt installed?")
-        return json.loads(answer)
+            answer = json.loads(self.process.stdout.readline())
+            os.killpg(self.process.pid, signal.SIGSTOP)
+        except (OSError, ValueError):
+            message = f"error: the process of {self.name} ended; is benchmarks/requirements.txt installed?"
+            raise SystemExit(message) from None
+        return answer
 
     def stop(self):
         """Ends the process."""
+        os.killpg(self.process.pid, signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
 
