@@ -47,6 +47,7 @@ import statistics
 import sys
 import threading
 import time
+import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer of TensorFlow's start-up notes, which bury our own lines
 
@@ -117,11 +118,12 @@ MARGIN = 4  # a face is held with a margin of one MARGIN-th of its crop on each 
 def read_rows(path):
     """Returns the photos' paths and an array (n, 14) of the numbers of a list; raises Failure if it holds others."""
     try:
-        rows = np.loadtxt(path, dtype=str, comments=None, ndmin=2, encoding="utf-8")
+        with warnings.catch_warnings(action="error"):  # of a list without a line
+            rows = np.loadtxt(path, dtype=str, comments=None, ndmin=2, encoding="utf-8")
         numbers = rows[:, 1:].astype(float)
         if numbers.shape[1] != 14 or not np.isfinite(numbers).all():
             raise ValueError(f"the numbers are {numbers.shape[1]} a line, or not finite")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UserWarning) as error:
         raise Failure(f"{path}: expected faces, a path and 14 numbers a line ({error})") from None
     return [os.path.join(os.path.dirname(path), name.replace("\\", "/")) for name in rows[:, 0]], numbers
 
