@@ -69,7 +69,7 @@ PRESETS = {  # of the code of 2018: dense units, slow averages; its logits are b
 }
 EVALUATION_PIXELS = 2**19  # predicted at once, 668 images of 28x28
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # of this machine, in bytes
 BYTES_OF_A_WEIGHT = 16  # in float32: its value, its gradient and Adam's two moments
 VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
 
@@ -129,7 +129,7 @@ def read_npz(folder, part):
     path = os.path.join(folder, f"{part}.npz")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name].astype(str) if name.endswith("_names") else file[name] for name in file}
+            return {name: np.asarray(file[name], str if name.endswith("_names") else None) for name in file}
     except Exception as error:  # what NumPy makes of a damaged file is of many types
         raise Failure(f"{path}: expected a file of numpy.savez without Python objects ({error})") from None
 
@@ -153,7 +153,7 @@ def read_folder(folder):
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size or not fits:
             what = f"uint8 (n, height, width) or (n, height, width, C), all of one size, {smallest} or more per side"
             raise Failure(f"{folder}, {part}: expected images, {what}, found {images.dtype} {images.shape}")
-        labels = [np.asarray(arrays.get(task, 0.0)) for task in tasks]
+        labels = [arrays.get(task, np.empty(0)) for task in tasks]
         for task, y in zip(tasks, labels):
             if y.dtype.kind not in "iu" or y.shape != images.shape[:1] or not 0 <= y.min() <= y.max() < 10_000:
                 what = f"{len(images)} whole numbers from 0 to 9999, one per image"
@@ -241,9 +241,9 @@ def prepare_data(args):
         raise Failure(f"--tasks {' '.join(tasks)}: expected some of {' '.join(classes)}, each once")
     if args.task_weights and len(args.task_weights) != len(tasks):
         raise Failure(f"--task_weights: expected {len(tasks)} numbers, one each for {' '.join(tasks)}")
-    parts = {part: (images[k], labels[k]) for part, k in rows.items()} | {"test": test}
+    parts = {part: (images[k] if len(k) < len(images) else images, labels[k]) for part, k in rows.items()}
     columns = [list(classes).index(task) for task in tasks]
-    parts = {part: (x, y[:, columns]) for part, (x, y) in parts.items()}
+    parts = {part: (x, y[:, columns]) for part, (x, y) in (parts | {"test": test}).items()}
     record |= {"sizes": {part: len(x) for part, (x, _) in parts.items()}, "sha256": digest.hexdigest()}
     return parts, {task: classes[task] for task in tasks}, *pixel_statistics(parts["train"][0]), record
 
@@ -592,9 +592,9 @@ def log_evaluation(found, classes, epoch, last):
         for task, accuracy in accuracies(matrices).items():
             tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
     if epoch:
-        overall, *of_tasks = accuracies(found["test"]).items()
-        scores = "  ".join(f"{task} {value:.4f}" for task, value in (*of_tasks, ("overall", overall[1])))
-        print(f"{epoch}  test accuracy  {scores}", flush=True)
+        measured = accuracies(found["test"])
+        scores = "  ".join(f"{task} {measured[task]:.4f}" for task in classes)
+        print(f"{epoch}  test accuracy  {scores}  overall {measured['accuracy']:.4f}", flush=True)
     if last:
         log_confusion(found["test"], classes)
 
@@ -634,9 +634,8 @@ def choose_strategy(precision, columns):
         jobs, task = config["cluster"], config["task"]
         workers = [*jobs.get("chief", []), *jobs.get("worker", [])]
         address = jobs[task["type"]][task["index"]]
-        if not jobs.keys() <= {"chief", "worker"} or task["index"] < 0:
-            raise ValueError
-        if not all(re.fullmatch(r".+:\d{1,5}", worker) for worker in workers):
+        sound = all(re.fullmatch(r".+:\d{1,5}", worker) for worker in workers)
+        if not sound or task["index"] < 0 or not jobs.keys() <= {"chief", "worker"}:
             raise ValueError
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -758,21 +757,20 @@ def open_events(log_dir, step, chief):
     """Returns the summary writer of the run; its event files lose what they hold of `step` and later.
 
     That is logged again. Each file is replaced by a copy up to there, or up to a record torn when the process ended.
-    What stands behind a damaged record cannot be read: a line says so.
+    What stands behind such a record, or a damaged one, cannot be read: a line says so.
     """
     if not chief:
         return tf.summary.create_noop_writer()
     copy = os.path.join(log_dir, "rewound")
     for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
-        read = 0
-        with tf.io.TFRecordWriter(copy) as events, contextlib.suppress(tf.errors.DataLossError):
-            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-                event = tf.compat.v1.Event.FromString(record)
-                if event.step < step or event.file_version:
-                    events.write(record)
-                read += len(record) + 16  # with its length and two checksums
-        if read < path.stat().st_size:
-            print(f"{path}: torn or damaged behind byte {read:,}, the rest of it is left out", flush=True)
+        with tf.io.TFRecordWriter(copy) as events:
+            try:
+                for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                    event = tf.compat.v1.Event.FromString(record)
+                    if event.step < step or event.file_version:
+                        events.write(record)
+            except tf.errors.DataLossError:
+                print(f"{path} is torn or damaged: what it holds behind that place is left out", flush=True)
         os.replace(copy, path)
     return tf.summary.create_file_writer(log_dir)
 
@@ -927,7 +925,7 @@ class Parser(argparse.ArgumentParser):
 def parse_arguments(argv):
     """Returns the arguments, and the record of the run to go on with or None; raises Failure if they are wrong.
 
-    With --resume LOG_DIR, what the command line leaves out is taken from the run; what would change it is refused.
+    With --resume, what the command line leaves out is taken from the run; what would change it is refused.
     """
     if bad := [word for word in argv if not word.isprintable()]:
         raise Failure(f"{bad[0]!a}: expected an argument of printable characters in UTF-8")
@@ -950,8 +948,8 @@ def parse_arguments(argv):
         if "TF_CONFIG" in os.environ or args.resume:
             raise Failure("--log_dir: required with TF_CONFIG and with --resume auto, a folder that all workers see")
         now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        data = NAME.removesuffix("_multi_task_learning")
-        args.log_dir = os.path.join("tf_logs", data, f"{kind_of_run(args)}-seed{args.seed}-{now}")
+        short = NAME.removesuffix("_multi_task_learning")  # TensorBoard cuts long names off
+        args.log_dir = os.path.join("tf_logs", short, f"{kind_of_run(args)}-seed{args.seed}-{now}")
     if re.search(r"[][*?\\]|://", args.log_dir):
         raise Failure(f"--log_dir {args.log_dir}: expected a path of this machine, without [ ] * ? \\ and ://")
     if args.pretrain_epoch >= args.n_epoch:

@@ -66,7 +66,7 @@ WIDTH = 256  # of its fully connected layer
 UNITS = (*(f"pool_{k}" for k, _ in enumerate(FILTERS, 1)), f"fc_{len(FILTERS) + 1}")  # the layers with a unit behind
 EVALUATION_PIXELS = 2**19  # predicted at once, 668 images of 28x28
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # of this machine, in bytes
 BYTES_OF_A_WEIGHT = 16  # in float32: its value, its gradient and Adam's two moments
 VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
 
@@ -695,9 +695,9 @@ def log_evaluation(found, classes, epoch, last):
         for task, accuracy in accuracies(matrices).items():
             tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
     if epoch:
-        overall, *of_tasks = accuracies(found["test"]).items()
-        scores = "  ".join(f"{task} {value:.4f}" for task, value in (*of_tasks, ("overall", overall[1])))
-        print(f"{epoch}  test accuracy  {scores}", flush=True)
+        measured = accuracies(found["test"])
+        scores = "  ".join(f"{task} {measured[task]:.4f}" for task in classes)
+        print(f"{epoch}  test accuracy  {scores}  overall {measured['accuracy']:.4f}", flush=True)
     if last:
         log_confusion(found["test"], classes)
 
@@ -737,9 +737,8 @@ def choose_strategy(precision, columns):
         jobs, task = config["cluster"], config["task"]
         workers = [*jobs.get("chief", []), *jobs.get("worker", [])]
         address = jobs[task["type"]][task["index"]]
-        if not jobs.keys() <= {"chief", "worker"} or task["index"] < 0:
-            raise ValueError
-        if not all(re.fullmatch(r".+:\d{1,5}", worker) for worker in workers):
+        sound = all(re.fullmatch(r".+:\d{1,5}", worker) for worker in workers)
+        if not sound or task["index"] < 0 or not jobs.keys() <= {"chief", "worker"}:
             raise ValueError
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
@@ -861,21 +860,20 @@ def open_events(log_dir, step, chief):
     """Returns the summary writer of the run; its event files lose what they hold of `step` and later.
 
     That is logged again. Each file is replaced by a copy up to there, or up to a record torn when the process ended.
-    What stands behind a damaged record cannot be read: a line says so.
+    What stands behind such a record, or a damaged one, cannot be read: a line says so.
     """
     if not chief:
         return tf.summary.create_noop_writer()
     copy = os.path.join(log_dir, "rewound")
     for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
-        read = 0
-        with tf.io.TFRecordWriter(copy) as events, contextlib.suppress(tf.errors.DataLossError):
-            for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-                event = tf.compat.v1.Event.FromString(record)
-                if event.step < step or event.file_version:
-                    events.write(record)
-                read += len(record) + 16  # with its length and two checksums
-        if read < path.stat().st_size:
-            print(f"{path}: torn or damaged behind byte {read:,}, the rest of it is left out", flush=True)
+        with tf.io.TFRecordWriter(copy) as events:
+            try:
+                for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+                    event = tf.compat.v1.Event.FromString(record)
+                    if event.step < step or event.file_version:
+                        events.write(record)
+            except tf.errors.DataLossError:
+                print(f"{path} is torn or damaged: what it holds behind that place is left out", flush=True)
         os.replace(copy, path)
     return tf.summary.create_file_writer(log_dir)
 
@@ -1074,7 +1072,7 @@ class Parser(argparse.ArgumentParser):
 def parse_arguments(argv):
     """Returns the arguments, and the record of the run to go on with or None; raises Failure if they are wrong.
 
-    With --resume LOG_DIR, what the command line leaves out is taken from the run; what would change it is refused.
+    With --resume, what the command line leaves out is taken from the run; what would change it is refused.
     """
     if bad := [word for word in argv if not word.isprintable()]:
         raise Failure(f"{bad[0]!a}: expected an argument of printable characters in UTF-8")
@@ -1097,8 +1095,8 @@ def parse_arguments(argv):
         if "TF_CONFIG" in os.environ or args.resume:
             raise Failure("--log_dir: required with TF_CONFIG and with --resume auto, a folder that all workers see")
         now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        data = NAME.removesuffix("_multi_task_learning")
-        args.log_dir = os.path.join("tf_logs", data, f"{kind_of_run(args)}-seed{args.seed}-{now}")
+        short = NAME.removesuffix("_multi_task_learning")  # TensorBoard cuts long names off
+        args.log_dir = os.path.join("tf_logs", short, f"{kind_of_run(args)}-seed{args.seed}-{now}")
     if re.search(r"[][*?\\]|://", args.log_dir):
         raise Failure(f"--log_dir {args.log_dir}: expected a path of this machine, without [ ] * ? \\ and ://")
     if args.pretrain_epoch >= args.n_epoch:

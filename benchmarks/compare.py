@@ -38,6 +38,7 @@ BASELINE = {"cross_stitch_enabled": False}
 OF_ONE_RUN = ("seed", "log_dir", "data_dir")  # arguments that differ between the seeds of a setting
 PAPER = {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0}
 HALF = {"cross_stitch_init": 0.5}
+STARTS = {"baseline": BASELINE, "channel": {}, "init 0.5": HALF}
 ALONE = {  # of two tasks only the one named is trained
     "item": {"task_weights": [1.0, 0.0]},
     "group": {"task_weights": [0.0, 1.0]},
@@ -89,7 +90,6 @@ FULL = {  # settings on all training images, otherwise the script's defaults
     "channel, 0.9, ×100": [PAPER],
     "init 0.5": [HALF],
 }
-HALF_AS_LONG = {"n_epoch": 15, "lr_half_life": 2.5, "precision": "bfloat16"}
 AVERAGED = {"baseline, batch norm over 1000 steps": [{**BASELINE, "bn_momentum": 0.999}]}  # as the original did
 LATER = tuple((LATE, setting, "baseline") for setting in FULL if setting != "baseline")
 
@@ -251,7 +251,10 @@ EXPERIMENTS = {
     "decaying": Experiment("Fashion-MNIST, all 60,000 training images", decaying(FULL, 30), LONG, further=LATER),
     "decaying_15": Experiment(
         "Fashion-MNIST, all 60,000 training images, 15 epochs, in bfloat16",
-        {name: [{**run, **HALF_AS_LONG} for run in FULL[name]] for name in ("baseline", "channel", "init 0.5")},
+        decaying(
+            {name: [{**run, "n_epoch": 15, "precision": "bfloat16"}] for name, run in STARTS.items()},
+            15,
+        ),
         LONG,
         further=LATER,
     ),
@@ -268,7 +271,7 @@ EXPERIMENTS = {
     "constant_1": Experiment("Fashion-MNIST, 1 %, constant learning rate", scarce(0.01, 300), GARMENTS),
     "gender_age": Experiment(
         "UTKFace, 12,784 training images, 8 epochs, constant learning rate",
-        {"baseline": [BASELINE], "channel": [{}], "init 0.5": [HALF]},
+        {name: [run] for name, run in STARTS.items()},
         FACES,
         "gender_age_multi_task_learning.py",
     ),
@@ -276,7 +279,7 @@ EXPERIMENTS = {
         "UTKFace, 8 epochs, the rate halves in each sixth of them, in bfloat16",
         {
             name: [{**run, "precision": "bfloat16"} for run in runs]
-            for name, runs in decaying({"baseline": [BASELINE], "channel": [{}], "init 0.5": [HALF]}, 8).items()
+            for name, runs in decaying({name: [run] for name, run in STARTS.items()}, 8).items()
         },
         FACES,
         "gender_age_multi_task_learning.py",

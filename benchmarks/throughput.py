@@ -18,6 +18,7 @@ by default, or kept, as PyTorch's users are advised.
 """
 
 import argparse
+import atexit
 import json
 import os
 import signal
@@ -342,6 +343,7 @@ class Worker:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         environment = {**os.environ, **ALLOCATORS[allocator]}
         self.process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
+        atexit.register(self.kill)
 
     def ask(self, **request):
         """Sends a request and returns the answer; raises SystemExit if the process ended instead."""
@@ -354,6 +356,11 @@ class Worker:
             message = f"error: the process of {self.name} ended; is benchmarks/requirements.txt installed?"
             raise SystemExit(message) from None
         return answer
+
+    def kill(self):
+        """Ends what an error or Ctrl-C has left: a halted process does not notice that nobody asks any more."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def stop(self):
         """Ends the process."""

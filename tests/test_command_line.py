@@ -82,6 +82,13 @@ def test_log_folder_that_holds_a_run(run, tmp_path):
         assert os.listdir(folder) == [name] and (folder / name).read_text() == "a run"
 
 
+def test_a_file_that_is_called_lock_is_left_as_it_is(script, tmp_path):
+    (tmp_path / "lock").write_text("mine")
+    with script.claim(str(tmp_path), None):
+        pass
+    assert (tmp_path / "lock").read_text() == "mine"
+
+
 def test_bad_tf_config(run, monkeypatch):
     wrong = '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'
     with_ps = '{"cluster": {"worker": ["a:1"], "ps": ["a:2"]}, "task": {"type": "worker", "index": 0}}'

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -226,6 +227,15 @@ def test_wrong_arrays_are_named(script, tmp_path, wrong):
     for part in ("train", "test"):
         np.savez(tmp_path / f"{part}.npz", **arrays)
     with pytest.raises(script.Failure, match=expected):
+        script.read_folder(tmp_path)
+
+
+def test_a_file_among_the_arrays_is_named(script, tmp_path):
+    for part in ("train", "test"):
+        np.savez(tmp_path / f"{part}.npz", **DIGITS)
+        with zipfile.ZipFile(tmp_path / f"{part}.npz", "a") as file:
+            file.writestr("README", "digits")
+    with pytest.raises(script.Failure, match="expected README, 20 whole numbers"):
         script.read_folder(tmp_path)
 
 

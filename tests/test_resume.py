@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import re
 import resource
 import shutil
 import signal
@@ -358,7 +357,7 @@ def test_torn_event_file(run, finished, unfinished):
     (events,) = unfinished.glob("*tfevents*")
     events.write_bytes(events.read_bytes()[:-20])
     result = go_on(run, unfinished)
-    assert result.status == 0 and "torn or damaged behind byte" in result.out
+    assert result.status == 0 and "is torn or damaged" in result.out
     assert_same_run(finished, unfinished)
 
 
@@ -371,8 +370,9 @@ def test_events_behind_a_damaged_record_are_not_lost_in_silence(script, finished
     place = len(content) // 2
     events.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     script.open_events(str(tmp_path / "run"), 10, True).close()
-    kept = int(re.search(r"behind byte ([\d,]+)", capsys.readouterr().out)[1].replace(",", ""))
-    assert kept < place and events.read_bytes() == content[:kept]
+    kept = events.read_bytes()
+    assert f"{events} is torn or damaged" in capsys.readouterr().out
+    assert 0 < len(kept) <= place and content.startswith(kept)
 
 
 def test_loss_that_is_not_finite(run):
