@@ -118,12 +118,12 @@ MARGIN = 4  # a face is held with a margin of one MARGIN-th of its crop on each 
 def read_rows(path):
     """Returns the photos' paths and an array (n, 14) of the numbers of a list; raises Failure if it holds others."""
     try:
-        with warnings.catch_warnings(action="error"):  # of a list without a line
+        with warnings.catch_warnings(action="ignore"):  # NumPy's of lines that hold nothing, as the last of MTFL
             rows = np.loadtxt(path, dtype=str, comments=None, ndmin=2, encoding="utf-8")
         numbers = rows[:, 1:].astype(float)
         if numbers.shape[1] != 14 or not np.isfinite(numbers).all():
             raise ValueError(f"the numbers are {numbers.shape[1]} a line, or not finite")
-    except (OSError, ValueError, UserWarning) as error:
+    except (OSError, ValueError) as error:
         raise Failure(f"{path}: expected faces, a path and 14 numbers a line ({error})") from None
     return [os.path.join(os.path.dirname(path), name.replace("\\", "/")) for name in rows[:, 0]], numbers
 

@@ -119,7 +119,7 @@ def draw_mtfl(folder, training=2000, test=300, aflw=200, seed=0, size=64):
             with_attributes = " ".join([name, *numbers, *classes])
             with_box = " ".join([name, *(f"{v:.0f}" for v in box), *(f"{v:.6f}" for v in points.ravel())])
             if part == "lfw_5590":
-                lists["training.txt"].append(" " * (k > 0) + with_attributes + "\r\n")
+                lists["training.txt"].append(with_attributes + "\r\n ")  # the last line is a blank alone
                 lists["trainImageList.txt"].append(with_box + "\r\n")
             elif part == "net_7876":
                 lists["testImageList.txt"].append(with_box + "\r\n")
