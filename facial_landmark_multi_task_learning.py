@@ -784,11 +784,8 @@ def evaluate(predict, part, size):
     return np.array([len(faces), *measures]), {t: confusion_matrix(outputs[t], labels).numpy() for t, labels in known}
 
 
-def log_evaluation(found, epoch, last):
-    """Logs the measures of each part, and prints the mean errors behind `epoch` unless that is empty.
-
-    `found` are the sums of `evaluate` for each part; after the last step AFLW's confusion matrices are logged too.
-    """
+def log_evaluation(found, epoch):
+    """Logs and returns the measures of {part: what `evaluate` found}; prints the mean errors behind `epoch`."""
     measured = {part: metrics(*sums) for part, sums in found.items()}
     for part, of_part in measured.items():
         for tag in ("mean_error", "failure_rate"):
@@ -798,8 +795,7 @@ def log_evaluation(found, epoch, last):
     if epoch:
         errors = "  ".join(f"{part} {of_part['mean_error']:.4f}" for part, of_part in measured.items())
         print(f"{epoch}  mean error  {errors}", flush=True)
-    if last and "aflw" in found:
-        log_confusion(found["aflw"][1], TASKS)
+    return measured
 
 
 @functools.lru_cache(maxsize=1)
@@ -868,10 +864,12 @@ def train(args, resumed):
                     found = {part: evaluate(predict, parts[part], args.image_size) for part in held_out}
                     epoch = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}"
                     epoch += f"  {numbers[-1]:,.0f} images/s"
-                    log_evaluation(found, epoch if chief else "", step == total)
+                    results = log_evaluation(found, epoch if chief else "")
                     log_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
                     speeds.append(numbers[-1])
                 if step == total:
+                    if "aflw" in found:
+                        log_confusion(found["aflw"][1], TASKS)
                     break
                 if step == first or evaluating:
                     began, seen, steps = time.perf_counter(), 0, min(every - step % every, total - step)
@@ -892,7 +890,6 @@ def train(args, resumed):
                 numbers.append(seen / (time.perf_counter() - began))
                 bar.add(1, [("loss", numbers[0])])
         if chief:
-            results = {part: metrics(*sums) for part, sums in found.items()}
             write_results({**record, **results, "steps": total}, network, speeds)
 
 
@@ -959,17 +956,15 @@ def choose_strategy(precision, columns):
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
     try:
-        config = json.loads(os.environ["TF_CONFIG"])
-        jobs, task = config["cluster"], config["task"]
-        workers = [*jobs.get("chief", []), *jobs.get("worker", [])]
-        address = jobs[task["type"]][task["index"]]
-        sound = all(re.fullmatch(r".+:\d{1,5}", worker) for worker in workers)
-        if not sound or task["index"] < 0 or not jobs.keys() <= {"chief", "worker"}:
-            raise ValueError
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        cluster = resolver.cluster_spec()
+        address = cluster.task_address(resolver.task_type, resolver.task_id)
+        workers = [worker for job in sorted(cluster.jobs) for worker in cluster.job_tasks(job)]  # the chief first
+        if not {"chief", "worker"}.issuperset(cluster.jobs):
+            raise ValueError(f"jobs {', '.join(cluster.jobs)}")
+    except (ValueError, TypeError, AttributeError) as error:
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-        wanted = f"{example}, with no jobs but chief and worker"
-        raise Failure(f"TF_CONFIG: expected {wanted}, got {os.environ['TF_CONFIG']}") from None
+        raise Failure(f"TF_CONFIG: expected {example}, with no jobs but chief and worker ({error})") from None
     print(f"{address}: waiting until all of {', '.join(workers)} are there", flush=True)
     with on_signals(signal.SIG_DFL):  # TensorFlow waits without Python, whose handlers cannot run; it ignores SIGTERM
         return tf.distribute.MultiWorkerMirroredStrategy(), address == workers[0]
@@ -1201,11 +1196,8 @@ def log_confusion(matrices, classes):
 def write_results(results, network, speeds):
     """Adds to a run's results what its units learned and its speed, writes them and the model, and prints them."""
     args = results["arguments"]
-    results |= {
-        "epochs": args["n_epoch"],
-        "seed": args["seed"],
-        "images_per_second": round(statistics.median(speeds), 1),
-    }
+    results |= {"epochs": args["n_epoch"], "seed": args["seed"]}
+    results["images_per_second"] = round(statistics.median(speeds), 1)
     results["cross_stitch"] = {unit.name: unit.mixing().tolist() for unit in units_of(network)}
     partial, model = (os.path.join(args["log_dir"], f"{name}.keras") for name in ("partial", "model"))
     network.save(partial)

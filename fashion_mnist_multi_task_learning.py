@@ -96,30 +96,25 @@ SAMPLE_WARNING = (  # what a run says of its data before it begins and at its en
 
 def read_idx(path, dimensions):
     """Returns the uint8 array in the gzipped IDX file `path`; raises Failure if it is not whole and sound."""
-    length = 4 + 4 * dimensions
     try:
         with gzip.open(path) as file:
-            magic, *shape = np.frombuffer(file.read(length).ljust(length, b"\0"), ">u4").tolist()
-            size = math.prod(shape)
-            content = file.read(min(size, 2**31) + 1)  # no more: a small file can unpack to gigabytes
-    except (OSError, EOFError, zlib.error) as error:
+            magic, *shape = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()
+            content = file.read(min(math.prod(shape), 2**31) + 1)  # no more: a small file can unpack to gigabytes
+        if magic != 0x0800 + dimensions:
+            raise ValueError(f"its magic number is 0x{magic:08x} instead of 0x{0x0800 + dimensions:08x}")
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         expected = "expected one of Fashion-MNIST's four .gz files, or train.npz and test.npz instead, whole and sound"
         raise Failure(f"{path}: {expected} ({error})") from None
-    if magic != 0x0800 + dimensions or not 0 < size == len(content):
-        expected = f"the magic number 0x{0x0800 + dimensions:08x}, then the shape and as many bytes"
-        raise Failure(f"{path}: expected {expected}, found 0x{magic:08x}, {shape} and {len(content)} bytes")
-    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def read_fashion_mnist(folder, part):
     """Returns the arrays of a part, as `read_npz` does, of Fashion-MNIST's four files or others of their form."""
     images, labels = (read_idx(f"{folder}/{name}-ubyte.gz", int(name[-1])) for name in FILES[part])
-    if labels.max() > 9:
+    if labels.max(initial=0) > 9:
         raise Failure(f"{folder}, {part}: expected labels 0..9, found {labels.max()}")
     arrays = {"images": images}
     for task, (classes, class_of) in TASKS.items():
-        if len(class_of) != 10 or not set(class_of) <= set(range(len(classes))):
-            raise Failure(f"TASKS[{task!r}]: expected ten classes, one for each label, and a name for each class")
         arrays |= {task: np.array(class_of)[labels], f"{task}_names": np.array(classes)}
     return arrays
 
@@ -417,9 +412,9 @@ def l2_regularisation(network):
 
 
 def accuracies(matrices):
-    """Returns {task: accuracy} of {task: confusion matrix}, and their mean as `accuracy`, in front."""
+    """Returns {task: accuracy} of {task: confusion matrix}, and their mean as `accuracy`."""
     tasks = {task: float(np.trace(matrix) / np.sum(matrix)) for task, matrix in matrices.items()}
-    return {"accuracy": statistics.fmean(tasks.values()), **tasks}
+    return {**tasks, "accuracy": statistics.fmean(tasks.values())}
 
 
 # -------------------------------------------------------------------------------------------- training
@@ -557,9 +552,10 @@ def train(args, resumed):
                     found = {part: evaluate(predict, parts[part], classes) for part in held_out}
                     epoch = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}"
                     epoch += f"  {numbers[-1]:,.0f} images/s"
-                    log_evaluation(found, classes, epoch if chief else "", step == total)
+                    results = log_evaluation(found, epoch if chief else "")
                     speeds.append(numbers[-1])
                 if step == total:
+                    log_confusion(found["test"], classes)
                     break
                 if step == first or evaluating:
                     began, seen, steps = time.perf_counter(), 0, min(every - step % every, total - step)
@@ -579,31 +575,26 @@ def train(args, resumed):
                 numbers.append(seen / (time.perf_counter() - began))
                 bar.add(1, [("loss", numbers[0])])
         if chief:
-            results = {part: accuracies(matrices) for part, matrices in found.items()}
             write_results({**record, **results, "steps": total}, network, speeds)
 
 
-def log_evaluation(found, classes, epoch, last):
-    """Logs the accuracies of {part: {task: confusion matrix}} and prints those of the test part behind `epoch`.
-
-    After the last step the test part's confusion matrices are logged too.
-    """
-    for part, matrices in found.items():
-        for task, accuracy in accuracies(matrices).items():
+def log_evaluation(found, epoch):
+    """Logs and returns the accuracies of {part: {task: confusion matrix}}; prints those of `test` behind `epoch`."""
+    measured = {part: accuracies(matrices) for part, matrices in found.items()}
+    for part, of_part in measured.items():
+        for task, accuracy in of_part.items():
             tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
     if epoch:
-        measured = accuracies(found["test"])
-        scores = "  ".join(f"{task} {measured[task]:.4f}" for task in classes)
-        print(f"{epoch}  test accuracy  {scores}  overall {measured['accuracy']:.4f}", flush=True)
-    if last:
-        log_confusion(found["test"], classes)
+        scores = [f"{'overall' if task == 'accuracy' else task} {v:.4f}" for task, v in measured["test"].items()]
+        print(f"{epoch}  test accuracy  {'  '.join(scores)}", flush=True)
+    return measured
 
 
 def print_results(results):
     """Prints the accuracies of a finished run as a table."""
     parts = [part for part in ("test", "validation") if part in results]
     print(f"\n{'accuracy':12}" + "".join(f"{part:>12}" for part in parts))
-    for task in (*results["classes"], "accuracy"):
+    for task in results["test"]:
         name = "overall" if task == "accuracy" else task
         print(f"{name:12}" + "".join(f"{results[part][task]:12.4f}" for part in parts))
     if "warning" in results["data"]:
@@ -630,17 +621,15 @@ def choose_strategy(precision, columns):
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
     try:
-        config = json.loads(os.environ["TF_CONFIG"])
-        jobs, task = config["cluster"], config["task"]
-        workers = [*jobs.get("chief", []), *jobs.get("worker", [])]
-        address = jobs[task["type"]][task["index"]]
-        sound = all(re.fullmatch(r".+:\d{1,5}", worker) for worker in workers)
-        if not sound or task["index"] < 0 or not jobs.keys() <= {"chief", "worker"}:
-            raise ValueError
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        cluster = resolver.cluster_spec()
+        address = cluster.task_address(resolver.task_type, resolver.task_id)
+        workers = [worker for job in sorted(cluster.jobs) for worker in cluster.job_tasks(job)]  # the chief first
+        if not {"chief", "worker"}.issuperset(cluster.jobs):
+            raise ValueError(f"jobs {', '.join(cluster.jobs)}")
+    except (ValueError, TypeError, AttributeError) as error:
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-        wanted = f"{example}, with no jobs but chief and worker"
-        raise Failure(f"TF_CONFIG: expected {wanted}, got {os.environ['TF_CONFIG']}") from None
+        raise Failure(f"TF_CONFIG: expected {example}, with no jobs but chief and worker ({error})") from None
     print(f"{address}: waiting until all of {', '.join(workers)} are there", flush=True)
     with on_signals(signal.SIG_DFL):  # TensorFlow waits without Python, whose handlers cannot run; it ignores SIGTERM
         return tf.distribute.MultiWorkerMirroredStrategy(), address == workers[0]
@@ -872,11 +861,8 @@ def log_confusion(matrices, classes):
 def write_results(results, network, speeds):
     """Adds to a run's results what its units learned and its speed, writes them and the model, and prints them."""
     args = results["arguments"]
-    results |= {
-        "epochs": args["n_epoch"],
-        "seed": args["seed"],
-        "images_per_second": round(statistics.median(speeds), 1),
-    }
+    results |= {"epochs": args["n_epoch"], "seed": args["seed"]}
+    results["images_per_second"] = round(statistics.median(speeds), 1)
     results["cross_stitch"] = {unit.name: unit.mixing().tolist() for unit in units_of(network)}
     partial, model = (os.path.join(args["log_dir"], f"{name}.keras") for name in ("partial", "model"))
     network.save(partial)

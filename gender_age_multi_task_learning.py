@@ -520,9 +520,9 @@ def l2_regularisation(network):
 
 
 def accuracies(matrices):
-    """Returns {task: accuracy} of {task: confusion matrix}, and their mean as `accuracy`, in front."""
+    """Returns {task: accuracy} of {task: confusion matrix}, and their mean as `accuracy`."""
     tasks = {task: float(np.trace(matrix) / np.sum(matrix)) for task, matrix in matrices.items()}
-    return {"accuracy": statistics.fmean(tasks.values()), **tasks}
+    return {**tasks, "accuracy": statistics.fmean(tasks.values())}
 
 
 # -------------------------------------------------------------------------------------------- training
@@ -660,9 +660,10 @@ def train(args, resumed):
                     found = {part: evaluate(predict, parts[part], classes) for part in held_out}
                     epoch = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}"
                     epoch += f"  {numbers[-1]:,.0f} images/s"
-                    log_evaluation(found, classes, epoch if chief else "", step == total)
+                    results = log_evaluation(found, epoch if chief else "")
                     speeds.append(numbers[-1])
                 if step == total:
+                    log_confusion(found["test"], classes)
                     break
                 if step == first or evaluating:
                     began, seen, steps = time.perf_counter(), 0, min(every - step % every, total - step)
@@ -682,31 +683,26 @@ def train(args, resumed):
                 numbers.append(seen / (time.perf_counter() - began))
                 bar.add(1, [("loss", numbers[0])])
         if chief:
-            results = {part: accuracies(matrices) for part, matrices in found.items()}
             write_results({**record, **results, "steps": total}, network, speeds)
 
 
-def log_evaluation(found, classes, epoch, last):
-    """Logs the accuracies of {part: {task: confusion matrix}} and prints those of the test part behind `epoch`.
-
-    After the last step the test part's confusion matrices are logged too.
-    """
-    for part, matrices in found.items():
-        for task, accuracy in accuracies(matrices).items():
+def log_evaluation(found, epoch):
+    """Logs and returns the accuracies of {part: {task: confusion matrix}}; prints those of `test` behind `epoch`."""
+    measured = {part: accuracies(matrices) for part, matrices in found.items()}
+    for part, of_part in measured.items():
+        for task, accuracy in of_part.items():
             tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
     if epoch:
-        measured = accuracies(found["test"])
-        scores = "  ".join(f"{task} {measured[task]:.4f}" for task in classes)
-        print(f"{epoch}  test accuracy  {scores}  overall {measured['accuracy']:.4f}", flush=True)
-    if last:
-        log_confusion(found["test"], classes)
+        scores = [f"{'overall' if task == 'accuracy' else task} {v:.4f}" for task, v in measured["test"].items()]
+        print(f"{epoch}  test accuracy  {'  '.join(scores)}", flush=True)
+    return measured
 
 
 def print_results(results):
     """Prints the accuracies of a finished run as a table."""
     parts = [part for part in ("test", "validation") if part in results]
     print(f"\n{'accuracy':12}" + "".join(f"{part:>12}" for part in parts))
-    for task in (*results["classes"], "accuracy"):
+    for task in results["test"]:
         name = "overall" if task == "accuracy" else task
         print(f"{name:12}" + "".join(f"{results[part][task]:12.4f}" for part in parts))
     if "warning" in results["data"]:
@@ -733,17 +729,15 @@ def choose_strategy(precision, columns):
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
     try:
-        config = json.loads(os.environ["TF_CONFIG"])
-        jobs, task = config["cluster"], config["task"]
-        workers = [*jobs.get("chief", []), *jobs.get("worker", [])]
-        address = jobs[task["type"]][task["index"]]
-        sound = all(re.fullmatch(r".+:\d{1,5}", worker) for worker in workers)
-        if not sound or task["index"] < 0 or not jobs.keys() <= {"chief", "worker"}:
-            raise ValueError
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        cluster = resolver.cluster_spec()
+        address = cluster.task_address(resolver.task_type, resolver.task_id)
+        workers = [worker for job in sorted(cluster.jobs) for worker in cluster.job_tasks(job)]  # the chief first
+        if not {"chief", "worker"}.issuperset(cluster.jobs):
+            raise ValueError(f"jobs {', '.join(cluster.jobs)}")
+    except (ValueError, TypeError, AttributeError) as error:
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-        wanted = f"{example}, with no jobs but chief and worker"
-        raise Failure(f"TF_CONFIG: expected {wanted}, got {os.environ['TF_CONFIG']}") from None
+        raise Failure(f"TF_CONFIG: expected {example}, with no jobs but chief and worker ({error})") from None
     print(f"{address}: waiting until all of {', '.join(workers)} are there", flush=True)
     with on_signals(signal.SIG_DFL):  # TensorFlow waits without Python, whose handlers cannot run; it ignores SIGTERM
         return tf.distribute.MultiWorkerMirroredStrategy(), address == workers[0]
@@ -975,11 +969,8 @@ def log_confusion(matrices, classes):
 def write_results(results, network, speeds):
     """Adds to a run's results what its units learned and its speed, writes them and the model, and prints them."""
     args = results["arguments"]
-    results |= {
-        "epochs": args["n_epoch"],
-        "seed": args["seed"],
-        "images_per_second": round(statistics.median(speeds), 1),
-    }
+    results |= {"epochs": args["n_epoch"], "seed": args["seed"]}
+    results["images_per_second"] = round(statistics.median(speeds), 1)
     results["cross_stitch"] = {unit.name: unit.mixing().tolist() for unit in units_of(network)}
     partial, model = (os.path.join(args["log_dir"], f"{name}.keras") for name in ("partial", "model"))
     network.save(partial)
