@@ -162,7 +162,7 @@ def test_a_bomb_is_not_unpacked(script, tmp_path):
     path = tmp_path / IMAGES
     path.write_bytes(gzip.compress(idx_header((1, 8, 8)) + bytes(300_000_000), 1))
     tracemalloc.start()
-    with pytest.raises(script.Failure, match="size 65 into shape .1,8,8"):
+    with pytest.raises(script.Failure, match=r"size 65 into shape .1,8,8"):
         script.read_idx(path, 3)
     assert tracemalloc.get_traced_memory()[1] < 10_000_000
     tracemalloc.stop()

@@ -76,21 +76,14 @@ def test_two_workers(small, alone, tmp_path):
     assert_nearly_same(alone, log_dir)
 
 
-LONG = {"n_epoch": 12, "n_batch_size": 100, "keep_prob": 0.8}
+def test_a_signal_to_one_worker_and_a_lost_one(small, tmp_path):
+    """Both stop all workers; what is resumed by the same command ends with the bits of an undisturbed run."""
+    whole, log_dir = tmp_path / "whole", tmp_path / "run"
+    changed = {"n_epoch": 12, "n_batch_size": 100, "keep_prob": 0.8, "resume": "auto"}  # 72 steps
+    for worker in start_workers(*flags(small, whole, **changed)):
+        assert finish(worker).status == 0
 
-
-@pytest.fixture(scope="module")
-def whole(small, tmp_path_factory):
-    """The log folder of a run of 12 epochs by two workers that nothing stopped."""
-    log_dir = tmp_path_factory.mktemp("whole") / "run"
-    for process in start_workers(*flags(small, log_dir, **LONG)):
-        assert finish(process).status == 0
-    return log_dir
-
-
-def test_a_signal_to_one_worker_stops_all_at_one_step(small, whole, tmp_path):
-    log_dir = tmp_path / "run"
-    workers = start_workers(*flags(small, log_dir, **LONG))
+    workers = start_workers(*flags(small, log_dir, **changed))
     for line in workers[0].stdout:
         if line.startswith("epoch 2/"):
             break
@@ -98,26 +91,21 @@ def test_a_signal_to_one_worker_stops_all_at_one_step(small, whole, tmp_path):
     results = [finish(worker) for worker in workers]
     assert [result.status for result in results] == [143, 143], results
     assert re.search(r"stopped at step \d+ of 72; go on with: .*python .* --resume", results[0].err), results[0]
-    for process in start_workers("--resume", log_dir):
-        assert finish(process).status == 0
-    assert_nearly_same(whole, log_dir, tolerance=0)
 
-
-def test_a_lost_worker_ends_the_others_and_all_resume(small, whole, tmp_path):
-    """The chief is killed, which has written the run; the other cannot go on without it."""
-    log_dir = tmp_path / "run"
-    chief, other = start_workers(*flags(small, log_dir, **LONG))
-    while chief.poll() is None and not list(log_dir.glob("checkpoints/step-00000000[0-9][1-9].index")):
-        time.sleep(0.05)
-    chief.kill()
+    chief, other = start_workers(*flags(small, log_dir, **changed))
+    for line in chief.stdout:
+        if line.startswith("epoch 7/"):
+            break
+    chief.kill()  # which writes the run
     killed = time.monotonic()
     left = finish(other)
     chief.communicate()
     assert time.monotonic() - killed < 180
     assert left.status == 1, left
     assert re.fullmatch(rf"error: .{{1,300}}--resume {log_dir}", left.err.splitlines()[-1]), left
-    for process in start_workers("--resume", log_dir):
-        result = finish(process)
+
+    for worker in start_workers(*flags(small, log_dir, **changed)):
+        result = finish(worker)
         assert result.status == 0, result
     assert_nearly_same(whole, log_dir, tolerance=0)
 
