@@ -69,10 +69,12 @@ TASKS = {  # attribute: names of its classes, in the order of the numbers 1, 2, 
 UNITS = ("pool_1", "pool_2", "pool_3", "pool_4", "fc_5")  # the layers that a cross-stitch unit can follow
 BLOCKS = {  # preset: (filters, side of the kernel, pooling) of the convolutions, and the width of the dense layer
     "ours": (((32, 3, True), (48, 3, True), (64, 3, True), (80, 3, False)), 256),
+    "wide": (((64, 3, True), (96, 3, True), (128, 3, True), (160, 3, False)), 512),
     "poster": (((20, 4, True), (40, 3, True), (60, 3, True), (80, 2, False)), 120),
 }
 PRESETS = {
     "ours": {},
+    "wide": {},  # one network as wide as two columns, with --network single: what does width alone give?
     "poster": {  # the setting of the poster's code, where it differs from the defaults
         "lr": 0.01,
         "lr_half_life": 0.0,
@@ -1400,7 +1402,7 @@ def make_parser():
     add("--keep_prob", type=number(float, "[0.01, 1]"), default=0.8, help="share that dropout keeps (0.8)")
     add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
-    add("--preset", action=Preset, choices=tuple(PRESETS), default="ours", help="poster: its setting; later flags win")
+    add("--preset", action=Preset, choices=tuple(PRESETS), default="ours", help="poster: its; wide: twice the filters")
     add("--landmark_lambda", type=number(float, "(0, inf)"), default=1.0, help="weight of the landmarks' loss (1)")
     rate = number(float, "[0, inf)")
     add("--aux_lambda", nargs="+", type=rate, default=[0.003], help="of attributes, all or each (0.003)")

@@ -315,12 +315,14 @@ def test_parameter_count(landmark_script):
     column = conv + 4 * 4 * 80 * 256 + 2 * 256
     landmarks, attributes = 257 * 10, 257 * (2 + 2 + 2 + 5)
     units = 4 * (32 + 48 + 64 + 256)
+    wide = 2 * 9 * 32 + 4 * (conv - 9 * 32) - 4 * (32 + 48 + 64 + 80) + 4 * 4 * 4 * 80 * 256 + 4 * 256 + 513 * 10
     poster = 16 * 20 + 9 * 20 * 40 + 9 * 40 * 60 + 4 * 60 * 80 + 200 + 2 * 2 * 80 * 120 + 120
     expected = {
         "--network=single": column + landmarks,
         "--network=split": column + landmarks + attributes,
         "--cross_stitch_enabled=False": 2 * column + landmarks + attributes,
         "--cross_stitch_enabled=True": 2 * column + landmarks + attributes + units,
+        "--preset=wide --network=single": wide,
         "--preset=poster --image_size=39": 2 * poster + 121 * (10 + 8) + 4 * (20 + 40 + 60 + 80) + 4,
     }
     for flags, count in expected.items():
