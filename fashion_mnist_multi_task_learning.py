@@ -993,7 +993,7 @@ def make_parser():
     add("--keep_prob", type=number(float, "[0.01, 1]"), default=0.8, help="share that dropout keeps (0.8)")
     add("--bn_momentum", type=number(float, "[0, 1)"), default=0.99, help="of batch norm's moving averages (0.99)")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
-    add("--preset", action=Preset, choices=tuple(PRESETS), default="ours", help="2018: its setting; later flags win")
+    add("--preset", action=Preset, choices=PRESETS, default="ours", help="2018: its setting; later flags win")
     add("--tasks", nargs="+", help="one column each, as in item group (all)")
     add("--task_weights", nargs="+", type=number(float, "[0, inf)"), help="of their losses, in this order (1 each)")
     add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")

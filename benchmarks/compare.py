@@ -39,9 +39,9 @@ OF_ONE_RUN = ("seed", "log_dir", "data_dir")  # arguments that differ between th
 PAPER = {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0}
 HALF = {"cross_stitch_init": 0.5}
 STARTS = {"baseline": BASELINE, "channel": {}, "init 0.5": HALF}
-ALONE = {  # of two tasks only the one named is trained
-    "item": {"task_weights": [1.0, 0.0]},
-    "group": {"task_weights": [0.0, 1.0]},
+NOT_TRAINED = {  # controls: the column of a task that is not trained has nothing to learn but the other task
+    "init 0.5, group not trained": {**HALF, "task_weights": [1.0, 0.0]},
+    "init 0.5, item not trained": {**HALF, "task_weights": [0.0, 1.0]},
 }
 
 
@@ -116,8 +116,7 @@ def scarce(fraction, n_epoch):
         "channel": [{}],
         "channel, as in the paper": [{**PAPER, "pretrain_epoch": n_epoch // 3}],
         "init 0.5": [HALF],
-        "init 0.5, group not trained": [HALF | ALONE["item"]],
-        "init 0.5, item not trained": [HALF | ALONE["group"]],
+        **{name: [run] for name, run in NOT_TRAINED.items()},
         "init 0.5, α fixed": [{**HALF, "cross_stitch_lr_scale": 0.0}],
     }
     return {name: [{**common, **run} for run in runs] for name, runs in settings.items()}
@@ -232,6 +231,13 @@ def long_landmarks():
     return {name: [{**landmarks()[name][0], "n_epoch": 60, "lr_half_life": 12.0}] for name in names}
 
 
+def wide_landmarks():
+    """Returns the settings without L2, and a network alone that is as wide as two columns, in bfloat16."""
+    without = {name: runs[0] for name, runs in landmarks().items() if name.endswith("no L2")}
+    without["one network, twice as wide, no L2"] = {"network": "single", "preset": "wide", "reg_lambda": 0.0}
+    return {name: [{"eval_every": 625, "precision": "bfloat16", **run}] for name, run in without.items()}
+
+
 SHOWN = (  # README's figure: what it says, the experiment, the setting and the measure; its table has the rows with *
     ("* Fashion-MNIST, all images, constant rate", "full", "channel", LATE),
     ("* all images, decaying rate", "decaying_15", "channel", "overall"),
@@ -252,11 +258,11 @@ EXPERIMENTS = {
     "decaying_15": Experiment(
         "Fashion-MNIST, all 60,000 training images, 15 epochs, in bfloat16",
         decaying(
-            {name: [{**run, "n_epoch": 15, "precision": "bfloat16"}] for name, run in STARTS.items()},
+            {name: [{**run, "n_epoch": 15, "precision": "bfloat16"}] for name, run in (STARTS | NOT_TRAINED).items()},
             15,
         ),
         LONG,
-        further=LATER,
+        further=LATER + SHARING[:4],
     ),
     **{
         f"scarce_{percentage}": Experiment(
@@ -326,6 +332,17 @@ EXPERIMENTS = {
         "two columns",
         attributes={f"{task} of AFLW": ("aflw", task) for task in ATTRIBUTES},
         further=(("mean error", "cross-stitch", "cross-stitch, attributes not trained, no L2"),),
+    ),
+    "landmarks_width": Experiment(
+        "MTFL, 8,000 training faces, 20 epochs, without L2, in bfloat16",
+        wide_landmarks(),
+        {"failure rate": ("test", "failure_rate"), "mean error": ("test", "mean_error")},
+        "facial_landmark_multi_task_learning.py",
+        "two columns, no L2",
+        further=(
+            ("mean error", "cross-stitch, no L2", CONTROL),
+            ("mean error", "cross-stitch, no L2", "one network, twice as wide, no L2"),
+        ),
     ),
     "bfloat16": Experiment(
         "Fashion-MNIST, 10 % of the images, decaying rate, cross-stitch in both precisions",

@@ -188,7 +188,7 @@ def test_comparison_keeps_finished_runs_and_resumes_others(tmp_path, monkeypatch
         compare.train("tiny", [0, 1], str(tmp_path), None)
     assert calls == [(0, None), (0, 0.1), (1, None), (1, 0.1), (1, 0.1)]  # the stopped one again, no other
     assert abs(compare.load("tiny")["channel"]["1"]["test"]["accuracy"] - 0.6) < 1e-12
-    compare.EXPERIMENTS["tiny"].settings["control"] = [compare.ALONE["item"]]
+    compare.EXPERIMENTS["tiny"].settings["control"] = [{"task_weights": [1.0, 0.0]}]
     compare.train("tiny", [0], str(tmp_path), None)
     assert compare.load("tiny")["control"]["0"]["test"] == {"item": 0.5}  # what is not trained says nothing
     assert compare.paired("tiny", "control", "baseline") == {}
