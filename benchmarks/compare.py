@@ -8,8 +8,7 @@ Every run is a process of its script, in a log folder of its own below --folder.
 is kept in benchmarks/results/EXPERIMENT.json and never repeated, one that was stopped is resumed. The figures are
 those after the last epoch, never those of the best. A seed stands for the same part of the data and the same order in
 all settings, and in all with two columns for the same initial weights, so that differences to the baseline are paired.
-Runs of different commits are never paired. Experiments named *_trials chose the defaults, on validation parts alone;
-their tables stand in benchmarks/TRIALS.md.
+Runs of different commits are never paired. How the defaults were chosen stands in benchmarks/TRIALS.md.
 """
 
 import argparse
@@ -30,7 +29,6 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RESULTS = os.path.join(ROOT, "benchmarks", "results")
 README, REPORT = (os.path.join(ROOT, *path) for path in (("README.md",), ("benchmarks", "RESULTS.md")))
-TRIALS = os.path.join(ROOT, "benchmarks", "TRIALS.md")
 CHANCE = "always the class most frequent in training"
 FIGURES = [os.path.join(ROOT, "img", name) for name in ("results.png", "curves.png", "alphas.png")]
 
@@ -140,61 +138,6 @@ def ablations():
     return settings | {name: [settings["channel"][0] | change] for name, change in changes.items()}
 
 
-def gender_age_trials():
-    """Returns the settings tried for gender and age."""
-    common = {"n_epoch": 12, "validation_fraction": 0.1, "bn_momentum": 0.99}
-    tried = {
-        "keep 0.8, L2 1e-5, lr 1e-3": {"keep_prob": 0.8, "reg_lambda": 1e-5, "lr": 1e-3},
-        "keep 0.5, L2 1e-4, lr 1e-3": {"keep_prob": 0.5, "reg_lambda": 1e-4, "lr": 1e-3},
-        "keep 0.8, L2 1e-5, lr 3e-4": {"keep_prob": 0.8, "reg_lambda": 1e-5, "lr": 3e-4},
-        "keep 0.5, L2 1e-4, batch norm 0.9, 4 epochs": {
-            "keep_prob": 0.5,
-            "reg_lambda": 1e-4,
-            "lr": 1e-3,
-            "n_epoch": 4,
-            "bn_momentum": 0.9,
-        },
-    }
-    return {name: [{**common, **change}] for name, change in tried.items()}
-
-
-def landmark_trials():
-    """Returns the settings tried for the landmarks, first with one network alone, then with two columns.
-
-    The first of those alone were run while faces were turned by up to 20 degrees, scaled by 15 % and moved by 8 %; the
-    others, and those with small turns, with 10, 10 and 5, which the script does now.
-    """
-    alone = {"network": "single", "n_epoch": 15, "lr_half_life": 3.0, "eval_every": 625}
-    alone |= {"lr": 0.002, "keep_prob": 1.0, "crop_scale": 1.2, "n_batch_size": 64, "bn_momentum": 0.99}
-    tried = {
-        "alone": {},
-        "alone, batch 128": {"n_batch_size": 128},
-        "alone, keep 0.8": {"keep_prob": 0.8},
-        "alone, crop 1.0": {"crop_scale": 1.0},
-        "alone, lr 0.001": {"lr": 0.001},
-        "alone, lr 0.004": {"lr": 0.004},
-    }
-    small = {"crop_scale": 1.0, "keep_prob": 0.8, "bn_momentum": 0.9}
-    for epochs, half_life, rate in (
-        (20, 4.0, 0.002),
-        (20, 10.0, 0.002),
-        (20, 3.0, 0.004),
-        (20, 6.0, 0.004),
-        (30, 6.0, 0.002),
-    ):
-        name = f"alone, small turns, {epochs} epochs, lr {rate}, half-life {half_life:g}"
-        tried[name] = {**small, "n_epoch": epochs, "lr_half_life": half_life, "lr": rate}
-    columns = {"crop_scale": 1.0, "keep_prob": 0.8, "network": "cross_stitch", "n_epoch": 6, "lr_half_life": 1.5}
-    columns |= {"eval_every": 750}
-    for rate in (0.001, 0.003, 0.01):
-        tried[f"columns, 6 epochs, λ^a {rate}"] = {**columns, "aux_lambda": [rate]}
-    for kind, rate in (("l2", 1e-6), ("l2", 1e-5), ("exp", 1e-2), ("exp", 1.0)):
-        related = {"weight_reg": kind, "weight_reg_lambda": rate}
-        tried[f"columns, 6 epochs, {kind} {rate:g}"] = {**columns, **related}
-    tried["columns, 6 epochs, batch norm 0.9"] = {**columns, "bn_momentum": 0.9}
-    return {name: [{**alone, **change}] for name, change in tried.items()}
-
-
 def landmarks():
     """Returns the six settings of the poster's table, one network, a split one, and two columns, and controls.
 
@@ -296,12 +239,6 @@ EXPERIMENTS = {
         {"ethnicity": ("test", "ethnicity"), **FACES},
         "gender_age_multi_task_learning.py",
     ),
-    "gender_age_trials": Experiment(
-        "gender and age: UTKFace, 11,505 training images, 1,279 validation images",
-        gender_age_trials(),
-        {name: ("validation", measure) for name, (_, measure) in FACES.items()},
-        "gender_age_multi_task_learning.py",
-    ),
     "landmarks": Experiment(
         "MTFL, 8,000 training faces, 20 epochs",
         landmarks(),
@@ -374,18 +311,14 @@ EXPERIMENTS = {
     "poster": Experiment(
         "MTFL, 8,000 training faces, the poster's setting, 100 epochs",
         {
-            "one network, landmarks alone": [{**POSTER, "network": "single", "weight_reg": "none"}],
+            "two columns": [{**POSTER, **BASELINE, "weight_reg": "none"}],
+            "cross-stitch": [{**POSTER, "weight_reg": "none"}],
             "cross-stitch, related weights, l2": [POSTER],
         },
         {"failure rate": ("test", "failure_rate"), "mean error": ("test", "mean_error")},
         "facial_landmark_multi_task_learning.py",
-        "one network, landmarks alone",
-    ),
-    "landmark_trials": Experiment(
-        "landmarks: MTFL, 8,000 training and 2,000 validation faces, 15 epochs unless said; first six: larger turns",
-        landmark_trials(),
-        {"failure rate": ("validation", "failure_rate"), "mean error": ("validation", "mean_error")},
-        "facial_landmark_multi_task_learning.py",
+        "two columns",
+        further=(("mean error", "cross-stitch, related weights, l2", "cross-stitch"),),
     ),
 }
 
@@ -754,27 +687,6 @@ def fill(text):
     return marks.sub(made, text)
 
 
-def trials():
-    """Returns the text of TRIALS.md: of each setting the last measures, and the last measure's whole course."""
-    lines = ["# How the defaults were chosen, on validation parts alone", ""]
-    lines += [
-        "Made by `benchmarks/compare.py`, in %, seed 0. The course is that of the last measure over the evaluations."
-    ]
-    for name in [name for name in EXPERIMENTS if name.endswith("_trials")]:
-        experiment, results = EXPERIMENTS[name], load(name)
-        columns, measures = list(experiment.measures), list(experiment.measures.values())
-        lines += ["", f"**{experiment.title[0].upper()}{experiment.title[1:]}**", ""]
-        lines += [f"| setting | {' | '.join(columns)} | course |", "|---|" + "---:|" * len(columns) + "---|"]
-        measure = measures[-1][1]
-        tag = f"{'summary' if measure == 'accuracy' else 'landmarks'}/{measure}_validation"
-        for setting in [setting for setting in experiment.settings if setting in results]:
-            entry = next(iter(results[setting].values()))
-            course = [percent(value) for _, value in entry["curves"][0].get(tag, [])]
-            cells = columns_of(results[setting], measures)
-            lines.append(f"| {setting} | {' | '.join(cells)} | {' '.join(course)} |")
-    return "\n".join(lines) + "\n"
-
-
 def digest():
     """Returns a hash of all stored results, which the figures carry to show what they were drawn from."""
     content = json.dumps({name: load(name) for name in EXPERIMENTS}, sort_keys=True)
@@ -864,14 +776,12 @@ def draw():
 
 
 def write():
-    """Puts the tables into README.md and RESULTS.md between their marks, the trials' into TRIALS.md, draws figures."""
+    """Puts the tables into README.md and RESULTS.md between their marks, and draws the figures."""
     for path in (README, REPORT):
         with open(path) as file:
             text = fill(file.read())
         with open(path, "w") as file:
             file.write(text)
-    with open(TRIALS, "w") as file:
-        file.write(trials())
     draw()
 
 

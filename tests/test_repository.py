@@ -91,7 +91,6 @@ def test_report_and_figures_are_what_the_results_give():
     compare = load("benchmarks/compare.py")
     assert compare.fill(README) == README and compare.fill(REPORT) == REPORT
     assert "| baseline |" in compare.tables(["full"])
-    assert compare.trials() == (ROOT / "benchmarks" / "TRIALS.md").read_text()
     for figure in compare.FIGURES:
         assert compare.digest().encode() in Path(figure).read_bytes()
 
