@@ -65,6 +65,7 @@ class Experiment:
 
 GARMENTS = {"item": ("test", "item"), "group": ("test", "group"), "overall": ("test", "accuracy")}
 CONTROL = "cross-stitch, attributes not trained, no L2"
+WIDE = "one network, twice as wide, no L2"
 LATE = "overall, last ten evaluations"  # their mean: at a constant rate a single one says little
 LONG = {"item": ("test", "item"), "group": ("test", "group"), LATE: ("late", "summary/accuracy_test")}
 LONG |= {"overall": ("test", "accuracy")}
@@ -175,9 +176,14 @@ def long_landmarks():
 
 
 def wide_landmarks():
-    """Returns the settings without L2, and a network alone that is as wide as two columns, in bfloat16."""
+    """Returns the settings without L2, and one network, as it is and as wide as two columns, in bfloat16.
+
+    The wide one's learning rate is the best of three by its error on the validation faces: 2.70 % with 0.004, the
+    default, 2.50 with 0.002, 2.46 with 0.001.
+    """
     without = {name: runs[0] for name, runs in landmarks().items() if name.endswith("no L2")}
-    without["one network, twice as wide, no L2"] = {"network": "single", "preset": "wide", "reg_lambda": 0.0}
+    without["one network, no L2"] = {"network": "single", "reg_lambda": 0.0}
+    without[WIDE] = {"network": "single", "preset": "wide", "reg_lambda": 0.0, "lr": 0.001}
     return {name: [{"eval_every": 625, "precision": "bfloat16", **run}] for name, run in without.items()}
 
 
@@ -278,7 +284,8 @@ EXPERIMENTS = {
         "two columns, no L2",
         further=(
             ("mean error", "cross-stitch, no L2", CONTROL),
-            ("mean error", "cross-stitch, no L2", "one network, twice as wide, no L2"),
+            ("mean error", CONTROL, "one network, no L2"),
+            ("mean error", WIDE, "one network, no L2"),
         ),
     ),
     "bfloat16": Experiment(
