@@ -473,7 +473,7 @@ def measured(entry, part, measure):
     """
     if part == "late":
         values = [value for _, value in entry["curves"][0][measure]]
-        return statistics.fmean(values[-10:]) if len(values) > 10 else None
+        return statistics.fmean(values[-10:]) if len(values) > 10 and "accuracy" in entry["test"] else None
     if part == "early":
         return statistics.fmean(value for step, value in entry["curves"][0][measure] if 1_000 < step <= 2_350)
     return entry[part].get(measure)
