@@ -156,9 +156,12 @@ def test_runs_of_different_commits_are_not_paired(monkeypatch):
 
 def test_last_ten_evaluations_by_hand():
     compare = load("benchmarks/compare.py")
-    entry = {"curves": [{"accuracy": [[step, step / 100] for step in range(1, 13)]}], "test": {"item": 0.5}}
+    entry = {"curves": [{"accuracy": [[step, step / 100] for step in range(1, 13)]}]}
+    entry["test"] = {"item": 0.5, "accuracy": 0.5}
     assert compare.measured(entry, "late", "accuracy") == pytest.approx(0.075)  # the mean of 3 to 12, in hundredths
     assert compare.measured(entry, "test", "item") == 0.5 and compare.measured(entry, "test", "group") is None
+    del entry["test"]["accuracy"]  # a task was not trained, and the curve is a mean with it
+    assert compare.measured(entry, "late", "accuracy") is None
 
 
 def test_comparison_keeps_finished_runs_and_resumes_others(tmp_path, monkeypatch):
