@@ -50,6 +50,7 @@ import time
 import warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer of TensorFlow's start-up notes, which bury our own lines
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # of a GPU's memory no more than is needed
 
 import keras
 import numpy as np
@@ -223,9 +224,6 @@ def decode(path, orientation, box, size, scale):
     return crop(upright(photo, orientation), box, size, scale)
 
 
-# ---- shared with the second script: change it there, then run python tests/test_copies.py --fix
-
-
 def orientation(path):
     """Returns the EXIF orientation of an image file, 1 to 8, or 1 where it has none or is no image."""
     try:
@@ -279,9 +277,6 @@ def hold_out(strata, people, fraction):
     return np.flatnonzero(np.isin(people, names[stratified(strata[first], fraction, seed=0)]))
 
 
-# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
-
-
 def stratified(labels, fraction, seed):
     """Returns the sorted indices of a random part that holds `fraction` of every class, at least one of each."""
     shuffle = np.random.default_rng(seed).permutation
@@ -298,9 +293,6 @@ def pixel_statistics(images):
     mean = images.mean(axis=0, dtype=np.float64)
     square = np.einsum("n...,n...->...", images, images, dtype=np.float64) / len(images)
     return mean, np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), 1)
-
-
-# ---- of this script alone
 
 
 def prepare_data(args):
@@ -429,7 +421,6 @@ def augment(faces, points, attributes, draws, size, scale):
 
 
 # ------------------------------------------------------------------------------------ cross-stitch unit
-# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -482,12 +473,8 @@ class CrossStitch(layers.Layer):
             alpha = tf.linalg.diag_part(tf.transpose(blocks, (0, 2, 1, 3)))
         return (tf.reduce_mean(alpha, axis=2) if alpha.shape.rank == 3 else alpha).numpy()
 
-    def get_config(self):
-        return {**super().get_config(), "unit": self.unit, "init": self.init}
-
 
 # --------------------------------------------------------------------------------------------- network
-# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -525,9 +512,6 @@ class Dropout(layers.Dropout):
         if not training or not self.rate:
             return inputs
         return tf.nn.experimental.stateless_dropout(inputs, self.rate, replica_seed(self.seed_generator))
-
-
-# ---- of this script alone
 
 
 def build_network(args, mean, deviation):
@@ -699,7 +683,6 @@ def metrics(measures, matrices):
 
 
 # -------------------------------------------------------------------------------------------- training
-# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 def replica_share(*batch):
@@ -728,9 +711,6 @@ def learning_rates(args, epoch):
     """Returns Adam's learning rate for the columns and that for the units in an epoch, counted from 0."""
     rate = args.lr * 0.5 ** (epoch / args.lr_half_life) if args.lr_half_life else args.lr
     return rate, rate * args.cross_stitch_lr_scale * (epoch >= args.pretrain_epoch)
-
-
-# ---- of this script alone
 
 
 def make_train_step(strategy, network, optimizers, args, relations):
@@ -845,7 +825,12 @@ def train(args, resumed):
         train_step = make_train_step(strategy, network, optimizers, args, relations)
         train_step = train_step.get_concrete_function(*specs, tf.TensorSpec((None, 5)), tf.TensorSpec([]))
         predict = tf.function(lambda x: network(x, training=False), [tf.TensorSpec(network.input.shape, tf.uint8)])
-        first = begin(strategy, chief, checkpoint, record, resumed)
+        first = restore_checkpoint(checkpoint, args.log_dir) if resumed else 0
+        agree(strategy, checkpoint=first)
+        if chief:
+            write_json(os.path.join(args.log_dir, "run.json"), record)
+        if first == 0:
+            write_checkpoint(checkpoint, args.log_dir, 0, chief)
         numbers, indices = shown.numpy().tolist(), batches(args, faces, first, replicas)
         with open_events(args.log_dir, first, chief).as_default():
             if first == 0:
@@ -857,9 +842,8 @@ def train(args, resumed):
                     shown.assign(numbers)
                     write_checkpoint(checkpoint, args.log_dir, step, chief)
                 if asked:
-                    again = command(__file__, "--resume", args.log_dir)
                     kind = stop[0] if stop else signal.SIGTERM  # another machine was asked
-                    raise Failure(f"stopped at step {step} of {total}; go on with: {again}", 128 + kind)
+                    raise Failure(f"stopped at step {step} of {total}", 128 + kind)
                 if step % log_every == 0 or step == total:
                     log_training(network, step, dict(zip(tags, numbers)))
                 if evaluating:
@@ -939,7 +923,6 @@ def print_results(results):
 
 
 # --------------------------------------------------------------------------- checkpoints and summaries
-# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 def choose_strategy(precision, columns):
@@ -952,8 +935,6 @@ def choose_strategy(precision, columns):
     tf.config.experimental.enable_op_determinism()
     with contextlib.suppress(RuntimeError):  # TensorFlow is running already, as in a notebook
         tf.config.threading.set_intra_op_parallelism_threads(max(1, CORES // columns))  # columns run side by side
-        for gpu in tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.set_memory_growth(gpu, True)
     if "TF_CONFIG" not in os.environ:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
@@ -1025,19 +1006,6 @@ def refuse_difference(strategy, record, resumed):
     agree(strategy, arguments=arguments, data=data, versions=VERSIONS, run=resumed is not None)
 
 
-def begin(strategy, chief, checkpoint, record, resumed):
-    """Restores the state of a resumed run or writes that of a new one, and run.json; returns the steps that it has."""
-    log_dir = record["arguments"]["log_dir"]
-    with strategy.scope():
-        step = restore_checkpoint(checkpoint, log_dir) if resumed else None
-    agree(strategy, checkpoint=step)
-    if chief:
-        write_json(os.path.join(log_dir, "run.json"), record)
-    if step is None:
-        write_checkpoint(checkpoint, log_dir, 0, chief)
-    return step or 0
-
-
 def write_checkpoint(checkpoint, log_dir, step, chief=True):
     """Writes the state after `step` steps into log_dir/checkpoints, the chief alone, and removes all but the last two.
 
@@ -1055,8 +1023,7 @@ def write_checkpoint(checkpoint, log_dir, step, chief=True):
     for path in folder.glob(f"{name}.*"):
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-    whole = sorted(path.stem for path in folder.iterdir() if re.fullmatch(r"step-\d{10}\.index", path.name))
-    kept = [other for other in whole if other <= name][-2:]
+    kept = sorted(path.stem for path in folder.glob("step-*.index") if path.stem <= name)[-2:]
     for path in folder.iterdir():
         ours = re.fullmatch(r"(step-\d{10})(_temp|\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?)", path.name)
         if ours and ours[1] not in kept:  # older ones, damaged ones, and what a dead process left half-written
@@ -1064,7 +1031,7 @@ def write_checkpoint(checkpoint, log_dir, step, chief=True):
 
 
 def restore_checkpoint(checkpoint, log_dir):
-    """Reads the newest good checkpoint of the run into `checkpoint`; returns its step, or None if none was begun.
+    """Reads the newest good checkpoint of the run into `checkpoint`; returns its step, 0 if none was begun.
 
     A damaged one, as its checksums tell, is passed over with a line that says so; raises Failure if none is good.
     """
@@ -1077,6 +1044,7 @@ def restore_checkpoint(checkpoint, log_dir):
             print(f"{prefix} is damaged ({type(error).__name__}): trying the one before it", flush=True)
     if any(pathlib.Path(log_dir).glob("*tfevents*")):  # these come after the first checkpoint
         raise Failure(f"--resume {log_dir}: all checkpoints in its folder are damaged or gone, expected a whole one")
+    return 0
 
 
 def open_events(log_dir, step, chief):
@@ -1138,10 +1106,8 @@ def describe(args, record, network, replicas):
     devices = f"{replicas} device{'s' * (replicas > 1)}"
     memory = f"{BYTES_OF_A_WEIGHT * record['parameters'] / 1e9:.1f} GB with gradients and Adam's moments"
     print(f"{record['parameters']:,} trainable weights, {memory}; {args.precision} on {devices}; seed {args.seed}")
-    for unit in units_of(network):
-        print(f"  cross-stitch unit {unit.name}: alpha[to, from] of shape {tuple(unit.alpha.shape)}")
-    if not units_of(network):
-        print("  no cross-stitch units")
+    units = [f"{unit.name} {tuple(unit.alpha.shape)}" for unit in units_of(network)]
+    print(f"cross-stitch units, with the shapes of alpha[to, from]: {', '.join(units) or 'none'}")
     gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
     cpu = pathlib.Path("/proc/cpuinfo")
     slow = any(gpu.get("compute_capability", (8, 0)) < (8, 0) for gpu in gpus)
@@ -1156,17 +1122,11 @@ def units_of(network):
     return [layer for layer in network.layers if isinstance(layer, CrossStitch)]
 
 
-def markdown(rows):
-    """Returns rows of cells, the head in front, as a Markdown table."""
-    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
-    return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
-
-
 def log_setting(args, data, graph, metrics):
     """Logs the training step's graph, the arguments and the data as text, the hyper-parameters and `metrics`, tags."""
     tf.summary.graph(graph)
-    tf.summary.text("arguments", markdown([("argument", "value"), *vars(args).items()]), step=0)
-    tf.summary.text("data", markdown([("data", ""), *data.items()]), step=0)
+    tf.summary.text("arguments", [(name, str(value)) for name, value in vars(args).items()], step=0)
+    tf.summary.text("data", [(name, str(value)) for name, value in data.items()], step=0)
     values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}
     hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
@@ -1191,8 +1151,8 @@ def log_training(network, step, numbers):
 def log_confusion(matrices, classes):
     """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
     for task, matrix in matrices.items():
-        rows = [(name, *row) for name, row in zip(classes[task], matrix.tolist())]
-        tf.summary.text(f"{task}/confusion_matrix", markdown([("true, predicted:", *classes[task]), *rows]))
+        rows = [(name, *map(str, row)) for name, row in zip(classes[task], matrix)]
+        tf.summary.text(f"{task}/confusion_matrix", [("true, predicted:", *classes[task]), *rows])
 
 
 def write_results(results, network, speeds):
@@ -1201,14 +1161,9 @@ def write_results(results, network, speeds):
     results |= {"epochs": args["n_epoch"], "seed": args["seed"]}
     results["images_per_second"] = round(statistics.median(speeds), 1)
     results["cross_stitch"] = {unit.name: unit.mixing().tolist() for unit in units_of(network)}
-    partial, model = (os.path.join(args["log_dir"], f"{name}.keras") for name in ("partial", "model"))
-    network.save(partial)
-    os.replace(partial, model)
+    network.save(os.path.join(args["log_dir"], "model.keras"))
     write_json(os.path.join(args["log_dir"], "results.json"), results)
     print_results(results)
-
-
-# ---- shared with the second script: change it there, then run python tests/test_copies.py --fix
 
 
 def load_run(model_path):
@@ -1223,9 +1178,6 @@ def load_run(model_path):
     if network.name != NAME:
         raise Failure(f"--model {model_path}: expected a model of {NAME}.py, found one of {network.name}")
     return network, results
-
-
-# ---- of this script alone
 
 
 def predict(photos, model_path, boxes):
@@ -1279,7 +1231,6 @@ def predict(photos, model_path, boxes):
 
 
 # ---------------------------------------------------------------------------------------- command line
-# ---- shared with the other scripts: change it in the first, then run python tests/test_copies.py --fix
 
 
 def boolean(text):
@@ -1365,13 +1316,10 @@ def main(argv=None):
         message, status = "interrupted", 130
     except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
-        if os.path.exists(os.path.join(log_dir, "run.json")):
-            message += f"; go on with: {command(__file__, '--resume', log_dir)}"
+    if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):
+        message += f"; go on with: {command(__file__, '--resume', log_dir)}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
-
-
-# ---- of this script alone
 
 
 class Preset(argparse.Action):
@@ -1383,8 +1331,7 @@ class Preset(argparse.Action):
 
 def make_parser():
     """Returns the parser of this script's arguments."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = Parser(description=__doc__, formatter_class=layout, allow_abbrev=False)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("--network", choices=("single", "split", "cross_stitch"), default="cross_stitch", help="kind (cross_stitch)")
     add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")

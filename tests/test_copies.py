@@ -18,11 +18,11 @@ SHARED = {  # (the original, the copies): the functions and classes, in the orde
     (GARMENTS, FACES, LANDMARKS): """
         Failure stratified pixel_statistics CrossStitch BatchNormalization replica_seed Dropout
         l2_regularisation replica_share batches learning_rates choose_strategy on_signals agree claim
-        refuse_difference begin write_checkpoint restore_checkpoint open_events write_json read_json command
-        describe units_of markdown log_setting log_training log_confusion write_results boolean
+        refuse_difference write_checkpoint restore_checkpoint open_events write_json read_json command
+        describe units_of log_setting log_training log_confusion write_results boolean
         number Parser parse_arguments main""",
     (GARMENTS, FACES): """
-        cross_entropies accuracies make_train_step evaluate log_evaluation train print_results kind_of_run""",
+        cross_entropies make_train_step evaluate log_evaluation train print_results kind_of_run""",
     (GARMENTS, LANDMARKS): "Preset",
     (FACES, LANDMARKS): "orientation upright decode_all hold_out load_run",
 }
