@@ -59,6 +59,7 @@ from keras import layers
 from PIL import Image  # TensorBoard brings it along
 from tensorboard.plugins.hparams import api as hparams
 
+# Much of this stands in all three scripts, letter for letter: tests/test_copies.py says what, and copies it.
 NAME = "facial_landmark_multi_task_learning"
 LANDMARKS = ["left eye", "right eye", "nose", "left mouth corner", "right mouth corner"]  # left in the picture
 TASKS = {  # attribute: names of its classes, in the order of the numbers 1, 2, ... of MTFL

@@ -55,6 +55,7 @@ import tensorflow as tf
 from keras import layers
 from tensorboard.plugins.hparams import api as hparams
 
+# Much of this stands in all three scripts, letter for letter: tests/test_copies.py says what, and copies it.
 NAME = "fashion_mnist_multi_task_learning"
 ITEMS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 TASKS = {  # task: (names of its classes, its class for each of the ten labels of the data set)
@@ -170,9 +171,7 @@ def find_data():
             path = keras.utils.get_file(os.path.basename(origin), origin, cache_subdir="datasets/fashion-mnist")
         return os.path.dirname(path)
     except Exception as error:  # what get_file raises when it cannot download, of no narrower type
-        print(
-            f"Fashion-MNIST cannot be downloaded: {error}; without --data_dir the embedded sample is taken", flush=True
-        )
+        print(f"Fashion-MNIST cannot be downloaded: {error}; the sample stands in for --data_dir", flush=True)
         return SAMPLE
     finally:
         socket.setdefaulttimeout(patience)

@@ -56,6 +56,7 @@ from keras import layers
 from PIL import Image  # TensorBoard brings it along
 from tensorboard.plugins.hparams import api as hparams
 
+# Much of this stands in all three scripts, letter for letter: tests/test_copies.py says what, and copies it.
 NAME = "gender_age_multi_task_learning"
 TASKS = {  # task: names of its classes; those of age come from --age_bins
     "gender": ["male", "female"],
