@@ -833,7 +833,8 @@ def train(args, resumed):
         if first == 0:
             write_checkpoint(checkpoint, args.log_dir, 0, chief)
         numbers, indices = shown.numpy().tolist(), batches(args, faces, first, replicas)
-        with open_events(args.log_dir, first, chief).as_default():
+        writer = open_events(args.log_dir, first) if chief else tf.summary.create_noop_writer()
+        with writer.as_default():
             if first == 0:
                 log_setting(args, data, train_step.graph, [f"landmarks/mean_error_{part}" for part in held_out])
             for step in range(first, total + 1):
@@ -1048,14 +1049,12 @@ def restore_checkpoint(checkpoint, log_dir):
     return 0
 
 
-def open_events(log_dir, step, chief):
+def open_events(log_dir, step):
     """Returns the summary writer of the run; its event files lose what they hold of `step` and later.
 
     That is logged again. Each file is replaced by a copy up to there, or up to a record torn when the process ended.
     What stands behind such a record, or a damaged one, cannot be read: a line says so.
     """
-    if not chief:
-        return tf.summary.create_noop_writer()
     copy = os.path.join(log_dir, "rewound")
     for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
         with tf.io.TFRecordWriter(copy) as events:
@@ -1091,12 +1090,6 @@ def read_json(path, *parts):
     return content
 
 
-def command(*words):
-    """Returns a command line, to be copied, that runs this Python with `words`; paths in this folder are shortened."""
-    here = os.path.join(os.getcwd(), "")
-    return shlex.join([word.removeprefix(here) for word in (sys.executable, *words)])
-
-
 def describe(args, record, network, replicas):
     """Prints the data, the network and where to look, before training starts."""
     data = record["data"]
@@ -1114,8 +1107,8 @@ def describe(args, record, network, replicas):
     slow = any(gpu.get("compute_capability", (8, 0)) < (8, 0) for gpu in gpus)
     if args.precision == "bfloat16" and (slow or (not gpus and cpu.exists() and "bf16" not in cpu.read_text())):
         print("nothing here computes in bfloat16 directly: float32 will be faster")
-    runs = os.path.dirname(args.log_dir.rstrip("/")) or "."
-    print(f"writing to {args.log_dir}; to watch: {command('-m', 'tensorboard.main', '--logdir', runs)}", flush=True)
+    watch = [sys.executable, "-m", "tensorboard.main", "--logdir", os.path.dirname(args.log_dir.rstrip("/")) or "."]
+    print(f"writing to {args.log_dir}; to watch: {shlex.join(watch)}", flush=True)
 
 
 def units_of(network):
@@ -1292,9 +1285,8 @@ def parse_arguments(argv):
     elif not args.log_dir:
         if "TF_CONFIG" in os.environ or args.resume:
             raise Failure("--log_dir: required with TF_CONFIG and with --resume auto, a folder that all workers see")
-        now = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        short = NAME.removesuffix("_multi_task_learning")  # TensorBoard cuts long names off
-        args.log_dir = os.path.join("tf_logs", short, f"{kind_of_run(args)}-seed{args.seed}-{now}")
+        stem = NAME.removesuffix("_multi_task_learning")  # TensorBoard cuts long names off
+        args.log_dir = time.strftime(f"tf_logs/{stem}/{kind_of_run(args)}-seed{args.seed}-%Y%m%d-%H%M%S", time.gmtime())
     if re.search(r"[][*?\\]|://", args.log_dir):
         raise Failure(f"--log_dir {args.log_dir}: expected a path of this machine, without [ ] * ? \\ and ://")
     if args.pretrain_epoch >= args.n_epoch:
@@ -1318,7 +1310,7 @@ def main(argv=None):
     except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
     if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):
-        message += f"; go on with: {command(__file__, '--resume', log_dir)}"
+        message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
 

@@ -18,7 +18,7 @@ SHARED = {  # (the original, the copies): the functions and classes, in the orde
     (GARMENTS, FACES, LANDMARKS): """
         Failure stratified pixel_statistics CrossStitch BatchNormalization replica_seed Dropout
         l2_regularisation replica_share batches learning_rates choose_strategy on_signals agree claim
-        refuse_difference write_checkpoint restore_checkpoint open_events write_json read_json command
+        refuse_difference write_checkpoint restore_checkpoint open_events write_json read_json
         describe units_of log_setting log_training log_confusion write_results boolean
         number Parser parse_arguments main""",
     (GARMENTS, FACES): """

@@ -365,11 +365,11 @@ def test_events_behind_a_damaged_record_are_not_lost_in_silence(script, finished
     shutil.copytree(finished, tmp_path / "run")
     (events,) = (tmp_path / "run").glob("*tfevents*")
     content = events.read_bytes()
-    with script.open_events(str(tmp_path / "run"), 10, True).as_default():  # all of it is kept
+    with script.open_events(str(tmp_path / "run"), 10).as_default():  # all of it is kept
         assert "damaged" not in capsys.readouterr().out and events.read_bytes() == content
     place = len(content) // 2
     events.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-    script.open_events(str(tmp_path / "run"), 10, True).close()
+    script.open_events(str(tmp_path / "run"), 10).close()
     kept = events.read_bytes()
     assert f"{events} is torn or damaged" in capsys.readouterr().out
     assert 0 < len(kept) <= place and content.startswith(kept)
