@@ -48,6 +48,7 @@ import sys
 import threading
 import time
 import warnings
+import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer of TensorFlow's start-up notes, which bury our own lines
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # of a GPU's memory no more than is needed
@@ -970,9 +971,8 @@ def on_signals(action):
 def agree(strategy, **facts):
     """Raises Failure unless all workers of TF_CONFIG come with the same facts, each something that JSON holds."""
     if "TF_CONFIG" in os.environ:
-        texts = [json.dumps(fact, sort_keys=True).encode() for fact in facts.values()]
-        codes = tf.constant([[int(hashlib.sha256(text).hexdigest()[:7], 16) for text in texts]])
-        found = strategy.gather(strategy.run(tf.function(lambda: tf.identity(codes))), axis=0).numpy()
+        codes = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
+        found = strategy.gather(strategy.run(tf.function(lambda: tf.constant([codes], tf.int64))), axis=0).numpy()
         if differing := [what for what, column in zip(facts, found.T) if len(set(column)) > 1]:
             raise Failure(f"TF_CONFIG: expected the same {', '.join(differing)} on all workers, found different ones")
 
@@ -1228,11 +1228,8 @@ def predict(photos, model_path, boxes):
 
 
 def boolean(text):
-    """Returns the truth value that a word names; argparse's type=bool would read "False" as true."""
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if text.lower() not in words:
-        raise argparse.ArgumentTypeError(f"expected True or False, got {text!r}")
-    return words[text.lower()]
+    """Returns the truth value that a word names, or the word; argparse's type=bool would read "False" as true."""
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
 
 
 def number(kind, interval):
@@ -1309,7 +1306,7 @@ def main(argv=None):
         message, status = "interrupted", 130
     except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
-    if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):
+    if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):  # 2, 3: it would end so again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
@@ -1327,7 +1324,7 @@ def make_parser():
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("--network", choices=("single", "split", "cross_stitch"), default="cross_stitch", help="kind (cross_stitch)")
-    add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
+    add("--cross_stitch_enabled", type=boolean, choices=(True, False), default=True, help="False: no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
     at = [name for name in UNITS if name != "pool_4"]  # no pooling there
     add("--cross_stitch_at", nargs="+", choices=UNITS, default=at, help=f"layers with a unit behind ({' '.join(at)})")
@@ -1354,7 +1351,7 @@ def make_parser():
     add("--data_dir", type=os.path.abspath, help="folder of MTFL")
     add("--image_size", type=number(int, "[32, 256]"), default=40, help="side of the faces in pixels (40)")
     add("--crop_scale", type=number(float, "[1, 2]"), default=1.0, help="side of the faces over that of the box (1)")
-    add("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces (True)")
+    add("--augment", type=boolean, choices=(True, False), default=True, help="mirror, turn, scale, move training faces")
     add("--log_dir", help="folder of the run (tf_logs/facial_landmark/<stitched|baseline|single|split>-seed<k>-<time>)")
     add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
     add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")

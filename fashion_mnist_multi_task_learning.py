@@ -96,7 +96,7 @@ def read_idx(path, dimensions):
     """Returns the uint8 array in the gzipped IDX file `path`; raises Failure if it is not whole and sound."""
     try:
         with gzip.open(path) as file:
-            _, *shape = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()
+            _, *shape = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()  # behind the magic number
             content = file.read(min(math.prod(shape), 2**31) + 1)  # no more: a small file can unpack to gigabytes
         return np.frombuffer(content, np.uint8).reshape(shape)
     except (OSError, EOFError, zlib.error, ValueError) as error:
@@ -206,10 +206,7 @@ def prepare_data(args):
     (images, labels), test, classes = read_folder(source)
     record = {"name": os.path.basename(os.path.abspath(source)) if args.data_dir else "Fashion-MNIST", "source": source}
     if source == SAMPLE:
-        record["warning"] = (  # what a run says of its data before it begins and at its end
-            "!!! this run uses the embedded SAMPLE, a tenth of Fashion-MNIST, and its accuracies are not those of "
-            "Fashion-MNIST; give the four files with --data_dir FOLDER !!!"
-        )
+        record["warning"] = "!!! this run uses the embedded SAMPLE: its accuracies are not those of Fashion-MNIST !!!"
     digest = hashlib.sha256()
     for array in (images, labels, *test):
         digest.update(repr(array.shape).encode())
@@ -631,9 +628,8 @@ def on_signals(action):
 def agree(strategy, **facts):
     """Raises Failure unless all workers of TF_CONFIG come with the same facts, each something that JSON holds."""
     if "TF_CONFIG" in os.environ:
-        texts = [json.dumps(fact, sort_keys=True).encode() for fact in facts.values()]
-        codes = tf.constant([[int(hashlib.sha256(text).hexdigest()[:7], 16) for text in texts]])
-        found = strategy.gather(strategy.run(tf.function(lambda: tf.identity(codes))), axis=0).numpy()
+        codes = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
+        found = strategy.gather(strategy.run(tf.function(lambda: tf.constant([codes], tf.int64))), axis=0).numpy()
         if differing := [what for what, column in zip(facts, found.T) if len(set(column)) > 1]:
             raise Failure(f"TF_CONFIG: expected the same {', '.join(differing)} on all workers, found different ones")
 
@@ -825,11 +821,8 @@ def write_results(results, network, speeds):
 
 
 def boolean(text):
-    """Returns the truth value that a word names; argparse's type=bool would read "False" as true."""
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if text.lower() not in words:
-        raise argparse.ArgumentTypeError(f"expected True or False, got {text!r}")
-    return words[text.lower()]
+    """Returns the truth value that a word names, or the word; argparse's type=bool would read "False" as true."""
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
 
 
 def number(kind, interval):
@@ -906,7 +899,7 @@ def main(argv=None):
         message, status = "interrupted", 130
     except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
-    if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):
+    if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):  # 2, 3: it would end so again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
@@ -923,7 +916,7 @@ def make_parser():
     """Returns the parser of this script's arguments."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
-    add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
+    add("--cross_stitch_enabled", type=boolean, choices=(True, False), default=True, help="False: no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
     add("--cross_stitch_at", nargs="+", choices=UNITS, default=list(UNITS), help="layers with a unit behind (all)")
     add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")

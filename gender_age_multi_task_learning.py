@@ -45,6 +45,7 @@ import statistics
 import sys
 import threading
 import time
+import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer of TensorFlow's start-up notes, which bury our own lines
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # of a GPU's memory no more than is needed
@@ -742,9 +743,8 @@ def on_signals(action):
 def agree(strategy, **facts):
     """Raises Failure unless all workers of TF_CONFIG come with the same facts, each something that JSON holds."""
     if "TF_CONFIG" in os.environ:
-        texts = [json.dumps(fact, sort_keys=True).encode() for fact in facts.values()]
-        codes = tf.constant([[int(hashlib.sha256(text).hexdigest()[:7], 16) for text in texts]])
-        found = strategy.gather(strategy.run(tf.function(lambda: tf.identity(codes))), axis=0).numpy()
+        codes = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
+        found = strategy.gather(strategy.run(tf.function(lambda: tf.constant([codes], tf.int64))), axis=0).numpy()
         if differing := [what for what, column in zip(facts, found.T) if len(set(column)) > 1]:
             raise Failure(f"TF_CONFIG: expected the same {', '.join(differing)} on all workers, found different ones")
 
@@ -974,11 +974,8 @@ def predict(photos, model_path):
 
 
 def boolean(text):
-    """Returns the truth value that a word names; argparse's type=bool would read "False" as true."""
-    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if text.lower() not in words:
-        raise argparse.ArgumentTypeError(f"expected True or False, got {text!r}")
-    return words[text.lower()]
+    """Returns the truth value that a word names, or the word; argparse's type=bool would read "False" as true."""
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
 
 
 def number(kind, interval):
@@ -1055,7 +1052,7 @@ def main(argv=None):
         message, status = "interrupted", 130
     except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
-    if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):
+    if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):  # 2, 3: it would end so again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
@@ -1065,7 +1062,7 @@ def make_parser():
     """Returns the parser of this script's arguments."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
-    add("--cross_stitch_enabled", type=boolean, default=True, help="False: the baseline, no units (True)")
+    add("--cross_stitch_enabled", type=boolean, choices=(True, False), default=True, help="False: no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
     add("--cross_stitch_at", nargs="+", choices=UNITS, default=list(UNITS), help="layers with a unit behind (all)")
     add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
@@ -1089,7 +1086,7 @@ def make_parser():
     year = number(int, "[1, 120]")
     add("--age_bins", nargs="+", type=year, default=[MATURE], help="years at which a further class begins (30)")
     add("--image_size", type=number(int, "[16, 512]"), default=64, help="side of the images in pixels (64)")
-    add("--augment", type=boolean, default=True, help="mirror and shift the training images (True)")
+    add("--augment", type=boolean, choices=(True, False), default=True, help="mirror and shift training images (True)")
     add("--log_dir", help="folder of the run (tf_logs/gender_age/<stitched|baseline|single>-seed<k>-<time>)")
     add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
     add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")

@@ -19,7 +19,7 @@ BAD = {
     "--keep_prob 0": "--keep_prob: expected a number in [0.01, 1], got '0'",
     "--keep_prob 1.5": "--keep_prob: expected a number in [0.01, 1], got '1.5'",
     "--bn_momentum 1": "--bn_momentum: expected a number in [0, 1), got '1'",
-    "--cross_stitch_enabled maybe": "--cross_stitch_enabled: expected True or False, got 'maybe'",
+    "--cross_stitch_enabled maybe": "--cross_stitch_enabled: invalid choice: 'maybe' (choose from True, False)",
     "--cross_stitch_unit pixel": "--cross_stitch_unit: invalid choice: 'pixel'",
     "--cross_stitch_init 0": "--cross_stitch_init: expected a number in (0, 1], got '0'",
     "--cross_stitch_init 1.1": "--cross_stitch_init: expected a number in (0, 1], got '1.1'",

@@ -279,7 +279,7 @@ BAD = {
     "--tasks age age": "--tasks age age: expected each once",
     "--task_weights 1 2 3": "--task_weights: expected 2 numbers, one each for gender age",
     "--model m.keras": "--model: expected with --predict PHOTO",
-    "--augment maybe": "--augment: expected True or False, got 'maybe'",
+    "--augment maybe": "--augment: invalid choice: 'maybe' (choose from True, False)",
     "--split identity": "--split identity: UTKFace does not say who is who, expected image",
     "--predict a.jpg": "--predict: expected --model with the model.keras of a run",
 }
