@@ -60,7 +60,7 @@ from keras import layers
 from PIL import Image  # TensorBoard brings it along
 from tensorboard.plugins.hparams import api as hparams
 
-# Much of this stands in all three scripts, letter for letter: tests/test_copies.py says what, and copies it.
+# What is called shared below is the same text in other scripts: tests/test_copies.py has the list, and mends copies.
 NAME = "facial_landmark_multi_task_learning"
 LANDMARKS = ["left eye", "right eye", "nose", "left mouth corner", "right mouth corner"]  # left in the picture
 TASKS = {  # attribute: names of its classes, in the order of the numbers 1, 2, ... of MTFL
@@ -110,7 +110,7 @@ class Failure(Exception):
         self.status = status
 
 
-# ---------------------------------------------------------------------------------------------- data
+# ------------------------------------------------------- data (orientation to pixel_statistics: shared)
 
 LAYOUT = (
     "MTFL (http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: training.txt, testing.txt and their photos), with the "
@@ -422,7 +422,7 @@ def augment(faces, points, attributes, draws, size, scale):
     return tf.cast(tf.round(crops), tf.uint8), points, attributes
 
 
-# ------------------------------------------------------------------------------------ cross-stitch unit
+# --------------------------------------------------------------------------- cross-stitch unit (shared)
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -476,7 +476,7 @@ class CrossStitch(layers.Layer):
         return (tf.reduce_mean(alpha, axis=2) if alpha.shape.rank == 3 else alpha).numpy()
 
 
-# --------------------------------------------------------------------------------------------- network
+# ------------------------------------------------------ network (BatchNormalization to Dropout: shared)
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -586,7 +586,7 @@ def build_network(args, mean, deviation):
     return keras.Model(images, outputs, name=NAME)
 
 
-# --------------------------------------------------------------------------------- losses and metrics
+# ------------------------------------------------------- losses and metrics (l2_regularisation: shared)
 
 
 def task_losses(outputs, points, attributes, sigmoid_pose=False):
@@ -684,7 +684,7 @@ def metrics(measures, matrices):
     return found
 
 
-# -------------------------------------------------------------------------------------------- training
+# --------------------------------------------------- training (replica_share to learning_rates: shared)
 
 
 def replica_share(*batch):
@@ -925,7 +925,7 @@ def print_results(results):
         print(f"  {name:24}" + "".join(f"{results[p]['landmarks'][name]['mean_error']:12.4f}" for p in parts))
 
 
-# --------------------------------------------------------------------------- checkpoints and summaries
+# -------------------------------------------------- checkpoints and summaries (but for predict: shared)
 
 
 def choose_strategy(precision, columns):
@@ -1224,7 +1224,7 @@ def predict(photos, model_path, boxes):
                 print(f"  {task:20} {results['classes'][task][best]} {probabilities[best]:.3f}")
 
 
-# ---------------------------------------------------------------------------------------- command line
+# ---------------------------------------------------------------- command line (down to Preset: shared)
 
 
 def boolean(text):

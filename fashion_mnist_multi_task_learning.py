@@ -55,7 +55,7 @@ import tensorflow as tf
 from keras import layers
 from tensorboard.plugins.hparams import api as hparams
 
-# Much of this stands in all three scripts, letter for letter: tests/test_copies.py says what, and copies it.
+# What is called shared below is the same text in other scripts: tests/test_copies.py has the list, and mends copies.
 NAME = "fashion_mnist_multi_task_learning"
 ITEMS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 TASKS = {  # task: (names of its classes, its class for each of the ten labels of the data set)
@@ -84,7 +84,7 @@ class Failure(Exception):
         self.status = status
 
 
-# ---------------------------------------------------------------------------------------------- data
+# ---------------------------------------------------------- data (stratified, pixel_statistics: shared)
 
 FILES = {"train": ("train-images-idx3", "train-labels-idx1"), "test": ("t10k-images-idx3", "t10k-labels-idx1")}
 DEBIAN = "/usr/share/datasets/fashion-mnist"  # of the package dataset-fashion-mnist
@@ -171,7 +171,7 @@ def find_data():
             path = keras.utils.get_file(os.path.basename(origin), origin, cache_subdir="datasets/fashion-mnist")
         return os.path.dirname(path)
     except Exception as error:  # what get_file raises when it cannot download, of no narrower type
-        print(f"Fashion-MNIST cannot be downloaded: {error}; the sample stands in for --data_dir", flush=True)
+        print(f"Fashion-MNIST cannot be downloaded: {error}; without --data_dir, the sample is taken", flush=True)
         return SAMPLE
     finally:
         socket.setdefaulttimeout(patience)
@@ -230,7 +230,7 @@ def prepare_data(args):
     return parts, {task: classes[task] for task in tasks}, *pixel_statistics(parts["train"][0]), record
 
 
-# ------------------------------------------------------------------------------------ cross-stitch unit
+# --------------------------------------------------------------------------- cross-stitch unit (shared)
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -284,7 +284,7 @@ class CrossStitch(layers.Layer):
         return (tf.reduce_mean(alpha, axis=2) if alpha.shape.rank == 3 else alpha).numpy()
 
 
-# --------------------------------------------------------------------------------------------- network
+# ------------------------------------------------------ network (BatchNormalization to Dropout: shared)
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -372,7 +372,7 @@ def build_network(args, classes, mean, deviation):
     return keras.Model(images, {task: output(task, x) for task, x in zip(classes, columns)}, name=NAME)
 
 
-# --------------------------------------------------------------------------------- losses and metrics
+# -------------------------------------------------------------------------- losses and metrics (shared)
 
 
 def cross_entropies(logits, labels):
@@ -389,7 +389,7 @@ def l2_regularisation(network):
     return tf.add_n([tf.nn.l2_loss(v.value) for v in network.trainable_variables if v.name == "kernel"])
 
 
-# -------------------------------------------------------------------------------------------- training
+# ------------------------------------------------------------------------------------ training (shared)
 
 
 def replica_share(*batch):
@@ -582,7 +582,7 @@ def print_results(results):
         print(results["data"]["warning"])
 
 
-# --------------------------------------------------------------------------- checkpoints and summaries
+# ------------------------------------------------------------------- checkpoints and summaries (shared)
 
 
 def choose_strategy(precision, columns):
@@ -817,7 +817,7 @@ def write_results(results, network, speeds):
     print_results(results)
 
 
-# ---------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------ command line (down to main: shared)
 
 
 def boolean(text):

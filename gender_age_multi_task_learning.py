@@ -57,7 +57,7 @@ from keras import layers
 from PIL import Image  # TensorBoard brings it along
 from tensorboard.plugins.hparams import api as hparams
 
-# Much of this stands in all three scripts, letter for letter: tests/test_copies.py says what, and copies it.
+# What is called shared below is the same text in other scripts: tests/test_copies.py has the list, and mends copies.
 NAME = "gender_age_multi_task_learning"
 TASKS = {  # task: names of its classes; those of age come from --age_bins
     "gender": ["male", "female"],
@@ -82,7 +82,7 @@ class Failure(Exception):
         self.status = status
 
 
-# ---------------------------------------------------------------------------------------------- data
+# --------------------------------------------- data (orientation to pixel_statistics, hold_out: shared)
 
 UTKFACE_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d+\.jpg\.chip\.jpg")
 LAYOUTS = (
@@ -316,7 +316,7 @@ def prepare_data(args):
     return parts, classes, *pixel_statistics(parts["train"][0]), record
 
 
-# ------------------------------------------------------------------------------------ cross-stitch unit
+# --------------------------------------------------------------------------- cross-stitch unit (shared)
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -370,7 +370,7 @@ class CrossStitch(layers.Layer):
         return (tf.reduce_mean(alpha, axis=2) if alpha.shape.rank == 3 else alpha).numpy()
 
 
-# --------------------------------------------------------------------------------------------- network
+# ------------------------------------------------------ network (BatchNormalization to Dropout: shared)
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -487,7 +487,7 @@ def build_network(args, classes, mean, deviation):
     return keras.Model(images, {task: output(task, x) for task, x in zip(classes, columns)}, name=NAME)
 
 
-# --------------------------------------------------------------------------------- losses and metrics
+# -------------------------------------------------------------------------- losses and metrics (shared)
 
 
 def cross_entropies(logits, labels):
@@ -504,7 +504,7 @@ def l2_regularisation(network):
     return tf.add_n([tf.nn.l2_loss(v.value) for v in network.trainable_variables if v.name == "kernel"])
 
 
-# -------------------------------------------------------------------------------------------- training
+# ------------------------------------------------------------------------------------ training (shared)
 
 
 def replica_share(*batch):
@@ -697,7 +697,7 @@ def print_results(results):
         print(results["data"]["warning"])
 
 
-# --------------------------------------------------------------------------- checkpoints and summaries
+# -------------------------------------------------- checkpoints and summaries (but for predict: shared)
 
 
 def choose_strategy(precision, columns):
@@ -970,7 +970,7 @@ def predict(photos, model_path):
         print(line)
 
 
-# ---------------------------------------------------------------------------------------- command line
+# ------------------------------------------------------------------ command line (down to main: shared)
 
 
 def boolean(text):
