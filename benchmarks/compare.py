@@ -196,6 +196,8 @@ SHOWN = (  # README's figure: what it says, the experiment, the setting and the 
     ("* faces (UTKFace): gender and age", "gender_age_decaying", "channel", "overall"),
     ("faces, each unit starts at one half", "gender_age_decaying", "init 0.5", "overall"),
     ("* landmarks (MTFL), 20 epochs", "landmarks", "cross-stitch", "mean error"),
+    ("landmarks, 20 epochs, attributes not trained", "landmarks_width", CONTROL, "mean error"),
+    ("landmarks, one network with twice the filters", "landmarks_width", WIDE, "mean error"),
     ("* landmarks, 60 epochs", "landmarks_60", "cross-stitch", "mean error"),
     ("landmarks, 60 epochs, attributes not trained", "landmarks_60", CONTROL, "mean error"),
 )
