@@ -755,7 +755,7 @@ def describe(args, record, network, replicas):
     if "warning" in data:
         print(data["warning"])
     devices = f"{replicas} device{'s' * (replicas > 1)}"
-    memory = f"{BYTES_OF_A_WEIGHT * record['parameters'] / 1e9:.1f} GB with gradients and Adam's moments"
+    memory = f"{BYTES_OF_A_WEIGHT * record['parameters'] / 1e6:,.0f} MB with gradients and Adam's moments"
     print(f"{record['parameters']:,} trainable weights, {memory}; {args.precision} on {devices}; seed {args.seed}")
     units = [f"{unit.name} {tuple(unit.alpha.shape)}" for unit in units_of(network)]
     print(f"cross-stitch units, with the shapes of alpha[to, from]: {', '.join(units) or 'none'}")
@@ -776,8 +776,8 @@ def units_of(network):
 def log_setting(args, data, graph, metrics):
     """Logs the training step's graph, the arguments and the data as text, the hyper-parameters and `metrics`, tags."""
     tf.summary.graph(graph)
-    tf.summary.text("arguments", [(name, str(value)) for name, value in vars(args).items()], step=0)
-    tf.summary.text("data", [(name, str(value)) for name, value in data.items()], step=0)
+    for tag, values in (("arguments", vars(args)), ("data", data)):
+        tf.summary.text(tag, [(name, str(value)) for name, value in values.items()], step=0)
     values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}
     hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)

@@ -189,7 +189,7 @@ def test_activation_unit_trains_on_small_images(run):
     sides = (2 * 4 * 4 * 32, 2 * 2 * 2 * 64, 2 * 1024)
     results = read_results(result.log_dir)
     assert results["parameters"] > sum(side**2 for side in sides) and results["test"]["item"] > 0.2
-    assert f"{results['parameters'] * 16 / 1e9:.1f} GB with gradients and Adam's moments" in result.out
+    assert f"{results['parameters'] * 16 / 1e6:,.0f} MB with gradients and Adam's moments" in result.out
     events = read_events(result.log_dir)
     assert events["units/pool_1/alpha_self"][0][1] == pytest.approx(0.9)
     assert "units/pool_1/alpha" not in events  # the histogram
