@@ -1,5 +1,6 @@
 """The repository keeps what it says: pinned dependencies, README's commands, the order of every script."""
 
+import os
 import re
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def test_readme_makes_data_and_trains_on_them(tmp_path):
     """The commands of its section, as they are written."""
     section = README.split("## Your own data")[1]
     make, train = (re.search(rf"```{kind}\n(.*?)```", section, re.S)[1] for kind in ("python", "bash"))
-    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": ""})
     words = train.replace(".venv/bin/python fashion", f"{sys.executable} {ROOT}/fashion")
     result = subprocess.run(words, shell=True, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result
