@@ -1024,7 +1024,7 @@ def write_checkpoint(checkpoint, log_dir, step, chief=True):
     for path in folder.glob(f"{name}.*"):
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-    kept = sorted(path.stem for path in folder.glob("step-*.index") if path.stem <= name)[-2:]
+    kept = sorted(path.stem for path in folder.glob("step-??????????.index") if path.stem <= name)[-2:]
     for path in folder.iterdir():
         ours = re.fullmatch(r"(step-\d{10})(_temp|\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?)", path.name)
         if ours and ours[1] not in kept:  # older ones, damaged ones, and what a dead process left half-written
@@ -1036,7 +1036,7 @@ def restore_checkpoint(checkpoint, log_dir):
 
     A damaged one, as its checksums tell, is passed over with a line that says so; raises Failure if none is good.
     """
-    for path in sorted(pathlib.Path(log_dir, "checkpoints").glob("step-*.index"), reverse=True):
+    for path in sorted(pathlib.Path(log_dir, "checkpoints").glob("step-??????????.index"), reverse=True):
         prefix = str(path.with_suffix(""))
         try:
             checkpoint.read(prefix).assert_existing_objects_matched()

@@ -201,7 +201,14 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(run, finished, tmp
 
 def test_files_of_others_stay_where_they_are(script, tmp_path):
     folder = tmp_path / "checkpoints"
-    mine = ["thesis/weights.bin", "notes.txt", "step-one.index", "step-0000000001.txt", "step-0000000001.index.txt"]
+    mine = [
+        "thesis/weights.bin",
+        "notes.txt",
+        "step-one.index",
+        "step-0000000003.x.index",
+        "step-0000000001.txt",
+        "step-0000000001.index.txt",
+    ]
     ours = ["step-0000000001_temp/part", "step-0000000001.data-00000-of-00001.tempstate123", "step-0000000009.index"]
     for name in mine + ours:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
