@@ -1339,7 +1339,7 @@ def make_parser():
     add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
     add("--preset", action=Preset, choices=PRESETS, default="ours", help="poster: its setting; wide: twice the filters")
-    add("--landmark_lambda", type=number(float, "(0, inf)"), default=1.0, help="weight of the landmarks' loss (1)")
+    add("--landmark_lambda", type=number(float, "[0, inf)"), default=1.0, help="weight of the landmarks' loss (1)")
     rate = number(float, "[0, inf)")
     add("--aux_lambda", nargs="+", type=rate, default=[0.003], help="of attributes, all or each (0.003)")
     add("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relates the columns' weights (none)")

@@ -1072,7 +1072,7 @@ def make_parser():
     add("--n_epoch", type=number(int, "[1, inf)"), default=8, help="epochs (8)")
     add("--n_batch_size", type=number(int, "[1, inf)"), default=128, help="images per step, over all devices (128)")
     add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-4, help="weight of the L2 term (1e-4)")
-    add("--keep_prob", type=number(float, "(0, 1]"), default=0.5, help="share that dropout keeps (0.5)")
+    add("--keep_prob", type=number(float, "[0.01, 1]"), default=0.5, help="share that dropout keeps (0.5)")
     add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
     add("--tasks", nargs="+", choices=TASKS, default=["gender", "age"], help="a column each (gender age)")
