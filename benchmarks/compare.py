@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import re
@@ -77,7 +78,8 @@ SHARING = (  # what a task gains, without and with what the other one learns; an
     ("overall", "init 0.5", "init 0.5, α fixed"),
 )
 FACES = {"gender": ("test", "gender"), "age": ("test", "age"), "overall": ("test", "accuracy")}
-OF_2018 = {"preset": "2018", "precision": "bfloat16", "n_epoch": 10, "eval_every": 235}  # the rate is constant
+OF_2018 = {"preset": "2018", "precision": "bfloat16"}
+PAIR_OF_2018 = {"baseline": {"cross_stitch_unit": "channel", **BASELINE}, "channel": {"cross_stitch_unit": "channel"}}
 POSTER = {"preset": "poster", "eval_every": 630}  # ten epochs
 ATTRIBUTES = ("gender", "smile", "glasses", "pose")
 
@@ -308,14 +310,13 @@ EXPERIMENTS = {
     ),
     "full_2018": Experiment(
         "Fashion-MNIST, all 60,000 training images, the setting of 2018, its first 10 of 30 epochs, in bfloat16",
-        {
-            "baseline": [{**OF_2018, "cross_stitch_unit": "channel", **BASELINE}],
-            "channel": [{**OF_2018, "cross_stitch_unit": "channel"}],
-            "activation, 5 epochs": [{**OF_2018, "n_epoch": 5}],
-        },
-        {"overall": ("test", "accuracy"), LATE: ("late", "summary/accuracy_test")}
-        | {"overall, mean of steps 1,175 to 2,350": ("early", "summary/accuracy_test")},
-        further=((LATE, "channel", "baseline"),),
+        {name: [{**OF_2018, **run, "n_epoch": 10, "eval_every": 235}] for name, run in PAIR_OF_2018.items()},
+        {"overall": ("test", "accuracy"), LATE: ("late", "summary/accuracy_test")},
+    ),
+    "dense_2018": Experiment(
+        "Fashion-MNIST, all 60,000 training images, the setting of 2018, its first 15 of 30 epochs, in bfloat16",
+        {name: [{**OF_2018, **run, "n_epoch": 15}] for name, run in {**PAIR_OF_2018, "activation": {}}.items()},
+        {"overall": ("test", "accuracy"), LATE: ("late", "summary/accuracy_test")},
     ),
     "poster": Experiment(
         "MTFL, 8,000 training faces, the poster's setting, 100 epochs",
@@ -384,6 +385,12 @@ def run_script(script, log_dir, arguments, data_dir):
     return results
 
 
+def log_dir_of(folder, name, setting, number, seed):
+    """Returns the log folder of a run: of an experiment, a setting, the number of the run in it, and a seed."""
+    words = "".join(c if c.isalnum() else "-" for c in setting)
+    return os.path.abspath(os.path.join(folder, name, f"{words}-{number}-seed{seed}"))
+
+
 def commit():
     """Returns the commit that is checked out, with a + behind it where the tree has changes."""
     git = ["git", "-C", ROOT]
@@ -439,8 +446,7 @@ def train(name, seeds, folder, data_dir):
         print(f"{name}: {setting}, seed {seed} ({done + 1} of {len(missing)}{left})", flush=True)
         entry = {"curves": [], "histograms": [], "arguments": []}
         for number, arguments in enumerate(experiment.settings[setting]):
-            words = "".join(c if c.isalnum() else "-" for c in setting)
-            log_dir = os.path.abspath(os.path.join(folder, name, f"{words}-{number}-seed{seed}"))
+            log_dir = log_dir_of(folder, name, setting, number, seed)
             results = run_script(experiment.script, log_dir, {**arguments, "seed": seed}, data_dir)
             weights = zip(results["classes"], arguments.get("task_weights", ()))
             meaningless = {task for task, weight in weights if weight == 0}
@@ -470,14 +476,11 @@ def train(name, seeds, folder, data_dir):
 def measured(entry, part, measure):
     """Returns a measure of a stored run, a share, or None if it does not have it.
 
-    The part `late` is a curve's mean over the last ten evaluations, `early` that over the second half of the first five
-    epochs of all garments, which the shortest run has too.
+    The part `late` is a curve's mean over the last ten evaluations.
     """
     if part == "late":
         values = [value for _, value in entry["curves"][0][measure]]
         return statistics.fmean(values[-10:]) if len(values) > 10 and "accuracy" in entry["test"] else None
-    if part == "early":
-        return statistics.fmean(value for step, value in entry["curves"][0][measure] if 1_000 < step <= 2_350)
     return entry[part].get(measure)
 
 
@@ -677,6 +680,21 @@ def speed():
     return lines
 
 
+def averages():
+    """Returns the table of what average.py measured, a list of lines: single networks, and pairs of them, averaged."""
+    lines = ["| experiment | network | measure | one | two, averaged | difference, and of each pair |"]
+    lines += ["|---|---|---|---:|---:|---:|"]
+    for name, settings in load("averages").items():
+        for setting, measures in settings.items():
+            for measure, found in measures.items():
+                gains = [b - statistics.fmean(a) for a, b in zip(itertools.combinations(found["one"], 2), found["two"])]
+                one, two = (percent(statistics.fmean(found[kind])) for kind in ("one", "two"))
+                cells = f"{one} | {two} | {percent(statistics.fmean(gains), True)}"
+                pairs = ", ".join(percent(gain, True) for gain in gains)
+                lines.append(f"| `{name}` | {setting} | {measure} | {cells} ({pairs}) |")
+    return lines
+
+
 def tables(names):
     """Returns the tables of those of the named experiments that have results, as Markdown."""
     return "\n\n".join("\n".join(table(name)) for name in names if load(name))
@@ -689,7 +707,7 @@ def fill(text):
     )
 
     def made(mark):
-        special = {"summary": summary, "throughput": speed}
+        special = {"summary": summary, "throughput": speed, "averages": averages}
         content = "\n".join(special[mark[2]]()) if mark[2] in special else tables(mark[2].split(", "))
         return mark[1] + content + "\n" + mark[3]
 
@@ -726,22 +744,27 @@ def draw_differences(plt, path):
 
 def draw_curves(plt, path):
     """Draws the test accuracy over training on all garments, mean and range over the seeds, without and with units."""
-    panels = {"full": "constant learning rate", "decaying_15": "decaying, half the epochs"}
-    figure, axes_of = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
+    panels = {"full": "constant rate", "decaying_15": "decaying rate", "dense_2018": "setting of 2018"}
+    kinds = [("baseline", "#777777", "without units"), ("channel", "#1b6ca8", "with units")]
+    kinds += [("activation", "#d1495b", "dense units")]
+    figure, axes_of = plt.subplots(1, 3, figsize=(11.5, 3.6), sharey=True)
     for axes, (name, title) in zip(axes_of, panels.items()):
-        stored, seeds = load(name), 0
-        for setting, colour, label in (("baseline", "#777777", "without units"), ("channel", "#1b6ca8", "with units")):
+        stored = load(name)
+        for setting, colour, label in [kind for kind in kinds if kind[0] in stored]:
             curves = [entry["curves"][0]["summary/accuracy_test"] for entry in stored[setting].values()]
             steps, values = np.transpose(curves[0])[0], 100 * np.array(curves)[:, :, 1]
             axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0)
-            axes.plot(steps, values.mean(axis=0), color=colour, lw=1.6, label=label)
-            seeds = len(curves)
-        axes.set_title(f"{title} ({seeds} seed{'s' * (seeds > 1)})", fontsize=11)
+            axes.plot(steps, values.mean(axis=0), color=colour, lw=1.6, label=f"{label} ({len(curves)})")
+        axes.set_title(title, fontsize=11)
         axes.set_xlabel("step")
-        axes.set_ylim(90, 94.2)
+        axes.set_ylim(88, 94.2)
         axes.grid(alpha=0.3)
+    published = np.genfromtxt(os.path.join(RESULTS, "published_2018_test_accuracy.csv"), delimiter=",", skip_header=1).T
+    for values, (_, colour, label) in zip(published[1:], (kinds[0], kinds[2])):
+        axes_of[2].plot(published[0], 100 * values, ":", color=colour, lw=1.2, label=f"{label}, published")
     axes_of[0].set_ylabel("test accuracy (%)")
-    axes_of[1].legend(loc="lower right")
+    for axes in axes_of:
+        axes.legend(loc="lower right", fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110, facecolor="white", metadata={"Source": digest()})
 
