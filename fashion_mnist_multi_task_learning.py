@@ -473,7 +473,7 @@ def train(args, resumed):
     `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure: with status 3 when
     the loss is no longer finite, with 130 or 143 when a signal ended the run, its state saved.
     """
-    strategy, chief = choose_strategy(args.precision, len(args.tasks or TASKS))
+    strategy, chief = choose_strategy(args, len(args.tasks or TASKS))
     parts, classes, mean, deviation, data = prepare_data(args)
     record = {"arguments": vars(args), "data": data, "classes": classes, "versions": VERSIONS, "cores": CORES}
     refuse_difference(strategy, record, resumed)
@@ -585,16 +585,17 @@ def print_results(results):
 # ------------------------------------------------------------------- checkpoints and summaries (shared)
 
 
-def choose_strategy(precision, columns):
+def choose_strategy(args, columns):
     """Returns the distribution strategy for the devices at hand, and whether this process writes the run.
 
     TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device. Operations will
-    be deterministic, and layers compute in `precision`, "float32" or "bfloat16", where they do not say otherwise.
+    be deterministic, and layers compute in --precision, where they do not say otherwise.
     """
-    keras.config.set_dtype_policy("mixed_bfloat16" if precision == "bfloat16" else "float32")
+    keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
+    dense = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"  # units that take most of the time
     with contextlib.suppress(RuntimeError):  # TensorFlow is running already, as in a notebook
-        tf.config.threading.set_intra_op_parallelism_threads(max(1, CORES // columns))  # columns run side by side
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, CORES // (1 if dense else columns)))
     if "TF_CONFIG" not in os.environ:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True

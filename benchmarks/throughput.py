@@ -61,7 +61,8 @@ class Ours:
         import fashion_mnist_multi_task_learning as script
 
         self.tf, self.script, self.tasks = tf, script, TASKS[:n_tasks]
-        script.choose_strategy(precision, max(1, script.CORES // threads) if threads else n_tasks)
+        args, _ = script.parse_arguments([f"--precision={precision}"])
+        script.choose_strategy(args, max(1, script.CORES // threads) if threads else n_tasks)
         keras.utils.set_random_seed(0)
         images, labels = make_data()
         self.mean, self.deviation = images.mean(axis=0), images.std(axis=0)

@@ -248,8 +248,11 @@ def test_learning_rates_by_hand(script):
     assert script.learning_rates(args, 9) == (0.8, 8)
 
 
-def test_columns_share_the_cores():
+@pytest.mark.parametrize("unit, enabled, threads", [("channel", 1, 4), ("activation", 1, 9), ("activation", 0, 4)])
+def test_columns_share_the_cores_and_dense_units_do_not(unit, enabled, threads):
     """In a process of its own, since a running TensorFlow keeps its number of threads."""
     code = "import fashion_mnist_multi_task_learning as script; script.CORES = 9; "
-    code += "script.choose_strategy('float32', 2); print(script.tf.config.threading.get_intra_op_parallelism_threads())"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True).stdout == b"4\n"
+    code += f"args, _ = script.parse_arguments(['--cross_stitch_unit={unit}', '--cross_stitch_enabled={enabled}']); "
+    code += "script.choose_strategy(args, 2); print(script.tf.config.threading.get_intra_op_parallelism_threads())"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout
+    assert out == f"{threads}\n"
