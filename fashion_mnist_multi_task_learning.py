@@ -589,11 +589,11 @@ def choose_strategy(args, columns):
     """Returns the distribution strategy for the devices at hand, and whether this process writes the run.
 
     TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device. Operations will
-    be deterministic, and layers compute in --precision, where they do not say otherwise.
+    be deterministic, and layers compute in --precision where they do not say otherwise.
     """
     keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
-    dense = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"  # units that take most of the time
+    dense = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"  # else columns run side by side
     with contextlib.suppress(RuntimeError):  # TensorFlow is running already, as in a notebook
         tf.config.threading.set_intra_op_parallelism_threads(max(1, CORES // (1 if dense else columns)))
     if "TF_CONFIG" not in os.environ:

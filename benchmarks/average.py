@@ -2,58 +2,56 @@
 
     python benchmarks/average.py landmarks_width --data_dir MTFL     # behind compare.py, whose runs it takes
 
-Two networks of one task have as many weights as two columns that are joined for it. The finished runs of every setting
-of an experiment are evaluated on the test part, each alone, and each with every other by the means of their
-probabilities or points. benchmarks/results/averages.json keeps what is found, and compare.py makes a table of it.
+Two networks of one task have as many weights as two columns that are joined for it. Of each setting of an experiment
+every two networks that are still below --folder are evaluated on the test part by the mean of their probabilities or
+points. benchmarks/results/averages.json keeps what is found, and compare.py makes a table of it.
 """
 
 import argparse
 import importlib
 import itertools
-import json
 import os
 import sys
 
 import numpy as np
-from compare import EXPERIMENTS, ROOT, log_dir_of, store
-
-
-def predict(script, log_dir, images, args):
-    """Returns {task: probabilities (n, classes)} or {"mean error": points (n, 5, 2)} of a run's network."""
-    network = script.keras.models.load_model(os.path.join(log_dir, "model.keras"))
-    if "landmarks" in network.output:
-        return {"mean error": network.predict(script.centre(images, args.image_size), verbose=0)["landmarks"]}
-    return {task: script.tf.nn.softmax(x).numpy() for task, x in network.predict(images, verbose=0).items()}
+from compare import EXPERIMENTS, ROOT, load, log_dir_of, predict, store
+from scipy.special import softmax
 
 
 def evaluate(outputs, truth):
-    """Returns the accuracy of each task, or the mean error of landmarks, of what `predict` returns."""
-    if "mean error" in outputs:
-        return {"mean error": float(np.linalg.norm(outputs["mean error"] - truth, axis=-1).mean())}
-    return {task: float(np.mean(x.argmax(axis=1) == truth[:, t])) for t, (task, x) in enumerate(outputs.items())}
+    """Returns the mean error of landmarks, or the accuracy of each task, of what several networks put out.
+
+    `outputs` is a list of what compare.py's `predict` returns, `truth` points (n, 5, 2) or labels (n, tasks).
+    """
+    if "landmarks" in outputs[0]:
+        points = np.mean([x["landmarks"] for x in outputs], axis=0)
+        return {"mean_error": float(np.linalg.norm(points - truth, axis=-1).mean())}
+    found = {}
+    for t, task in enumerate(outputs[0]):
+        probabilities = np.mean([softmax(x[task], axis=1) for x in outputs], axis=0)
+        found[task] = float(np.mean(probabilities.argmax(axis=1) == truth[:, t]))
+    return found
 
 
 def average(name, folder, data_dir):
-    """Stores {measure: {"one": [of each run], "two": [of each pair]}} for each setting with two finished runs."""
-    experiment, part = EXPERIMENTS[name], None
-    script = importlib.import_module(experiment.script.removesuffix(".py"))
-    for setting in experiment.settings:
-        outputs, untrained = [], set()
-        for log_dir in [log_dir_of(folder, name, setting, 0, seed) for seed in range(10)]:
-            if not os.path.exists(path := os.path.join(log_dir, "results.json")):
-                continue
-            with open(path) as file:
-                results = json.load(file)
-            args = argparse.Namespace(**results["arguments"])
-            args.data_dir = data_dir or args.data_dir
-            part = part or script.prepare_data(args)[0]["test"]  # of all runs the same
-            outputs.append(predict(script, log_dir, part[0], args))
-            weights = zip(results["classes"], results["arguments"].get("task_weights") or ())
-            untrained = {task for task, weight in weights if weight == 0}
-        if len(outputs) > 1:
-            pairs = [{task: (a[task] + b[task]) / 2 for task in a} for a, b in itertools.combinations(outputs, 2)]
-            one, two = ([evaluate(x, part[1]) for x in of] for of in (outputs, pairs))
-            entry = {t: {"one": [x[t] for x in one], "two": [x[t] for x in two]} for t in one[0] if t not in untrained}
+    """Stores {measure: {"seed seed": its value}}, of every pair of networks, for each setting that is stored of `name`.
+
+    Measures that compare.py does not keep, as those of a task that was not trained, are left out here too.
+    """
+    module, part = importlib.import_module(EXPERIMENTS[name].script.removesuffix(".py")), None
+    for setting, of_seed in load(name).items():
+        outputs, entry = {}, {}
+        for seed, stored in of_seed.items():
+            log_dir = log_dir_of(folder, name, setting, 0, seed)
+            if os.path.exists(os.path.join(log_dir, "model.keras")):
+                args = argparse.Namespace(**stored["arguments"][0], seed=int(seed), data_dir=data_dir)
+                part = part or module.prepare_data(args)[0]["test"]  # of all runs the same
+                outputs[seed] = predict(module, log_dir, part[0], args)
+        for pair in itertools.combinations(outputs, 2):
+            for measure, value in evaluate([outputs[seed] for seed in pair], part[1]).items():
+                if measure in of_seed[pair[0]]["test"]:
+                    entry.setdefault(measure, {})[" ".join(pair)] = value
+        if entry:
             store("averages", name, setting, entry)
             print(setting, entry, flush=True)
 

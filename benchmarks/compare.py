@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import hashlib
 import importlib
-import itertools
 import json
 import os
 import re
@@ -399,6 +398,14 @@ def commit():
     return name + "+" * bool(changes)
 
 
+def predict(module, log_dir, images, args):
+    """Returns the outputs of a run's network, {task: logits (n, classes)}, of landmarks points (n, 5, 2)."""
+    network = module.keras.models.load_model(os.path.join(log_dir, "model.keras"))
+    if "landmarks" in network.output:
+        images = module.centre(images, args.image_size)
+    return network.predict(images, verbose=0)
+
+
 def read_predictions(script, log_dir, arguments):
     """Returns what a run's network makes of the test part: {task: its class for each image, a digit or letter each}.
 
@@ -408,12 +415,11 @@ def read_predictions(script, log_dir, arguments):
     sys.path.insert(0, ROOT)
     module, args = importlib.import_module(script.removesuffix(".py")), argparse.Namespace(**arguments)
     images, *_ = truth = module.prepare_data(args)[0]["test"]
-    network = module.keras.models.load_model(os.path.join(log_dir, "model.keras"))
-    if "landmarks" in network.output:
-        outputs = network.predict(module.centre(images, args.image_size), verbose=0)
+    outputs = predict(module, log_dir, images, args)
+    if "landmarks" in outputs:
         errors = module.face_measures(outputs["landmarks"], truth[1]).numpy()[:, 10]
         return {"mean_error": np.round(1e4 * errors).astype(int).tolist()}
-    found = {task: x.argmax(axis=1) for task, x in network.predict(images, verbose=0).items()}
+    found = {task: x.argmax(axis=1) for task, x in outputs.items()}
     found |= {f"{task}_truth": truth[1][:, t] for t, task in enumerate(list(found))}
     return {name: "".join(np.base_repr(k, 36) for k in classes) for name, classes in found.items()}
 
@@ -686,12 +692,13 @@ def averages():
     lines += ["|---|---|---|---:|---:|---:|"]
     for name, settings in load("averages").items():
         for setting, measures in settings.items():
-            for measure, found in measures.items():
-                gains = [b - statistics.fmean(a) for a, b in zip(itertools.combinations(found["one"], 2), found["two"])]
-                one, two = (percent(statistics.fmean(found[kind])) for kind in ("one", "two"))
-                cells = f"{one} | {two} | {percent(statistics.fmean(gains), True)}"
-                pairs = ", ".join(percent(gain, True) for gain in gains)
-                lines.append(f"| `{name}` | {setting} | {measure} | {cells} ({pairs}) |")
+            for measure, of_pair in measures.items():
+                one = {seed: entry["test"][measure] for seed, entry in load(name)[setting].items()}
+                gains = [two - statistics.fmean(one[seed] for seed in pair.split()) for pair, two in of_pair.items()]
+                cells = [percent(statistics.fmean(x.values())) for x in (one, of_pair)]
+                cells.append(percent(statistics.fmean(gains), True))
+                cells[-1] += f" ({', '.join(percent(gain, True) for gain in gains)})"
+                lines.append(f"| `{name}` | {setting} | {measure.replace('_', ' ')} | {' | '.join(cells)} |")
     return lines
 
 
@@ -743,7 +750,7 @@ def draw_differences(plt, path):
 
 
 def draw_curves(plt, path):
-    """Draws the test accuracy over training on all garments, mean and range over the seeds, without and with units."""
+    """Draws the test accuracy over training on all garments, mean and range over the seeds, and the published one."""
     panels = {"full": "constant rate", "decaying_15": "decaying rate", "dense_2018": "setting of 2018"}
     kinds = [("baseline", "#777777", "without units"), ("channel", "#1b6ca8", "with units")]
     kinds += [("activation", "#d1495b", "dense units")]

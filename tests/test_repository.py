@@ -1,6 +1,6 @@
 """The repository keeps what it says: pinned dependencies, README's commands, the order of every script."""
 
-import json
+import argparse
 import os
 import re
 import subprocess
@@ -149,27 +149,25 @@ def test_averages_by_hand(monkeypatch, tmp_path):
     """Each of two networks is sure of two images and errs a little on the other two; together they know all four."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     average, compare, stored = load("benchmarks/average.py"), load("benchmarks/compare.py"), {}
-    sure, unsure = [0.1, 0.9], [0.6, 0.4]
-    known = {3: np.array([sure, sure, unsure, unsure]), 5: np.array([unsure, unsure, sure, sure])}
-    for seed in known:
-        folder = Path(average.log_dir_of(tmp_path, "tiny", "init 0.5", 0, seed))
+    sure, unsure = np.log([0.1, 0.9]), np.log([0.6, 0.4])
+    logits = {3: np.array([sure, sure, unsure, unsure]), 5: np.array([unsure, unsure, sure, sure])}
+    for seed in logits:
+        folder = Path(average.log_dir_of(tmp_path, "decaying", "init 0.5", 0, seed))
         folder.mkdir(parents=True)
-        arguments = {"seed": seed, "task_weights": [1, 0], "data_dir": None}
-        results = {"arguments": arguments, "classes": {"item": [], "group": []}}
-        (folder / "results.json").write_text(json.dumps(results))
+        (folder / "model.keras").touch()
+    of_seed = {seed: {"arguments": [{}], "test": {"item": 0.5}} for seed in "345"}  # of seed 4 no model is left
     part = np.zeros((4, 8, 8, 1)), np.ones((4, 2), int)
-    experiment = compare.Experiment("tiny", {"baseline": [{}], "init 0.5": [{}]}, {}, script="conftest.py")
-    monkeypatch.setattr(average, "EXPERIMENTS", {"tiny": experiment})
-    monkeypatch.setattr(sys.modules["conftest"], "prepare_data", lambda args: ({"test": part},), raising=False)
-    outputs = {task: known for task in ("item", "group")}
-    monkeypatch.setattr(average, "predict", lambda *a: {task: x[a[-1].seed] for task, x in outputs.items()})
+    script = argparse.Namespace(prepare_data=lambda args: ({"test": part},))
+    monkeypatch.setattr(average.importlib, "import_module", lambda name: script)
+    monkeypatch.setattr(average, "load", lambda name: {"init 0.5": of_seed})
+    monkeypatch.setattr(average, "predict", lambda *a: {task: logits[a[-1].seed] for task in ("item", "group")})
     monkeypatch.setattr(average, "store", lambda _, *names: stored.update({names[0]: {names[1]: names[2]}}))
-    average.average("tiny", tmp_path, None)
-    assert stored == {"tiny": {"init 0.5": {"item": {"one": [0.5, 0.5], "two": [1.0]}}}}
-    monkeypatch.setattr(compare, "load", lambda name: stored)
-    assert compare.averages()[2:] == ["| `tiny` | init 0.5 | item | 50.00 | 100.00 | +50.00 (+50.00) |"]
-    points = {"mean error": np.zeros((1, 5, 2))}
-    assert average.evaluate(points, np.full((1, 5, 2), [0.3, 0.4])) == pytest.approx({"mean error": 0.5})
+    average.average("decaying", str(tmp_path), None)
+    assert stored == {"decaying": {"init 0.5": {"item": {"3 5": 1.0}}}}  # of group no measure is kept
+    monkeypatch.setattr(compare, "load", lambda name: stored if name == "averages" else {"init 0.5": of_seed})
+    assert compare.averages()[2:] == ["| `decaying` | init 0.5 | item | 50.00 | 100.00 | +50.00 (+50.00) |"]
+    points = [{"landmarks": np.full((1, 5, 2), [x, 0.4])} for x in (0.0, 0.6)]
+    assert average.evaluate(points, np.zeros((1, 5, 2))) == pytest.approx({"mean_error": 0.5})
 
 
 def test_runs_of_different_commits_are_not_paired(monkeypatch):
