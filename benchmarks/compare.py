@@ -51,7 +51,7 @@ class Experiment:
     measures: {column of the table: (part, measure) as in results.json or, of the part `late`, as in TensorBoard},
         shares, shown in per cent; the last one is compared with that of the setting `baseline`, seed by seed.
     attributes: the same for a second table, without comparison.
-    further: (column, setting, other), differences in a column that are told too.
+    further: (column, setting, other), differences in a column of either table that are told too.
     """
 
     title: str
@@ -65,6 +65,7 @@ class Experiment:
 
 GARMENTS = {"item": ("test", "item"), "group": ("test", "group"), "overall": ("test", "accuracy")}
 CONTROL = "cross-stitch, attributes not trained, no L2"
+CONTROL_OF_ATTRIBUTES = "cross-stitch, landmarks not trained, no L2"
 WIDE = "one network, twice as wide, no L2"
 LATE = "overall, last ten evaluations"  # their mean: at a constant rate a single one says little
 LONG = {"item": ("test", "item"), "group": ("test", "group"), LATE: ("late", "summary/accuracy_test")}
@@ -179,10 +180,12 @@ def long_landmarks():
 def wide_landmarks():
     """Returns the settings without L2, and one network, as it is and as wide as two columns, in bfloat16.
 
+    And a control the other way round: what the attributes gain beside a column whose landmarks are not trained.
     The wide one's learning rate is the best of three by its error on the validation faces: 2.73 % with 0.004, the
     default, 2.50 with 0.002, 2.46 with 0.001.
     """
     without = {name: runs[0] for name, runs in landmarks().items() if name.endswith("no L2")}
+    without[CONTROL_OF_ATTRIBUTES] = {"landmark_lambda": 0.0, "reg_lambda": 0.0}
     without["one network, no L2"] = {"network": "single", "reg_lambda": 0.0}
     without[WIDE] = {"network": "single", "preset": "wide", "reg_lambda": 0.0, "lr": 0.001}
     return {name: [{"eval_every": 625, "precision": "bfloat16", **run}] for name, run in without.items()}
@@ -285,10 +288,20 @@ EXPERIMENTS = {
         {"failure rate": ("test", "failure_rate"), "mean error": ("test", "mean_error")},
         "facial_landmark_multi_task_learning.py",
         "two columns, no L2",
+        attributes={f"{task} of AFLW": ("aflw", task) for task in ATTRIBUTES},
         further=(
             ("mean error", "cross-stitch, no L2", CONTROL),
             ("mean error", CONTROL, "one network, no L2"),
             ("mean error", WIDE, "one network, no L2"),
+            *(
+                (f"{task} of AFLW", one, other)
+                for task in ("pose", "smile")
+                for one, other in (
+                    ("cross-stitch, no L2", "two columns, no L2"),
+                    (CONTROL_OF_ATTRIBUTES, "two columns, no L2"),
+                    ("cross-stitch, no L2", CONTROL_OF_ATTRIBUTES),
+                )
+            ),
         ),
     ),
     "bfloat16": Experiment(
@@ -457,6 +470,7 @@ def train(name, seeds, folder, data_dir):
             weights = zip(results["classes"], arguments.get("task_weights", ()))
             meaningless = {task for task, weight in weights if weight == 0}
             meaningless |= set(ATTRIBUTES) if arguments.get("aux_lambda") == [0.0] else set()
+            meaningless |= set(results["test"]) if arguments.get("landmark_lambda") == 0 else set()
             meaningless |= {"accuracy"} if meaningless else set()  # the mean with tasks that were not trained
             for part in results.keys() & {"test", "aflw", "validation"}:
                 kept = {key: value for key, value in results[part].items() if key not in meaningless}
@@ -465,7 +479,8 @@ def train(name, seeds, folder, data_dir):
                 entry[kind].append(found)
             entry["arguments"].append({k: v for k, v in results["arguments"].items() if k not in OF_ONE_RUN})
             predictions = read_predictions(experiment.script, log_dir, results["arguments"])
-            entry["predictions"] = {**entry.get("predictions", {}), **predictions}
+            kept = {key: value for key, value in predictions.items() if key not in meaningless}
+            entry["predictions"] = {**entry.get("predictions", {}), **kept}
             entry |= {key: results[key] for key in ("parameters", "images_per_second", "versions")}
             entry["commit"] = commit()
             entry |= {key: results["data"][key] for key in ("sha256", "sizes", "majority") if key in results["data"]}
@@ -498,8 +513,8 @@ def paired(name, setting, other, column=None):
     """
     from scipy.stats import ttest_rel
 
-    measures = EXPERIMENTS[name].measures
-    part, measure = measures[column or list(measures)[-1]]
+    measures, attributes = EXPERIMENTS[name].measures, EXPERIMENTS[name].attributes
+    part, measure = (measures | attributes)[column or list(measures)[-1]]
     one, two = (load(name).get(key, {}) for key in (setting, other))
     values = [{seed: measured(entry, part, measure) for seed, entry in of_seed.items()} for of_seed in (one, two)]
     both = [seed for seed in sorted(one.keys() & two.keys()) if one[seed].get("commit") == two[seed].get("commit")]
