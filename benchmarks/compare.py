@@ -325,6 +325,11 @@ EXPERIMENTS = {
         {name: [{**OF_2018, **run, "n_epoch": 10, "eval_every": 235}] for name, run in PAIR_OF_2018.items()},
         {"overall": ("test", "accuracy"), LATE: ("late", "summary/accuracy_test")},
     ),
+    "channel_2018": Experiment(
+        "Fashion-MNIST, all 60,000 training images, the setting of 2018 with the paper's units, in bfloat16",
+        {name: [{**OF_2018, **run}] for name, run in PAIR_OF_2018.items()},
+        {"overall": ("test", "accuracy"), LATE: ("late", "summary/accuracy_test")},
+    ),
     "dense_2018": Experiment(
         "Fashion-MNIST, all 60,000 training images, the setting of 2018, its first 20 of 30 epochs, in bfloat16",
         {name: [{**OF_2018, **run, "n_epoch": 20}] for name, run in {**PAIR_OF_2018, "activation": {}}.items()},
