@@ -209,7 +209,7 @@ def test_comparison_keeps_finished_runs_and_resumes_others(tmp_path, monkeypatch
 
     monkeypatch.setattr(compare, "run_script", run_script)
     monkeypatch.setattr(compare, "read_events", lambda log_dir: ({}, {}))
-    monkeypatch.setattr(compare, "read_predictions", lambda *_: {"item": "01"})
+    monkeypatch.setattr(compare, "read_predictions", lambda *_: {"item": "01", "group": "10"})
     monkeypatch.setattr(compare, "commit", lambda: "abc")
     try:
         compare.train("tiny", [0, 1], str(tmp_path), None)
@@ -217,9 +217,12 @@ def test_comparison_keeps_finished_runs_and_resumes_others(tmp_path, monkeypatch
         compare.train("tiny", [0, 1], str(tmp_path), None)
     assert calls == [(0, None), (0, 0.1), (1, None), (1, 0.1), (1, 0.1)]  # the stopped one again, no other
     assert abs(compare.load("tiny")["channel"]["1"]["test"]["accuracy"] - 0.6) < 1e-12
-    compare.EXPERIMENTS["tiny"].settings["control"] = [{"task_weights": [1.0, 0.0]}]
+    controls = {"control": [{"task_weights": [1.0, 0.0]}], "no landmarks": [{"landmark_lambda": 0.0}]}
+    compare.EXPERIMENTS["tiny"].settings |= controls  # what is not trained says nothing
     compare.train("tiny", [0], str(tmp_path), None)
-    assert compare.load("tiny")["control"]["0"]["test"] == {"item": 0.5}  # what is not trained says nothing
+    control = compare.load("tiny")["control"]["0"]
+    assert control["test"] == {"item": 0.5} and control["predictions"] == {"item": "01"}
+    assert compare.load("tiny")["no landmarks"]["0"]["test"] == {}
     assert compare.paired("tiny", "control", "baseline") == {}
     assert compare.paired("tiny", "control", "baseline", "item")["differences"] == [0]
     rate = 0.2
