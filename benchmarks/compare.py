@@ -708,16 +708,16 @@ def speed():
 
 def averages():
     """Returns the table of what average.py measured, a list of lines: single networks, and pairs of them, averaged."""
-    lines = ["| experiment | network | measure | one | two, averaged | difference, and of each pair |"]
-    lines += ["|---|---|---|---:|---:|---:|"]
+    lines = ["| experiment | network | measure | one | two, averaged | pairs | difference, lowest and highest pair |"]
+    lines += ["|---|---|---|" + "---:|" * 4]
     for name, settings in load("averages").items():
         for setting, measures in settings.items():
             for measure, of_pair in measures.items():
                 one = {seed: entry["test"][measure] for seed, entry in load(name)[setting].items()}
                 gains = [two - statistics.fmean(one[seed] for seed in pair.split()) for pair, two in of_pair.items()]
-                cells = [percent(statistics.fmean(x.values())) for x in (one, of_pair)]
-                cells.append(percent(statistics.fmean(gains), True))
-                cells[-1] += f" ({', '.join(percent(gain, True) for gain in gains)})"
+                cells = [*(percent(statistics.fmean(x.values())) for x in (one, of_pair)), str(len(gains))]
+                mean, low, high = (percent(f(gains), True) for f in (statistics.fmean, min, max))
+                cells.append(f"{mean} ({low} to {high})")
                 lines.append(f"| `{name}` | {setting} | {measure.replace('_', ' ')} | {' | '.join(cells)} |")
     return lines
 

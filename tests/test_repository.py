@@ -165,7 +165,9 @@ def test_averages_by_hand(monkeypatch, tmp_path):
     average.average("decaying", str(tmp_path), None)
     assert stored == {"decaying": {"init 0.5": {"item": {"3 5": 1.0}}}}  # of group no measure is kept
     monkeypatch.setattr(compare, "load", lambda name: stored if name == "averages" else {"init 0.5": of_seed})
-    assert compare.averages()[2:] == ["| `decaying` | init 0.5 | item | 50.00 | 100.00 | +50.00 (+50.00) |"]
+    assert compare.averages()[2:] == [
+        "| `decaying` | init 0.5 | item | 50.00 | 100.00 | 1 | +50.00 (+50.00 to +50.00) |"
+    ]
     points = [{"landmarks": np.full((1, 5, 2), [x, 0.4])} for x in (0.0, 0.6)]
     assert average.evaluate(points, np.zeros((1, 5, 2))) == pytest.approx({"mean_error": 0.5})
 
