@@ -41,6 +41,7 @@ NOT_TRAINED = {  # controls: the column of a task that is not trained has nothin
     "init 0.5, group not trained": {**HALF, "task_weights": [1.0, 0.0]},
     "init 0.5, item not trained": {**HALF, "task_weights": [0.0, 1.0]},
 }
+AGE_ALONE = {"init 0.5, gender not trained": {**HALF, "task_weights": [0.0, 1.0]}}
 
 
 @dataclasses.dataclass
@@ -198,7 +199,7 @@ SHOWN = (  # README's figure: what it says, the experiment, the setting and the 
     ("25 % of the images, decaying rate", "scarce_25", "channel", "overall"),
     ("25 %, each unit starts at one half", "scarce_25", "init 0.5", "overall"),
     ("* faces (UTKFace): gender and age", "gender_age_decaying", "channel", "overall"),
-    ("faces, each unit starts at one half", "gender_age_decaying", "init 0.5", "overall"),
+    ("* faces, each unit starts at one half", "gender_age_decaying", "init 0.5", "overall"),
     ("* landmarks (MTFL), 20 epochs", "landmarks", "cross-stitch", "mean error"),
     ("landmarks, 20 epochs, attributes not trained", "landmarks_width", CONTROL, "mean error"),
     ("landmarks, one network with twice the filters", "landmarks_width", WIDE, "mean error"),
@@ -240,10 +241,15 @@ EXPERIMENTS = {
         "UTKFace, 8 epochs, the rate halves in each sixth of them, in bfloat16",
         {
             name: [{**run, "precision": "bfloat16"} for run in runs]
-            for name, runs in decaying({name: [run] for name, run in STARTS.items()}, 8).items()
+            for name, runs in decaying({name: [run] for name, run in (STARTS | AGE_ALONE).items()}, 8).items()
         },
         FACES,
         "gender_age_multi_task_learning.py",
+        further=(
+            ("age", "init 0.5", "baseline"),
+            ("age", "init 0.5, gender not trained", "baseline"),
+            ("age", "init 0.5", "init 0.5, gender not trained"),
+        ),
     ),
     "three_tasks": Experiment(
         "UTKFace, 12,784 training images, 8 epochs, constant learning rate, three tasks",
@@ -295,7 +301,7 @@ EXPERIMENTS = {
             ("mean error", WIDE, "one network, no L2"),
             *(
                 (f"{task} of AFLW", one, other)
-                for task in ("pose", "smile")
+                for task in ATTRIBUTES
                 for one, other in (
                     ("cross-stitch, no L2", "two columns, no L2"),
                     (CONTROL_OF_ATTRIBUTES, "two columns, no L2"),
