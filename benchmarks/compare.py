@@ -326,11 +326,6 @@ EXPERIMENTS = {
         "facial_landmark_multi_task_learning.py",
         baseline="float32",
     ),
-    "full_2018": Experiment(
-        "Fashion-MNIST, all 60,000 training images, the setting of 2018, its first 10 of 30 epochs, in bfloat16",
-        {name: [{**OF_2018, **run, "n_epoch": 10, "eval_every": 235}] for name, run in PAIR_OF_2018.items()},
-        {"overall": ("test", "accuracy"), LATE: ("late", "summary/accuracy_test")},
-    ),
     "channel_2018": Experiment(
         "Fashion-MNIST, all 60,000 training images, the setting of 2018 with the paper's units, in bfloat16",
         {name: [{**OF_2018, **run}] for name, run in PAIR_OF_2018.items()},
@@ -712,6 +707,29 @@ def speed():
     return lines
 
 
+def published_2018():
+    """Returns the curves of test accuracy that the 2018 repository shows, (n, 3): step, without units, with them."""
+    return np.genfromtxt(os.path.join(RESULTS, "published_2018_test_accuracy.csv"), delimiter=",", skip_header=1)
+
+
+def course_of_2018():
+    """Returns the table of the test accuracy by epochs in the setting of 2018, a list of lines: ours, the published."""
+    steps, *published = published_2018().T
+    curves = {"without units, published": [(steps, published[0])], "dense units, published": [(steps, published[1])]}
+    kinds = [("without units", "channel_2018", "baseline"), ("the paper's units", "channel_2018", "channel")]
+    for label, name, setting in [*kinds, ("dense units", "dense_2018", "activation")]:
+        entries = load(name).get(setting, {}).values()
+        curves[label] = [np.transpose(entry["curves"][0]["summary/accuracy_test"]) for entry in entries]
+    lines = ["| | seeds | 3 to 5 | 6 to 10 | 11 to 15 | 16 to 20 | 21 to 30 |", "|---|" + "---:|" * 6]
+    for label in ("without units", "without units, published", "dense units", "dense units, published", kinds[1][0]):
+        cells = []
+        for first, last in ((3, 5), (6, 10), (11, 15), (16, 20), (21, 30)):
+            within = [y[(x > 469 * (first - 1)) & (x <= 469 * last)] for x, y in curves[label]]  # steps of an epoch
+            cells.append(spread([np.nanmean(y) for y in within if y.size]))
+        lines.append(f"| {label} | {len(curves[label])} | {' | '.join(cells)} |")
+    return lines
+
+
 def averages():
     """Returns the table of what average.py measured, a list of lines: single networks, and pairs of them, averaged."""
     lines = ["| experiment | network | measure | one | two, averaged | pairs | difference, lowest and highest pair |"]
@@ -740,7 +758,7 @@ def fill(text):
     )
 
     def made(mark):
-        special = {"summary": summary, "throughput": speed, "averages": averages}
+        special = {"summary": summary, "throughput": speed, "averages": averages, "2018": course_of_2018}
         content = "\n".join(special[mark[2]]()) if mark[2] in special else tables(mark[2].split(", "))
         return mark[1] + content + "\n" + mark[3]
 
@@ -777,12 +795,14 @@ def draw_differences(plt, path):
 
 def draw_curves(plt, path):
     """Draws the test accuracy over training on all garments, mean and range over the seeds, and the published one."""
-    panels = {"full": "constant rate", "decaying_15": "decaying rate", "dense_2018": "setting of 2018"}
+    panels = {"full": "constant rate", "decaying_15": "decaying rate", "channel_2018": "setting of 2018"}
     kinds = [("baseline", "#777777", "without units"), ("channel", "#1b6ca8", "with units")]
     kinds += [("activation", "#d1495b", "dense units")]
     figure, axes_of = plt.subplots(1, 3, figsize=(11.5, 3.6), sharey=True)
     for axes, (name, title) in zip(axes_of, panels.items()):
         stored = load(name)
+        if name == "channel_2018":
+            stored["activation"] = load("dense_2018")["activation"]
         for setting, colour, label in [kind for kind in kinds if kind[0] in stored]:
             curves = [entry["curves"][0]["summary/accuracy_test"] for entry in stored[setting].values()]
             steps, values = np.transpose(curves[0])[0], 100 * np.array(curves)[:, :, 1]
@@ -793,7 +813,7 @@ def draw_curves(plt, path):
         axes.set_ylim(88, 94.2)
         axes.locator_params(axis="x", nbins=5)
         axes.grid(alpha=0.3)
-    published = np.genfromtxt(os.path.join(RESULTS, "published_2018_test_accuracy.csv"), delimiter=",", skip_header=1).T
+    published = published_2018().T
     for values, (_, colour, label) in zip(published[1:], (kinds[0], kinds[2])):
         axes_of[2].plot(published[0], 100 * values, ":", color=colour, lw=1.2, label=f"{label}, published")
     axes_of[0].set_ylabel("test accuracy (%)")
