@@ -200,6 +200,7 @@ SHOWN = (  # README's figure: what it says, the experiment, the setting and the 
     ("25 %, each unit starts at one half", "scarce_25", "init 0.5", "overall"),
     ("* faces (UTKFace): gender and age", "gender_age_decaying", "channel", "overall"),
     ("* faces, each unit starts at one half", "gender_age_decaying", "init 0.5", "overall"),
+    ("* faces, from one half, constant rate", "gender_age", "init 0.5", "overall"),
     ("* landmarks (MTFL), 20 epochs", "landmarks", "cross-stitch", "mean error"),
     ("landmarks, 20 epochs, attributes not trained", "landmarks_width", CONTROL, "mean error"),
     ("landmarks, one network with twice the filters", "landmarks_width", WIDE, "mean error"),
@@ -677,7 +678,7 @@ def shown():
             for key in (EXPERIMENTS[name].baseline, setting):
                 values = [measured(load(name)[key][seed], part, measure) for seed in found["common"]]
                 means.append(percent(statistics.fmean(values)))
-            rows.append({"label": label, **found, "means": means, "error": "error" in column})
+            rows.append({"label": label, **found, "means": means, "column": column, "error": "error" in column})
     return rows
 
 
@@ -685,13 +686,16 @@ def summary():
     """Returns README's table of what cross-stitch changes, a list of lines."""
     head = "| data | measured, in % | without | with | difference, 95 % interval | seeds |"
     lines = [head, "|---|---|" + "---:|" * 4]
+    what = {LATE: "accuracy, last ten evaluations", "mean error": "mean error, less is better"}
     for row in shown():
         if row["label"].startswith("* ") and "interval" in row:
-            what = "mean error, less is better" if row["error"] else "accuracy"
-            cell = difference_cells([row])[0][0]
-            lines.append(
-                f"| {row['label'][2:]} | {what} | {' | '.join(row['means'])} | {cell} | {len(row['common'])} |"
-            )
+            cells = [
+                row["label"][2:],
+                what.get(row["column"], "accuracy"),
+                *row["means"],
+                difference_cells([row])[0][0],
+            ]
+            lines.append(f"| {' | '.join(cells)} | {len(row['common'])} |")
     return lines
 
 
@@ -737,7 +741,8 @@ def averages():
     for name, settings in load("averages").items():
         for setting, measures in settings.items():
             for measure, of_pair in measures.items():
-                one = {seed: entry["test"][measure] for seed, entry in load(name)[setting].items()}
+                networks = {seed for pair in of_pair for seed in pair.split()}
+                one = {seed: load(name)[setting][seed]["test"][measure] for seed in networks}
                 gains = [two - statistics.fmean(one[seed] for seed in pair.split()) for pair, two in of_pair.items()]
                 cells = [*(percent(statistics.fmean(x.values())) for x in (one, of_pair)), str(len(gains))]
                 mean, low, high = (percent(f(gains), True) for f in (statistics.fmean, min, max))
