@@ -878,7 +878,7 @@ def describe(args, record, network, replicas):
     cpu = pathlib.Path("/proc/cpuinfo")
     slow = any(gpu.get("compute_capability", (8, 0)) < (8, 0) for gpu in gpus)
     if args.precision == "bfloat16" and (slow or (not gpus and cpu.exists() and "bf16" not in cpu.read_text())):
-        print("nothing here computes in bfloat16 directly: float32 will be faster")
+        print("nothing here computes in bfloat16 directly: float32 will be faster and more exact")
     watch = [sys.executable, "-m", "tensorboard.main", "--logdir", os.path.dirname(args.log_dir.rstrip("/")) or "."]
     print(f"writing to {args.log_dir}; to watch: {shlex.join(watch)}", flush=True)
 
