@@ -842,8 +842,9 @@ def draw_alphas(plt, path):
         entries = list(load("scarce_10")[setting].values())
         for unit, colour in zip(("pool_1", "pool_2", "fc_3"), colours):
             for kind, style in (("self", "-"), ("cross", "--")):
-                curves = [entry["curves"][0][f"units/{unit}/alpha_{kind}"] for entry in entries]
-                steps, values = np.transpose(curves[0])[0], np.array(curves)[:, :, 1].mean(axis=0)
+                curves = [dict(entry["curves"][0][f"units/{unit}/alpha_{kind}"]) for entry in entries]
+                steps = sorted(set.intersection(*map(set, curves)))  # they were not always logged at the same ones
+                values = [statistics.fmean(curve[step] for curve in curves) for step in steps]
                 axes.plot(steps, values, style, color=colour, lw=1.5)
         axes.set_title(f"{title} ({len(entries)} seeds)", fontsize=11)
         axes.set_xlabel("step")
