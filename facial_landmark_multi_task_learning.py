@@ -746,6 +746,11 @@ def make_train_step(strategy, network, optimizers, args, relations):
         error = tf.reduce_sum(tf.norm(outputs["landmarks"] - y, axis=-1)) / (n * len(LANDMARKS))
         return tf.stack([loss, *losses, relation / replicas, error, stop])
 
+    with strategy.scope():  # slots that the step itself had to create would have it traced twice
+        for optimizer, variables in zip(optimizers, (weights + relations, alphas)):
+            if variables:
+                optimizer._create_slots(variables)
+
     @tf.function(autograph=False)  # nothing branches on a tensor, and a start takes a second less
     def train_step(*inputs):
         return strategy.reduce("SUM", strategy.run(replica_step, inputs), axis=None)
@@ -825,7 +830,8 @@ def train(args, resumed):
         specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in parts["train"]]
         train_step = make_train_step(strategy, network, optimizers, args, relations)
         train_step = train_step.get_concrete_function(*specs, tf.TensorSpec((None, 5)), tf.TensorSpec([]))
-        predict = tf.function(lambda x: network(x, training=False), [tf.TensorSpec(network.input.shape, tf.uint8)])
+        specs = [tf.TensorSpec(network.input.shape, tf.uint8)]
+        predict = tf.function(lambda x: network(x, training=False), specs, autograph=False)
         first = restore_checkpoint(checkpoint, args.log_dir) if resumed else 0
         agree(strategy, checkpoint=first)
         if chief:

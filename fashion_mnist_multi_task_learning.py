@@ -446,6 +446,11 @@ def make_train_step(strategy, network, optimizers, args):
         hits = tf.equal(tf.stack([tf.argmax(x, axis=1) for x in logits.values()], axis=1), y)
         return tf.stack([loss, *losses, tf.reduce_sum(tf.cast(hits, tf.float32)) / (n * y.shape[1]), stop])
 
+    with strategy.scope():  # slots that the step itself had to create would have it traced twice
+        for optimizer, variables in zip(optimizers, (weights, alphas)):
+            if variables:
+                optimizer._create_slots(variables)
+
     @tf.function(autograph=False)  # nothing branches on a tensor, and a start takes a second less
     def train_step(*inputs):
         return strategy.reduce("SUM", strategy.run(replica_step, inputs), axis=None)

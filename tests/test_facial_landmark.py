@@ -478,13 +478,10 @@ def test_split_without_auxiliary_weight_gives_the_gradients_of_single(landmark_s
 class Spy:
     """An optimizer that keeps the gradients and changes nothing."""
 
-    def __init__(self):
-        self.kept = []
+    def _create_slots(self, variables):
+        self.kept = [tf.Variable(tf.zeros_like(v)) for v in variables]
 
     def apply_gradients(self, pairs):
-        pairs = list(pairs)
-        if not self.kept:
-            self.kept = [tf.Variable(tf.zeros_like(v)) for _, v in pairs]
         for kept, (gradient, _) in zip(self.kept, pairs):
             kept.assign(gradient)
 

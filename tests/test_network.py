@@ -222,6 +222,7 @@ def test_the_fused_kernels_are_in_the_graph(script):
     assert kinds.count("ResourceApplyAdam") == len(network.trainable_variables)
     assert kinds.count("FusedBatchNormV3") == 6
     assert kinds.count("L2Loss") == 8
+    assert step.experimental_get_tracing_count() == 1  # a second one takes as long as the first
 
 
 def test_batches_hold_every_image_once_an_epoch(script):
