@@ -318,7 +318,7 @@ def test_damaged_lists_of_vggface2(run, vggface2, tmp_path, name, content, expec
 
 @pytest.mark.slow
 def test_learns_drawn_faces_and_predicts(run, faces_script, utkface, tmp_path, capfd):
-    result = run(n_epoch=6, n_batch_size=32, tasks=["gender", "age"])
+    result = run(n_epoch=4, n_batch_size=32, tasks=["gender", "age"])
     assert result.status == 0, result
     results = json.loads((result.log_dir / "results.json").read_text())
     assert results["test"]["gender"] > 0.85 and results["test"]["age"] > 0.85
@@ -356,7 +356,7 @@ def test_learns_drawn_faces_and_predicts(run, faces_script, utkface, tmp_path, c
 
 @pytest.mark.slow
 def test_learns_drawn_people_of_vggface2(run, vggface2):
-    result = run(data_dir=vggface2, n_epoch=6, n_batch_size=32)
+    result = run(data_dir=vggface2, n_epoch=4, n_batch_size=32)
     results = json.loads((result.log_dir / "results.json").read_text())
     assert results["test"]["gender"] > 0.8 and results["test"]["age"] > 0.8 and results["data"]["split"] == "identity"
 
