@@ -830,8 +830,8 @@ def train(args, resumed):
         specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in parts["train"]]
         train_step = make_train_step(strategy, network, optimizers, args, relations)
         train_step = train_step.get_concrete_function(*specs, tf.TensorSpec((None, 5)), tf.TensorSpec([]))
-        specs = [tf.TensorSpec(network.input.shape, tf.uint8)]
-        predict = tf.function(lambda x: network(x, training=False), specs, autograph=False)
+        crops = [tf.TensorSpec(network.input.shape, tf.uint8)]
+        predict = tf.function(lambda x: network(x, training=False), crops, autograph=False)
         first = restore_checkpoint(checkpoint, args.log_dir) if resumed else 0
         agree(strategy, checkpoint=first)
         if chief:
