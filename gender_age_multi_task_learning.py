@@ -49,6 +49,7 @@ import zlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer of TensorFlow's start-up notes, which bury our own lines
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # of a GPU's memory no more than is needed
+os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # memory is kept for the next step, not handed back
 
 import keras
 import numpy as np
@@ -357,7 +358,8 @@ class CrossStitch(layers.Layer):
         if self.unit != "activation":
             return [tf.add_n([alpha[i, j] * x for j, x in enumerate(inputs)]) for i in range(self.tasks)]
         flat = tf.concat([tf.reshape(x, (-1, self.size)) for x in inputs], axis=1)
-        mixed = tf.split(tf.matmul(flat, alpha, transpose_b=True), self.tasks, axis=1)
+        mixed = tf.transpose(tf.matmul(alpha, flat, transpose_b=True))  # flat · αᵀ took four times as long
+        mixed = tf.split(mixed, self.tasks, axis=1)
         return [tf.reshape(x, tf.shape(inputs[0])) for x in mixed]
 
     def mixing(self):
