@@ -358,7 +358,7 @@ class CrossStitch(layers.Layer):
         if self.unit != "activation":
             return [tf.add_n([alpha[i, j] * x for j, x in enumerate(inputs)]) for i in range(self.tasks)]
         flat = tf.concat([tf.reshape(x, (-1, self.size)) for x in inputs], axis=1)
-        mixed = tf.transpose(tf.matmul(alpha, flat, transpose_b=True))  # flat · αᵀ took four times as long
+        mixed = tf.transpose(tf.matmul(alpha, flat, transpose_b=True))  # flat · αᵀ is slow on some processors
         mixed = tf.split(mixed, self.tasks, axis=1)
         return [tf.reshape(x, tf.shape(inputs[0])) for x in mixed]
 
