@@ -273,9 +273,8 @@ class CrossStitch(layers.Layer):
         if self.unit != "activation":
             return [tf.add_n([alpha[i, j] * x for j, x in enumerate(inputs)]) for i in range(self.tasks)]
         flat = tf.concat([tf.reshape(x, (-1, self.size)) for x in inputs], axis=1)
-        mixed = tf.transpose(tf.matmul(alpha, flat, transpose_b=True))  # flat · αᵀ is slow on some processors
-        mixed = tf.split(mixed, self.tasks, axis=1)
-        return [tf.reshape(x, tf.shape(inputs[0])) for x in mixed]
+        mixed = tf.split(tf.matmul(alpha, flat, transpose_b=True), self.tasks)  # flat · αᵀ is slow on some processors
+        return [tf.reshape(tf.transpose(x), tf.shape(inputs[0])) for x in mixed]
 
     def mixing(self):
         """Returns the (T, T) NumPy array of the means of α_ij: over channels, or over the diagonal of a block."""
