@@ -13,6 +13,7 @@ Runs of different commits are never paired. How the defaults were chosen stands 
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -356,6 +357,7 @@ EXPERIMENTS = {
 }
 
 
+@functools.cache
 def load(experiment):
     """Returns {setting: {seed: {part: measures, ...}}} as stored, seeds as strings; empty if there is none."""
     path = os.path.join(RESULTS, f"{experiment}.json")
@@ -367,6 +369,7 @@ def load(experiment):
 
 def store(experiment, setting, seed, entry):
     """Adds the entry of one setting and seed to the results of the experiment, all of the file or nothing."""
+    load.cache_clear()  # another process may have stored since
     results = load(experiment)
     results.setdefault(setting, {})[str(seed)] = entry
     path = os.path.join(RESULTS, f"{experiment}.json")
@@ -809,7 +812,7 @@ def draw_curves(plt, path):
     kinds += [("activation", "#d1495b", "dense units")]
     figure, axes_of = plt.subplots(1, 3, figsize=(11.5, 3.6), sharey=True)
     for axes, (name, title) in zip(axes_of, panels.items()):
-        stored = load(name)
+        stored = dict(load(name))
         if name == "channel_2018":
             stored["activation"] = load("dense_2018")["activation"]
         for setting, colour, label in [kind for kind in kinds if kind[0] in stored]:

@@ -79,7 +79,7 @@ def test_two_workers(small, alone, tmp_path):
 def test_a_signal_to_one_worker_and_a_lost_one(small, tmp_path):
     """Both stop all workers; what is resumed by the same command ends with the bits of an undisturbed run."""
     whole, log_dir = tmp_path / "whole", tmp_path / "run"
-    changed = {"n_epoch": 8, "n_batch_size": 100, "keep_prob": 0.8, "resume": "auto"}  # 48 steps
+    changed = {"n_epoch": 8, "n_batch_size": 200, "keep_prob": 0.8, "resume": "auto"}  # 24 steps
     for worker in start_workers(*flags(small, whole, **changed)):
         assert finish(worker).status == 0
 
@@ -90,7 +90,7 @@ def test_a_signal_to_one_worker_and_a_lost_one(small, tmp_path):
     workers[1].terminate()
     results = [finish(worker) for worker in workers]
     assert [result.status for result in results] == [143, 143], results
-    assert re.search(r"stopped at step \d+ of 48; go on with: .*python .* --resume", results[0].err), results[0]
+    assert re.search(r"stopped at step \d+ of 24; go on with: .*python .* --resume", results[0].err), results[0]
 
     chief, other = start_workers(*flags(small, log_dir, **changed))
     for line in chief.stdout:

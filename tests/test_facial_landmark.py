@@ -580,16 +580,16 @@ def test_resumed(landmark_script, mtfl, tmp_path):
 
 
 @pytest.mark.slow
-def test_three_devices(landmark_script, mtfl, tmp_path):
-    """Augmentation, related weights and measures are the same on one device and on three; the last batch has 2."""
-    flags = ["--n_epoch=2", "--n_batch_size=79", "--image_size=32", "--lr=1e-5", "--keep_prob=1", "--weight_reg=l2"]
+def test_two_devices(landmark_script, mtfl, tmp_path):
+    """Augmentation, related weights and measures are the same on one device and on two; the last batch has 5."""
+    flags = ["--n_epoch=2", "--n_batch_size=78", "--image_size=32", "--lr=1e-5", "--keep_prob=1", "--weight_reg=l2"]
     flags += [f"--data_dir={mtfl}", "--cross_stitch_init=0.9", "--log_every=1"]
     assert landmark_script.main([*flags, f"--log_dir={tmp_path / 'one'}"]) == 0
-    result = run_on_devices(3, SCRIPT, *flags, f"--log_dir={tmp_path / 'three'}")
-    assert result.status == 0 and "on 3 devices" in result.out, result
+    result = run_on_devices(2, SCRIPT, *flags, f"--log_dir={tmp_path / 'two'}")
+    assert result.status == 0 and "on 2 devices" in result.out, result
     tags = ("landmarks/loss", "pose/loss", "summary/related_weights", "landmarks/mean_error_test")
-    assert_nearly_same_run(tmp_path / "one", tmp_path / "three", tags, tolerance=1e-4)
-    a, b = (json.loads((tmp_path / name / "results.json").read_text())["test"] for name in ("one", "three"))
+    assert_nearly_same_run(tmp_path / "one", tmp_path / "two", tags, tolerance=1e-4)
+    a, b = (json.loads((tmp_path / name / "results.json").read_text())["test"] for name in ("one", "two"))
     assert a["mean_error"] == pytest.approx(b["mean_error"], rel=1e-4)
 
 

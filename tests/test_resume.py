@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import resource
 import shutil
 import signal
@@ -38,6 +37,10 @@ def steps_saved(log_dir):
     return [int(path.stem[5:]) for path in sorted(Path(log_dir, "checkpoints").glob("step-*.index"))]
 
 
+def last_step(log_dir):
+    return max(steps_saved(log_dir), default=-1)
+
+
 def half_written(log_dir):
     """Whether a checkpoint is being written: its data are there and its index is not."""
     names = os.listdir(Path(log_dir, "checkpoints"))
@@ -53,25 +56,23 @@ def whole(script, small, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_four_kills(small, whole, tmp_path):
-    """kill -9 at four moments, half of them inside the writing of a checkpoint, and the run ends with the same bits."""
-    log_dir, moments, kills, written = tmp_path / "run", random.Random(0), 0, 0
-    process = start(SCRIPT, *words(FLAGS, small, log_dir))
-    while kills < 4:
-        before = max(steps_saved(log_dir), default=-1) if log_dir.exists() else -1
-        running = wait_for(process, lambda before=before: max(steps_saved(log_dir), default=-1) > before)
-        if running and kills % 2:
-            running = wait_for(process, lambda: half_written(log_dir))
-            written += running
-        elif running:
-            time.sleep(moments.uniform(0, 0.06))
+def test_two_kills(small, whole, tmp_path):
+    """kill -9 at two moments, one inside the writing of a checkpoint, and the run ends with the same bits."""
+    log_dir = tmp_path / "run"
+    command = words(FLAGS, small, log_dir)
+    for kill in range(2):
+        process, before = start(SCRIPT, *command), last_step(log_dir)
+        running = wait_for(process, lambda before=before: last_step(log_dir) > max(before, 0))
+        if kill:
+            running = running and wait_for(process, lambda: half_written(log_dir))
+        else:
+            time.sleep(0.03)  # some steps after the checkpoint
         assert running and process.poll() is None, finish(process)
         process.kill()
         process.communicate()
-        kills += 1
-        process = start(SCRIPT, "--resume", log_dir)
-    result = finish(process)
-    assert result.status == 0 and written == 2, result
+        command = ["--resume", log_dir]
+    result = finish(start(SCRIPT, *command))
+    assert result.status == 0, result
     assert_same_run(whole, log_dir)
     assert read_events(whole).keys() == read_events(log_dir).keys()
     one, other = (json.loads((folder / "results.json").read_text()) for folder in (whole, log_dir))
@@ -85,7 +86,7 @@ def test_four_kills(small, whole, tmp_path):
 def test_signals(small, whole, tmp_path, number, status):
     log_dir = tmp_path / "run"
     process = start(SCRIPT, *words(FLAGS, small, log_dir))
-    assert wait_for(process, lambda: log_dir.exists() and max(steps_saved(log_dir), default=0) > 5)
+    assert wait_for(process, lambda: last_step(log_dir) > 5)
     asked = time.monotonic()
     process.send_signal(number)
     result = finish(process)
@@ -226,7 +227,7 @@ def test_one_process_at_a_time_writes_a_run(run, small, unfinished, tmp_path):
     """While a run is going on, a second --resume of it and a new run in its folder are refused."""
     log_dir = tmp_path / "busy"
     process = start(SCRIPT, *words({**FLAGS, "n_epoch": 200}, small, log_dir))
-    assert wait_for(process, lambda: log_dir.exists() and max(steps_saved(log_dir), default=0) > 5)
+    assert wait_for(process, lambda: last_step(log_dir) > 5)
     again = go_on(run, log_dir)
     assert again.status == 2 and "which no other process is writing" in again.err.splitlines()[-1], again
     assert "already holds a run" in run(log_dir=log_dir).err.splitlines()[-1]
@@ -399,13 +400,12 @@ def limit_file_size():
 
 
 @pytest.mark.slow
-def test_full_disk(small, finished, tmp_path):
+def test_full_disk(run, small, finished, tmp_path):
     log_dir = tmp_path / "run"
     result = finish(start(SCRIPT, *words(SHORT, small, log_dir), preexec_fn=limit_file_size))
     assert result.status == 1, result
     assert result.err.splitlines()[-1].startswith("error: ") and "Traceback" not in result.err
-    result = finish(start(SCRIPT, "--resume", log_dir))
-    assert result.status == 0, result
+    assert go_on(run, log_dir).status == 0
     assert_same_run(finished, log_dir)
 
 
