@@ -368,10 +368,18 @@ def load(experiment):
 
 
 def store(experiment, setting, seed, entry):
-    """Adds the entry of one setting and seed to the results of the experiment, all of the file or nothing."""
+    """Adds the entry of one setting and seed to the results of the experiment, all of the file or nothing.
+
+    Raises SystemExit if the entries of other seeds have other arguments, sizes or versions.
+    """
     load.cache_clear()  # another process may have stored since
     results = load(experiment)
-    results.setdefault(setting, {})[str(seed)] = entry
+    of_setting = results.setdefault(setting, {})
+    for other in of_setting.values():
+        for key in ("arguments", "sizes", "versions"):
+            if entry.get(key) != other.get(key):
+                raise SystemExit(f"error: {experiment}, {setting}: other {key} than those of the seeds that are stored")
+    of_setting[str(seed)] = entry
     path = os.path.join(RESULTS, f"{experiment}.json")
     with open(f"{path}.partial", "w") as file:
         lines = [
@@ -501,10 +509,6 @@ def train(name, seeds, folder, data_dir):
         for part in entry.keys() & {"test", "aflw", "validation"}:
             if "accuracy" in entry[part]:  # of tasks that were trained each in a run of its own
                 entry[part]["accuracy"] = statistics.fmean(v for k, v in entry[part].items() if k != "accuracy")
-        for other in load(name).get(setting, {}).values():
-            for key in ("arguments", "sizes", "versions"):
-                if entry.get(key) != other.get(key):
-                    raise SystemExit(f"error: {name}, {setting}: other {key} than those of the seeds that are stored")
         store(name, setting, seed, entry)
 
 

@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_same_run, read_events
+from conftest import assert_goes_on, read_events
 
 CPU = Path("/proc/cpuinfo")
 HAS_BFLOAT16 = CPU.exists() and "bf16" in CPU.read_text()
@@ -64,24 +63,20 @@ def test_gradients_come_near_those_of_float32(script, build, garments):
 
 
 @pytest.mark.slow
-def test_a_run_in_bfloat16(script, run, tmp_path, small):
+def test_a_run_in_bfloat16(script, run, tmp_path, small, capfd):
     """It learns, resumes with the same bits, tells its precision, and its model loads without being told."""
-    flags = {"precision": "bfloat16", "n_epoch": 3, "n_batch_size": 100, "cross_stitch_unit": "activation"}
-    whole, stopped = run(**flags, log_dir=tmp_path / "whole"), tmp_path / "stopped"
-    assert whole.status == 0 and "; bfloat16 on 1 device" in whole.out, whole
-    shutil.copytree(whole.log_dir, stopped)
-    for path in (stopped / "results.json", *stopped.glob("checkpoints/step-0000000018*")):
-        path.unlink()
-    assert run("--resume", stopped, log_dir=None, data_dir=None).status == 0
-    assert_same_run(whole.log_dir, stopped)
-    results = json.loads((whole.log_dir / "results.json").read_text())
+    flags = ["--precision=bfloat16", "--n_batch_size=100", "--cross_stitch_unit=activation", f"--data_dir={small}"]
+    assert_goes_on(script, tmp_path, *flags)
+    assert capfd.readouterr().out.count("; bfloat16 on 1 device") == 2
+    whole = tmp_path / "whole"
+    results = json.loads((whole / "results.json").read_text())
     assert results["arguments"]["precision"] == "bfloat16" and results["test"]["item"] > 0.2
-    assert "bfloat16" in str(read_events(whole.log_dir)["arguments"])
-    network = keras.models.load_model(whole.log_dir / "model.keras")
+    assert "bfloat16" in str(read_events(whole)["arguments"])
+    network = keras.models.load_model(whole / "model.keras")
     images, labels = script.read_folder(small)[1]
     logits = network.predict(images, verbose=0)["item"]
     assert logits.dtype == np.float32 and np.mean(logits.argmax(axis=1) == labels[:, 0]) == results["test"]["item"]
-    refused = run("--resume", stopped, precision="float32", log_dir=None, data_dir=None)
+    refused = run("--resume", whole, precision="float32", log_dir=None, data_dir=None)
     assert refused.status == 2 and "begun with --precision bfloat16, got float32" in refused.err.splitlines()[-1]
 
 

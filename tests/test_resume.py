@@ -59,19 +59,17 @@ def whole(script, small, tmp_path_factory):
 def test_two_kills(small, whole, tmp_path):
     """kill -9 at two moments, one inside the writing of a checkpoint, and the run ends with the same bits."""
     log_dir = tmp_path / "run"
-    command = words(FLAGS, small, log_dir)
-    for kill in range(2):
-        process, before = start(SCRIPT, *command), last_step(log_dir)
-        running = wait_for(process, lambda before=before: last_step(log_dir) > max(before, 0))
-        if kill:
-            running = running and wait_for(process, lambda: half_written(log_dir))
-        else:
-            time.sleep(0.03)  # some steps after the checkpoint
-        assert running and process.poll() is None, finish(process)
-        process.kill()
-        process.communicate()
-        command = ["--resume", log_dir]
-    result = finish(start(SCRIPT, *command))
+    process = start(SCRIPT, *words(FLAGS, small, log_dir))
+    assert wait_for(process, lambda: last_step(log_dir) > 0), finish(process)
+    time.sleep(0.03)  # some steps after the checkpoint
+    process.kill()
+    process.communicate()
+    before = last_step(log_dir)
+    process = start(SCRIPT, "--resume", log_dir)
+    assert wait_for(process, lambda: last_step(log_dir) > before and half_written(log_dir)), finish(process)
+    process.kill()
+    process.communicate()
+    result = finish(start(SCRIPT, "--resume", log_dir))
     assert result.status == 0, result
     assert_same_run(whole, log_dir)
     assert read_events(whole).keys() == read_events(log_dir).keys()
