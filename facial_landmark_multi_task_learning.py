@@ -725,6 +725,7 @@ def make_train_step(strategy, network, optimizers, args, relations):
     """
     alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
     weights = [v.value for v in network.trainable_variables if v.name != "alpha"]
+    trained = [pair for pair in zip(optimizers, (weights + relations, alphas)) if pair[1]]  # a baseline has no α
     pairs, rates = kernel_pairs(network), [args.landmark_lambda, *np.broadcast_to(args.aux_lambda, len(TASKS)).tolist()]
 
     def replica_step(faces, points, attributes, draws, stop):
@@ -740,17 +741,15 @@ def make_train_step(strategy, network, optimizers, args, relations):
             relation = related_weights(pairs, *relations, args.weight_reg) if relations else tf.constant(0.0)
             regularisation = args.weight_reg_lambda * relation + args.reg_lambda * l2_regularisation(network)
             loss = tf.add_n([rate * loss for rate, loss in zip(rates, losses)]) + regularisation / replicas
-        gradients = tape.gradient(loss, weights + relations + alphas)  # summed over the replicas by the optimizers
-        optimizers[0].apply_gradients(zip(gradients, weights + relations))
-        if alphas:
-            optimizers[1].apply_gradients(zip(gradients[-len(alphas) :], alphas))
+        gradients = tape.gradient(loss, [variables for _, variables in trained])
+        for (optimizer, variables), of_variables in zip(trained, gradients):
+            optimizer.apply_gradients(zip(of_variables, variables))  # which sums them over the replicas
         error = tf.reduce_sum(tf.norm(outputs["landmarks"] - y, axis=-1)) / (n * len(LANDMARKS))
         return tf.stack([loss, *losses, relation / replicas, error, stop])
 
     with strategy.scope():  # slots that the step itself had to create would have it traced twice
-        for optimizer, variables in zip(optimizers, (weights + relations, alphas)):
-            if variables:
-                optimizer._create_slots(variables)
+        for optimizer, variables in trained:
+            optimizer._create_slots(variables)
 
     @tf.function(autograph=False)  # nothing branches on a tensor, and a start takes a second less
     def train_step(*inputs):
@@ -863,8 +862,7 @@ def train(args, resumed):
                     log_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
                     speeds.append(numbers[-1])
                 if step == total:
-                    if "aflw" in found:
-                        log_confusion(found["aflw"][1], TASKS)
+                    log_confusion(found["aflw"][1] if "aflw" in found else {}, TASKS)
                     break
                 if step == first or evaluating:
                     began, seen, steps = time.perf_counter(), 0, min(every - step % every, total - step)

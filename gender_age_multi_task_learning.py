@@ -544,6 +544,7 @@ def make_train_step(strategy, network, optimizers, args):
     """
     alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
     weights = [v.value for v in network.trainable_variables if v.name != "alpha"]
+    trained = [pair for pair in zip(optimizers, (weights, alphas)) if pair[1]]  # a baseline has no α
     task_weights = args.task_weights or [1.0] * len(network.output)
 
     def replica_step(images, labels, stop):
@@ -554,17 +555,15 @@ def make_train_step(strategy, network, optimizers, args):
             losses = [weight * total / n for weight, total in zip(task_weights, cross_entropies(logits, y))]
             l2 = args.reg_lambda * l2_regularisation(network) / strategy.num_replicas_in_sync
             loss = tf.add_n([*losses, l2])
-        gradients = tape.gradient(loss, weights + alphas)  # summed over the replicas by the optimizers
-        optimizers[0].apply_gradients(zip(gradients, weights))
-        if alphas:
-            optimizers[1].apply_gradients(zip(gradients[len(weights) :], alphas))
+        gradients = tape.gradient(loss, [variables for _, variables in trained])
+        for (optimizer, variables), of_variables in zip(trained, gradients):
+            optimizer.apply_gradients(zip(of_variables, variables))  # which sums them over the replicas
         hits = tf.equal(tf.stack([tf.argmax(x, axis=1) for x in logits.values()], axis=1), y)
         return tf.stack([loss, *losses, tf.reduce_sum(tf.cast(hits, tf.float32)) / (n * y.shape[1]), stop])
 
     with strategy.scope():  # slots that the step itself had to create would have it traced twice
-        for optimizer, variables in zip(optimizers, (weights, alphas)):
-            if variables:
-                optimizer._create_slots(variables)
+        for optimizer, variables in trained:
+            optimizer._create_slots(variables)
 
     @tf.function(autograph=False)  # nothing branches on a tensor, and a start takes a second less
     def train_step(*inputs):
