@@ -163,9 +163,9 @@ def read_boxes(path):
     names, numbers = read_rows(path)
     left, right, top, bottom = numbers[:, :4].T
     side = right - left
-    if (side <= 0).any() or (bottom <= top).any():
-        face = ((side <= 0) | (bottom <= top)).argmax() + 1
-        raise Failure(f"{path}, face {face}: expected left < right and top < bottom")
+    wrong = (side <= 0) | (bottom <= top)
+    if wrong.any():
+        raise Failure(f"{path}, face {wrong.argmax() + 1}: expected left < right and top < bottom")
     return names, np.stack([left, (top + bottom - side) / 2, side], axis=1), numbers[:, 4:].reshape(-1, 5, 2)
 
 
@@ -264,7 +264,7 @@ def decode_all(decode, shape, paths, *columns):
         progress.update(len(kept))
     bad = [paths[k] for k in sorted(set(range(len(paths))) - set(kept))]
     if bad:
-        print(f"skipped {len(bad)} of {len(paths)} images, missing or damaged: {', '.join(bad[:5])}")
+        print(f"skipped {len(bad)} of {len(paths)} images, missing or damaged: {', '.join(bad[:5])!a}")
     if len(bad) > 0.01 * len(paths):
         what = f"as {len(bad)} of {len(paths)} images, expected 1 % at most"
         raise Failure(f"{bad[0]}: missing or damaged, {what}")
@@ -357,8 +357,9 @@ def prepare_data(args):
         print(f"{len(tested)} training faces are left out: their photos are among those to test on")
     held_out = np.setdiff1d(hold_out(pose, first[photo], args.validation_fraction), tested)
     rest = np.setdiff1d(np.arange(len(pose)), [*held_out, *tested])
-    if not len(rest):
-        raise Failure(f"--validation_fraction {args.validation_fraction}: nothing left to train on")
+    if not len(rest) or not len(held_out):
+        what = f"--data_dir {args.data_dir}, --validation_fraction {args.validation_fraction}"
+        raise Failure(f"{what}: nothing left to train on or to validate by")
     rest = rest[stratified(pose[rest], args.train_fraction, seed=args.seed)]
     parts["validation"] = [array[held_out] for array in parts["train"]]
     parts["train"] = [array[rest] for array in parts["train"]]
@@ -521,8 +522,8 @@ def build_network(args, mean, deviation):
 
     `landmarks` are points (batch, 5, 2) in coordinates of the box; the attributes (not of --network single) are
     logits (batch, classes). `mean` and `deviation` (height, width, 1) standardise each pixel. The poster's network has
-    no batch norm, no padding, a division by 255 instead, and one sigmoid for each attribute of two classes. Call it in
-    the scope of the distribution strategy.
+    no batch norm, no padding, a division by 255 instead, one sigmoid for each attribute of two classes, and behind fc_5
+    always a unit of kind "layer". Call it in the scope of the distribution strategy.
     """
     poster = args.preset == "poster"
     blocks, width = BLOCKS[args.preset]
@@ -822,7 +823,7 @@ def train(args, resumed):
     replicas, steps_per_epoch = strategy.num_replicas_in_sync, -(-faces // args.n_batch_size)
     every, total = args.eval_every or steps_per_epoch, args.n_epoch * steps_per_epoch
     log_every = min(args.log_every, max(1, total // 10))
-    stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many replicas were told
+    stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many came to any machine
     claimed = claim(args.log_dir, resumed) if chief else contextlib.nullcontext()
     with claimed, on_signals(lambda kind, _: stop.append(kind)):
         if chief:
@@ -1148,10 +1149,14 @@ def log_training(network, step, numbers):
 
 
 def log_confusion(matrices, classes):
-    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
+    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one.
+
+    None of more than a hundred classes: nobody could read it, and thousands would take gigabytes.
+    """
     for task, matrix in matrices.items():
-        rows = [(name, *map(str, row)) for name, row in zip(classes[task], matrix)]
-        tf.summary.text(f"{task}/confusion_matrix", [("true, predicted:", *classes[task]), *rows])
+        if len(matrix) <= 100:
+            rows = [(name, *map(str, row)) for name, row in zip(classes[task], matrix)]
+            tf.summary.text(f"{task}/confusion_matrix", [("true, predicted:", *classes[task]), *rows])
 
 
 def write_results(results, network, speeds):
@@ -1243,8 +1248,8 @@ def number(kind, interval):
 
     def parse(text):
         with contextlib.suppress(ValueError):
-            value = kind(text)
-            if low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]"):
+            value, place = kind(text), float(text)  # which is infinite for what no float can hold
+            if low < place < high or (place == low and interval[0] == "[") or (place == high and interval[-1] == "]"):
                 return value
         what = "a whole number" if kind is int else "a number"
         raise argparse.ArgumentTypeError(f"expected {what} in {interval}, got {text!r}")
@@ -1277,6 +1282,8 @@ def parse_arguments(argv):
     if folder is not None and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
         then = resumed["arguments"]
+        if foreign := then.keys() - vars(args).keys():
+            raise Failure(f"--resume {folder}: expected a run of {NAME}.py, found one with --{min(foreign)}")
         parser.set_defaults(**then)
         args = parser.parse_args(argv)
         args.log_dir = folder
@@ -1309,7 +1316,7 @@ def main(argv=None):
         message, status = str(failure), failure.status
     except KeyboardInterrupt:
         message, status = "interrupted", 130
-    except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
+    except (OSError, MemoryError, tf.errors.OpError) as error:  # a full disk, a lost worker
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
     if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):  # 2, 3: it would end so again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"

@@ -102,7 +102,7 @@ def read_idx(path, dimensions):
         return np.frombuffer(content, np.uint8).reshape(shape)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         expected = "expected one of Fashion-MNIST's four .gz files, or train.npz and test.npz instead, whole and sound"
-        raise Failure(f"{path}: {expected} ({error})") from None
+        raise Failure(f"{path}: {expected} ({error}); if a download was cut off, remove it") from None
 
 
 def read_fashion_mnist(folder, part):
@@ -136,9 +136,11 @@ def read_folder(folder):
     contents = {part: read(folder, part) for part in FILES}
     train, smallest, parts, classes = contents["train"], 2 ** len(FILTERS), [], {}
     tasks = [name for name in train if name != "images" and not name.endswith("_names")]
-    reserved = {"summary", "units", "throughput", "accuracy", "standardise", *UNITS}
-    if not tasks or not all(re.fullmatch(r"[A-Za-z]\w*", task, re.ASCII) and task not in reserved for task in tasks):
-        raise Failure(f"{folder}: expected arrays of labels beside images, named after their tasks, found {tasks}")
+    of_a_column = rf"({'|'.join(map(re.escape, tasks))})_((conv|bn|pool|relu|flatten|fc)_\d+|dropout|logits)"
+    taken = re.compile(rf"summary|units|throughput|accuracy|standardise|{'|'.join(UNITS)}|{of_a_column}")
+    if not tasks or not all(re.fullmatch(r"[A-Za-z]\w*", x, re.ASCII) and not taken.fullmatch(x) for x in tasks):
+        what = "arrays of labels beside images, named after their tasks (letters, digits, _; not as layers are)"
+        raise Failure(f"{folder}: expected {what}, found {tasks}")
     for part, arrays in contents.items():
         images, size = (content.get("images", np.empty(0)) for content in (arrays, train))
         fits = images.shape[1:] == size.shape[1:] and min(images.shape[1:3], default=0) >= smallest
@@ -498,7 +500,7 @@ def train(args, resumed):
     every, total = args.eval_every or steps_per_epoch, args.n_epoch * steps_per_epoch
     log_every = min(args.log_every, max(1, total // 10))
 
-    stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many replicas were told
+    stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many came to any machine
     claimed = claim(args.log_dir, resumed) if chief else contextlib.nullcontext()
     with claimed, on_signals(lambda kind, _: stop.append(kind)):
         if chief:
@@ -806,10 +808,14 @@ def log_training(network, step, numbers):
 
 
 def log_confusion(matrices, classes):
-    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
+    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one.
+
+    None of more than a hundred classes: nobody could read it, and thousands would take gigabytes.
+    """
     for task, matrix in matrices.items():
-        rows = [(name, *map(str, row)) for name, row in zip(classes[task], matrix)]
-        tf.summary.text(f"{task}/confusion_matrix", [("true, predicted:", *classes[task]), *rows])
+        if len(matrix) <= 100:
+            rows = [(name, *map(str, row)) for name, row in zip(classes[task], matrix)]
+            tf.summary.text(f"{task}/confusion_matrix", [("true, predicted:", *classes[task]), *rows])
 
 
 def write_results(results, network, speeds):
@@ -837,8 +843,8 @@ def number(kind, interval):
 
     def parse(text):
         with contextlib.suppress(ValueError):
-            value = kind(text)
-            if low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]"):
+            value, place = kind(text), float(text)  # which is infinite for what no float can hold
+            if low < place < high or (place == low and interval[0] == "[") or (place == high and interval[-1] == "]"):
                 return value
         what = "a whole number" if kind is int else "a number"
         raise argparse.ArgumentTypeError(f"expected {what} in {interval}, got {text!r}")
@@ -871,6 +877,8 @@ def parse_arguments(argv):
     if folder is not None and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
         then = resumed["arguments"]
+        if foreign := then.keys() - vars(args).keys():
+            raise Failure(f"--resume {folder}: expected a run of {NAME}.py, found one with --{min(foreign)}")
         parser.set_defaults(**then)
         args = parser.parse_args(argv)
         args.log_dir = folder
@@ -903,7 +911,7 @@ def main(argv=None):
         message, status = str(failure), failure.status
     except KeyboardInterrupt:
         message, status = "interrupted", 130
-    except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
+    except (OSError, MemoryError, tf.errors.OpError) as error:  # a full disk, a lost worker
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
     if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):  # 2, 3: it would end so again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"

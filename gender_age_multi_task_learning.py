@@ -195,7 +195,7 @@ def decode_all(decode, shape, paths, *columns):
         progress.update(len(kept))
     bad = [paths[k] for k in sorted(set(range(len(paths))) - set(kept))]
     if bad:
-        print(f"skipped {len(bad)} of {len(paths)} images, missing or damaged: {', '.join(bad[:5])}")
+        print(f"skipped {len(bad)} of {len(paths)} images, missing or damaged: {', '.join(bad[:5])!a}")
     if len(bad) > 0.01 * len(paths):
         what = f"as {len(bad)} of {len(paths)} images, expected 1 % at most"
         raise Failure(f"{bad[0]}: missing or damaged, {what}")
@@ -268,12 +268,15 @@ def prepare_data(args):
         raise Failure(f"--task_weights: expected {len(args.tasks)} numbers, one each for {' '.join(args.tasks)}")
     shape = (args.image_size, args.image_size, 3)
     images, kept = decode_all(functools.partial(decode, size=args.image_size), shape, paths)
-    facts = np.stack([genders, ages, genders if vggface2 else ethnicities], axis=1)[kept]
+    others = np.unique(identities, return_inverse=True)[1] if vggface2 else ethnicities  # what else copies must share
+    facts = np.stack([genders, ages, others], axis=1)[kept]
     picture, contradictory = same_pictures(images, facts)
     identical, left_out = len(picture) - len(set(picture)), int(contradictory.sum())
     if identical:
-        print(f"{identical} images are copies of others: each stands with them in one part; {left_out} of these that")
-        print("contradict each other in gender, age or ethnicity are left out")
+        print(f"{identical} images are copies of others and stand with them in one part; {left_out} are left out, as")
+        print("their copies contradict them in gender, age, ethnicity or identity")
+    if left_out == len(images):
+        raise Failure(f"--data_dir {args.data_dir}: nothing left, all images contradict each other")
     kept, facts, picture, images = (x[~contradictory] for x in (kept, facts, picture, images))
     genders, ages = facts[:, 0], facts[:, 1]
     bounds = [0, *args.age_bins]
@@ -294,7 +297,8 @@ def prepare_data(args):
         chosen = hold_out(strata[rest], people[rest], args.validation_fraction)
         rows["validation"], rest = rest[chosen], np.delete(rest, chosen)
     if not len(rest):
-        raise Failure(f"--validation_fraction {args.validation_fraction}: nothing left to train on")
+        what = f"--data_dir {args.data_dir}, --validation_fraction {args.validation_fraction}"
+        raise Failure(f"{what}: nothing left to train on")
     rest = rest[stratified(genders[rest] * 100 + ages[rest] // 10, args.train_fraction, seed=args.seed)]
     rows = {"train": rest, **rows}
     majority = {}
@@ -612,7 +616,7 @@ def train(args, resumed):
     every, total = args.eval_every or steps_per_epoch, args.n_epoch * steps_per_epoch
     log_every = min(args.log_every, max(1, total // 10))
 
-    stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many replicas were told
+    stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many came to any machine
     claimed = claim(args.log_dir, resumed) if chief else contextlib.nullcontext()
     with claimed, on_signals(lambda kind, _: stop.append(kind)):
         if chief:
@@ -920,10 +924,14 @@ def log_training(network, step, numbers):
 
 
 def log_confusion(matrices, classes):
-    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
+    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one.
+
+    None of more than a hundred classes: nobody could read it, and thousands would take gigabytes.
+    """
     for task, matrix in matrices.items():
-        rows = [(name, *map(str, row)) for name, row in zip(classes[task], matrix)]
-        tf.summary.text(f"{task}/confusion_matrix", [("true, predicted:", *classes[task]), *rows])
+        if len(matrix) <= 100:
+            rows = [(name, *map(str, row)) for name, row in zip(classes[task], matrix)]
+            tf.summary.text(f"{task}/confusion_matrix", [("true, predicted:", *classes[task]), *rows])
 
 
 def write_results(results, network, speeds):
@@ -989,8 +997,8 @@ def number(kind, interval):
 
     def parse(text):
         with contextlib.suppress(ValueError):
-            value = kind(text)
-            if low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]"):
+            value, place = kind(text), float(text)  # which is infinite for what no float can hold
+            if low < place < high or (place == low and interval[0] == "[") or (place == high and interval[-1] == "]"):
                 return value
         what = "a whole number" if kind is int else "a number"
         raise argparse.ArgumentTypeError(f"expected {what} in {interval}, got {text!r}")
@@ -1023,6 +1031,8 @@ def parse_arguments(argv):
     if folder is not None and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
         then = resumed["arguments"]
+        if foreign := then.keys() - vars(args).keys():
+            raise Failure(f"--resume {folder}: expected a run of {NAME}.py, found one with --{min(foreign)}")
         parser.set_defaults(**then)
         args = parser.parse_args(argv)
         args.log_dir = folder
@@ -1055,7 +1065,7 @@ def main(argv=None):
         message, status = str(failure), failure.status
     except KeyboardInterrupt:
         message, status = "interrupted", 130
-    except (OSError, tf.errors.OpError) as error:  # a full disk, a lost worker
+    except (OSError, MemoryError, tf.errors.OpError) as error:  # a full disk, a lost worker
         message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
     if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):  # 2, 3: it would end so again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"

@@ -4,6 +4,7 @@ import json
 import os
 import re
 
+import numpy as np
 import pytest
 from conftest import assert_refused, finish, start
 
@@ -13,6 +14,7 @@ BAD = {
     "--lr inf": "--lr: expected a number in (0, inf), got 'inf'",
     "--lr fast": "--lr: expected a number in (0, inf), got 'fast'",
     "--n_epoch 0": "--n_epoch: expected a whole number in [1, inf), got '0'",
+    f"--n_epoch 1{'0' * 400}": "--n_epoch: expected a whole number in [1, inf), got '1000",
     "--n_epoch 1.5": "--n_epoch: expected a whole number in [1, inf), got '1.5'",
     "--n_batch_size 0": "--n_batch_size: expected a whole number in [1, inf), got '0'",
     "--reg_lambda -1": "--reg_lambda: expected a number in [0, inf), got '-1'",
@@ -127,6 +129,21 @@ def test_resume_of_what_is_no_run(run, tmp_path):
         result = run("--resume", tmp_path / name, log_dir=None, data_dir=None)
         assert result.status == 2
         assert result.err.splitlines()[-1].startswith(f"error: {tmp_path}/{name}/run.json: expected the JSON file")
+
+
+def test_resume_of_a_run_of_another_script(run, faces_script, landmark_script, tmp_path):
+    for script, flag in ((faces_script, "--age_bins"), (landmark_script, "--augment")):
+        arguments = vars(script.parse_arguments(["--log_dir", str(tmp_path)])[0])
+        (tmp_path / "run.json").write_text(json.dumps({"arguments": arguments, "data": {}, "versions": {}}))
+        result = run("--resume", tmp_path, log_dir=None, data_dir=None)
+        expected = f"--resume {tmp_path}: expected a run of fashion_mnist_multi_task_learning.py, found one with {flag}"
+        assert_refused(result, expected)
+
+
+def test_too_little_memory_is_one_line(run, script, monkeypatch):
+    monkeypatch.setattr(script, "run", lambda *_: np.empty(2**57))
+    result = run()
+    assert result.status == 1 and result.err.splitlines()[-1].startswith("error: Unable to allocate 1.00 EiB")
 
 
 @pytest.mark.parametrize("word", ["True", "true", "YES", "1"])

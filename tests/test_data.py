@@ -203,6 +203,7 @@ WRONG = {
     "tiny": ({"images": DIGITS["images"][:, :3]}, "4 or more per side"),
     "no tasks": ({"digit": None, "parity": None, "parity_names": None}, "arrays of labels beside images"),
     "a name for a layer": ({"pool_1": DIGITS["digit"]}, "named after their tasks"),
+    "a name for a layer of another task": ({"digit_pool_1": DIGITS["digit"]}, "named after their tasks"),
     "a name with a slash": ({"a/b": DIGITS["digit"]}, "named after their tasks"),
     "fewer labels": ({"digit": DIGITS["digit"][1:]}, "expected digit, 20 whole numbers from 0"),
     "negative": ({"digit": DIGITS["digit"] - 1}, "expected digit, 20 whole numbers from 0"),

@@ -264,6 +264,15 @@ def test_a_photo_is_in_one_part(landmark_script, mtfl, tmp_path, capsys):
     assert "3 training faces are left out" in capsys.readouterr().out
 
 
+def test_nothing_left(run, mtfl, tmp_path):
+    result = run(validation_fraction=0.9999)
+    assert_refused(result, f"--data_dir {mtfl}, --validation_fraction 0.9999: nothing left to train on")
+    shutil.copytree(mtfl, tmp_path / "same")
+    shutil.copy(tmp_path / "same" / "trainImageList.txt", tmp_path / "same" / "testImageList.txt")
+    expected = f"--data_dir {tmp_path}/same, --validation_fraction 0.2: nothing left to train on or to validate by"
+    assert_refused(run(data_dir=tmp_path / "same"), expected)
+
+
 BAD_LISTS = {
     "training.txt": [
         (b"", "expected faces, a path and 14 numbers a line"),
@@ -500,7 +509,6 @@ BAD = {
     "--validation_fraction 0": "--validation_fraction: expected a number in (0, 1), got '0'",
     "--box 1 2 3": "--box: expected 4 arguments",
     "--box 1 2 3 x": "--box: invalid float value: 'x'",
-    "--validation_fraction 0.9999": "--validation_fraction 0.9999: nothing left to train on",
     "--model m.keras": "--model, --box: expected with --predict PHOTO",
 }
 

@@ -222,6 +222,26 @@ def test_identical_pictures_stand_in_one_part_and_contradictions_in_none(faces_s
     assert len(set.union(*digests.values())) == sum(map(len, digests.values())) == 596
 
 
+def test_a_picture_of_several_people_is_left_out(faces_script, vggface2, tmp_path):
+    shutil.copytree(vggface2, tmp_path / "faces")
+    for person in (3, 5, 7, 9):  # men, as n000001
+        shutil.copy(tmp_path / "faces/test/n000001/0001_01.jpg", tmp_path / f"faces/test/n{person:06d}/0001_01.jpg")
+    for split in ("identity", "image"):
+        *_, record = prepare(faces_script, tmp_path / "faces", f"--split={split}")
+        assert (record["identical"], record["left_out"], sum(record["sizes"].values())) == (4, 5, 595)
+
+
+def test_nothing_left(run, utkface, tmp_path):
+    (tmp_path / "faces").mkdir()
+    picture = next(utkface.glob("*.jpg"))
+    for name, expected in (
+        ("10_0_0_1", ", --validation_fraction 0.0: nothing left to train on"),
+        ("40_1_0_2", ": nothing left, all images contradict each other"),
+    ):
+        shutil.copy(picture, tmp_path / "faces" / f"{name}.jpg.chip.jpg")
+        assert_refused(run(data_dir=tmp_path / "faces"), f"--data_dir {tmp_path}/faces{expected}")
+
+
 def test_every_image_keeps_its_labels(faces_script, utkface, tmp_path):
     """Also behind an image that was skipped: a drawn face tells its labels, as the files' names do."""
     shutil.copytree(utkface, tmp_path / "faces")
@@ -265,10 +285,13 @@ def test_linked_folders_are_read_once(faces_script, utkface, tmp_path):
         (utkface / "round").unlink()
 
 
-def test_a_folder_whose_name_is_not_utf_8(faces_script, utkface, tmp_path):
+def test_a_folder_whose_name_is_not_utf_8(faces_script, utkface, tmp_path, capsys):
     (tmp_path / os.fsdecode(b"caf\xe9")).symlink_to(utkface)
+    (tmp_path / os.fsdecode(b"\xff")).mkdir()
+    (tmp_path / os.fsdecode(b"\xff") / "10_0_0_1.jpg.chip.jpg").write_bytes(b"")
     parts, *_ = faces_script.prepare_data(faces_script.parse_arguments([f"--data_dir={tmp_path}"])[0])
     assert len(parts["train"][0]) + len(parts["test"][0]) == 600
+    assert "skipped 1 of 601 images, missing or damaged" in capsys.readouterr().out
 
 
 BAD = {

@@ -10,6 +10,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT, assert_same_run, finish, read_events, start, unchanged_weights
 
 UNITS = ("pool_1", "pool_2", "fc_3")
@@ -68,6 +69,14 @@ def test_events(runs):
     counts = np.array([int(n) for n in re.findall(r"\d+", text)]).reshape(3, 3)
     assert counts.sum(axis=1).tolist() == [30, 30, 40]
     assert counts.trace() / 100 == pytest.approx(results["test"]["group"])
+
+
+def test_confusion_of_very_many_classes_is_not_shown(script, tmp_path):
+    """As a table it would be unreadable, and of ten thousand classes take all the memory."""
+    with tf.summary.create_file_writer(str(tmp_path)).as_default(step=1):
+        for n in (100, 101):
+            script.log_confusion({f"task_{n}": np.zeros((n, n), int)}, {f"task_{n}": list(map(str, range(n)))})
+    assert read_events(tmp_path).keys() == {"task_100/confusion_matrix"}
 
 
 def get(url, body=None):
