@@ -36,11 +36,13 @@ def evaluate(outputs, truth):
 def average(name, folder, data_dir):
     """Stores {measure: {"seed seed": its value}}, of every pair of networks, for each setting that is stored of `name`.
 
+    Pairs that were stored before stay, also where their networks are gone.
     Measures that compare.py does not keep, as those of a task that was not trained, are left out here too.
     """
     module, part = importlib.import_module(EXPERIMENTS[name].script.removesuffix(".py")), None
     for setting, of_seed in load(name).items():
-        outputs, entry = {}, {}
+        outputs = {}
+        entry = {measure: {**pairs} for measure, pairs in load("averages").get(name, {}).get(setting, {}).items()}
         for seed, stored in of_seed.items():
             log_dir = log_dir_of(folder, name, setting, 0, seed)
             if os.path.exists(os.path.join(log_dir, "model.keras")):
@@ -51,7 +53,7 @@ def average(name, folder, data_dir):
             for measure, value in evaluate([outputs[seed] for seed in pair], part[1]).items():
                 if measure in of_seed[pair[0]]["test"]:
                     entry.setdefault(measure, {})[" ".join(pair)] = value
-        if entry:
+        if len(outputs) > 1:
             store("averages", name, setting, entry)
             print(setting, entry, flush=True)
 

@@ -6,9 +6,10 @@
 
 Every run is a process of its script, in a log folder of its own below --folder. Stop it at any time: a finished run
 is kept in benchmarks/results/EXPERIMENT.json and never repeated, one that was stopped is resumed. The figures are
-those after the last epoch, never those of the best. A seed stands for the same part of the data and the same order in
-all settings, and in all with two columns for the same initial weights, so that differences to the baseline are paired.
-Runs of different commits are never paired. How the defaults were chosen stands in benchmarks/TRIALS.md.
+those after the last epoch or, where a column says so, means of the last ten evaluations, never those of the best. A
+seed stands for the same part of the data and the same order in all settings, and in all with two columns for the same
+initial weights, so that differences to the baseline are paired. Runs of different commits are never paired. How the
+defaults were chosen stands in benchmarks/TRIALS.md.
 """
 
 import argparse
@@ -100,7 +101,7 @@ LATER = tuple((LATE, setting, "baseline") for setting in FULL if setting != "bas
 def decaying(settings, n_epoch):
     """Returns the settings of so many epochs with a learning rate that halves in each sixth of them.
 
-    At a constant one the last steps of some runs throw them back by more than what is compared (README, "Results").
+    At a constant one the last steps of some runs throw them back by more than what is compared (RESULTS.md, Garments).
     """
     return {name: [{**run, "lr_half_life": n_epoch / 6} for run in runs] for name, runs in settings.items()}
 
@@ -160,7 +161,7 @@ def landmarks():
         "cross-stitch, related weights, exp": {"weight_reg": "exp", "weight_reg_lambda": 1e-2},
         "two columns, no L2": BASELINE | {"reg_lambda": 0.0},
         "cross-stitch, no L2": {"reg_lambda": 0.0},
-        "cross-stitch, attributes not trained, no L2": not_trained | {"reg_lambda": 0.0},
+        CONTROL: not_trained | {"reg_lambda": 0.0},
     }
     return {name: [{"eval_every": 625, **change}] for name, change in settings.items()}
 
@@ -170,12 +171,7 @@ def long_landmarks():
 
     The half-life was chosen by the single network's error on the validation faces: 1.95 % with 12, 2.00 with 18.
     """
-    names = (
-        "one network, landmarks alone",
-        "two columns",
-        "cross-stitch",
-        "cross-stitch, attributes not trained, no L2",
-    )
+    names = ("one network, landmarks alone", "two columns", "cross-stitch", CONTROL)
     return {name: [{**landmarks()[name][0], "n_epoch": 60, "lr_half_life": 12.0}] for name in names}
 
 
@@ -245,10 +241,7 @@ EXPERIMENTS = {
     ),
     "gender_age_decaying": Experiment(
         "UTKFace, 8 epochs, the rate halves in each sixth of them, in bfloat16",
-        {
-            name: [{**run, "precision": "bfloat16"} for run in runs]
-            for name, runs in decaying({name: [run] for name, run in (STARTS | AGE_ALONE).items()}, 8).items()
-        },
+        decaying({name: [{**run, "precision": "bfloat16"}] for name, run in (STARTS | AGE_ALONE).items()}, 8),
         FACES,
         "gender_age_multi_task_learning.py",
         further=(
@@ -278,8 +271,8 @@ EXPERIMENTS = {
         further=(
             ("mean error", "cross-stitch", "cross-stitch, attributes not trained"),
             ("mean error", "cross-stitch, no L2", "two columns, no L2"),
-            ("mean error", "cross-stitch, attributes not trained, no L2", "two columns, no L2"),
-            ("mean error", "cross-stitch, no L2", "cross-stitch, attributes not trained, no L2"),
+            ("mean error", CONTROL, "two columns, no L2"),
+            ("mean error", "cross-stitch, no L2", CONTROL),
             ("mean error", "cross-stitch, related weights, l2", "cross-stitch"),
             ("mean error", "cross-stitch, related weights, exp", "cross-stitch"),
             ("mean error", "one network, split", "one network, landmarks alone"),
@@ -292,7 +285,7 @@ EXPERIMENTS = {
         "facial_landmark_multi_task_learning.py",
         "two columns",
         attributes={f"{task} of AFLW": ("aflw", task) for task in ATTRIBUTES},
-        further=(("mean error", "cross-stitch", "cross-stitch, attributes not trained, no L2"),),
+        further=(("mean error", "cross-stitch", CONTROL),),
     ),
     "landmarks_width": Experiment(
         "MTFL, 8,000 training faces, 20 epochs, without L2, in bfloat16",
@@ -403,11 +396,10 @@ def run_script(script, log_dir, arguments, data_dir):
             if had.get(name) != value:
                 raise SystemExit(f"error: {log_dir}: expected a run with --{name} {value}, it has {had.get(name)}")
     if not os.path.exists(path):
-        named = {**arguments, "log_dir": log_dir} | ({"data_dir": data_dir} if data_dir else {})
+        named = {"resume": log_dir} if os.path.exists(begun) else {**arguments, "log_dir": log_dir}
+        named |= {"data_dir": data_dir} if data_dir else {}
         lists = {name: value if isinstance(value, list) else [value] for name, value in named.items()}
         flags = [str(word) for name, values in lists.items() for word in (f"--{name}", *values)]
-        if os.path.exists(begun):
-            flags = [f"--resume={log_dir}"]
         finished = subprocess.run([sys.executable, script, *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
         if finished.returncode:
             raise SystemExit(f"error: {script} {' '.join(flags)} ended with status {finished.returncode}")
@@ -462,7 +454,8 @@ def read_predictions(script, log_dir, arguments):
 def read_events(log_dir):
     """Returns the curves and the histograms of a run: {tag: [[step, value], ...]} and {tag: [[low, high, count], ...]}.
 
-    The curves are the measures on held-out parts and the means of α, the histograms those of α at the end.
+    The curves are the accuracies of `test`, all measures of `validation` and the means of α, the histograms those of α
+    at the end.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
@@ -689,7 +682,7 @@ def shown():
             for key in (EXPERIMENTS[name].baseline, setting):
                 values = [measured(load(name)[key][seed], part, measure) for seed in found["common"]]
                 means.append(percent(statistics.fmean(values)))
-            rows.append({"label": label, **found, "means": means, "column": column, "error": "error" in column})
+            rows.append({"label": label, **found, "means": means, "column": column})
     return rows
 
 
@@ -792,7 +785,7 @@ def draw_differences(plt, path):
     rows = [row for row in shown() if "interval" in row]
     figure, axes = plt.subplots(figsize=(8.8, 0.42 * len(rows) + 1.2))
     for place, row in enumerate(rows):
-        sign = -100 if row["error"] else 100  # an error that falls is a gain
+        sign = -100 if "error" in row["column"] else 100  # an error that falls is a gain
         name = f"{row['label'].removeprefix('* ')} ({len(row['common'])})"
         axes.text(-0.02, place, name, ha="right", va="center", transform=axes.get_yaxis_transform(), fontsize=10)
         axes.plot([sign * d for d in row["differences"]], [place] * len(row["common"]), "o", color="#2a6fbb", alpha=0.4)

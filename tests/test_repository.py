@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -159,7 +160,7 @@ def test_averages_by_hand(monkeypatch, tmp_path):
     part = np.zeros((4, 8, 8, 1)), np.ones((4, 2), int)
     script = argparse.Namespace(prepare_data=lambda args: ({"test": part},))
     monkeypatch.setattr(average.importlib, "import_module", lambda name: script)
-    monkeypatch.setattr(average, "load", lambda name: {"init 0.5": of_seed})
+    monkeypatch.setattr(average, "load", lambda name: stored if name == "averages" else {"init 0.5": of_seed})
     monkeypatch.setattr(average, "predict", lambda *a: {task: logits[a[-1].seed] for task in ("item", "group")})
     monkeypatch.setattr(average, "store", lambda _, *names: stored.update({names[0]: {names[1]: names[2]}}))
     average.average("decaying", str(tmp_path), None)
@@ -168,6 +169,13 @@ def test_averages_by_hand(monkeypatch, tmp_path):
     assert compare.averages()[2:] == [
         "| `decaying` | init 0.5 | item | 50.00 | 100.00 | 1 | +50.00 (+50.00 to +50.00) |"
     ]
+    shutil.rmtree(folder)  # the pair that is stored stays
+    average.average("decaying", str(tmp_path), None)
+    stored["decaying"]["init 0.5"]["item"]["7 8"] = 0.75
+    folder.mkdir()
+    (folder / "model.keras").touch()
+    average.average("decaying", str(tmp_path), None)
+    assert stored == {"decaying": {"init 0.5": {"item": {"3 5": 1.0, "7 8": 0.75}}}}
     points = [{"landmarks": np.full((1, 5, 2), [x, 0.4])} for x in (0.0, 0.6)]
     assert average.evaluate(points, np.zeros((1, 5, 2))) == pytest.approx({"mean_error": 0.5})
 
