@@ -170,8 +170,7 @@ def find_data():
     socket.setdefaulttimeout(10)  # seconds without an answer: some networks swallow requests silently
     try:
         for name in itertools.chain(*FILES.values()):
-            origin = f"{DOWNLOAD}{name}-ubyte.gz"
-            path = keras.utils.get_file(os.path.basename(origin), origin, cache_subdir="datasets/fashion-mnist")
+            path = keras.utils.get_file(origin=f"{DOWNLOAD}{name}-ubyte.gz", cache_subdir="datasets/fashion-mnist")
         return os.path.dirname(path)
     except Exception as error:  # what get_file raises when it cannot download, of no narrower type
         print(f"Fashion-MNIST cannot be downloaded: {error}; without --data_dir, the sample is taken", flush=True)
@@ -190,12 +189,11 @@ def stratified(labels, fraction, seed):
 def pixel_statistics(images):
     """Returns the mean and the standard deviation of each pixel of uint8 images (n, height, width, C), float64.
 
-    The deviation is at least one grey level: in a small training part a corner pixel can be constant, and would blow
-    up in a test image where it is not.
+    The deviation is at least one grey level: a pixel constant in a small training part may vary in a test image.
     """
     mean = images.mean(axis=0, dtype=np.float64)
     square = np.einsum("n...,n...->...", images, images, dtype=np.float64) / len(images)
-    return mean, np.maximum(np.sqrt(np.maximum(square - mean**2, 0)), 1)
+    return mean, np.sqrt(np.maximum(square - mean**2, 1))
 
 
 def prepare_data(args):
@@ -441,8 +439,7 @@ def make_train_step(strategy, network, optimizers, args):
         with tf.GradientTape() as tape:
             logits = network(x, training=True)
             losses = [weight * total / n for weight, total in zip(task_weights, cross_entropies(logits, y))]
-            l2 = args.reg_lambda * l2_regularisation(network) / strategy.num_replicas_in_sync
-            loss = tf.add_n([*losses, l2])
+            loss = tf.add_n([*losses, args.reg_lambda * l2_regularisation(network) / strategy.num_replicas_in_sync])
         gradients = tape.gradient(loss, [variables for _, variables in trained])
         for (optimizer, variables), of_variables in zip(trained, gradients):
             optimizer.apply_gradients(zip(of_variables, variables))  # which sums them over the replicas
@@ -488,7 +485,7 @@ def train(args, resumed):
     with strategy.scope():
         network = build_network(args, classes, mean, deviation)
         rates = [tf.Variable(0.0), tf.Variable(0.0)]  # of the columns, of the units
-        optimizers = [tf.compat.v1.train.AdamOptimizer(lambda rate=rate: rate) for rate in rates]
+        optimizers = [tf.compat.v1.train.AdamOptimizer(rate) for rate in rates]
         tags = ["summary/loss_total", *(f"{task}/loss" for task in classes), "summary/accuracy_train"]
         tags += ["throughput/images_per_second"]
         shown = tf.Variable(tf.zeros(len(tags)))  # the last step's, which stands in the events behind its checkpoint
@@ -526,9 +523,8 @@ def train(args, resumed):
                 if step > first and (evaluating or asked):  # before anything is logged under this step
                     shown.assign(numbers)
                     write_checkpoint(checkpoint, args.log_dir, step, chief)
-                if asked:
-                    kind = stop[0] if stop else signal.SIGTERM  # another machine was asked
-                    raise Failure(f"stopped at step {step} of {total}", 128 + kind)
+                if asked:  # this machine or another
+                    raise Failure(f"stopped at step {step} of {total}", 128 + (stop[0] if stop else signal.SIGTERM))
                 if step % log_every == 0 or step == total:
                     log_training(network, step, dict(zip(tags, numbers)))
                 if evaluating:
@@ -549,8 +545,7 @@ def train(args, resumed):
                 for variable, rate in zip(rates, learning_rates(args, step // steps_per_epoch)):
                     variable.assign(rate)
                 batch = next(indices)
-                inputs = images[batch], labels[batch], np.float32(len(stop))
-                *numbers, asked = train_step(*map(tf.constant, inputs)).numpy().tolist()
+                *numbers, asked = train_step(images[batch], labels[batch], len(stop)).numpy().tolist()
                 if not np.isfinite(numbers).all():
                     of_task = dict(zip(tags, numbers))
                     raise Failure(f"step {step + 1}: the loss is no longer finite: {of_task}; try a smaller --lr", 3)
@@ -685,7 +680,6 @@ def write_checkpoint(checkpoint, log_dir, step, chief=True):
     if not chief:
         return
     folder, name = pathlib.Path(log_dir, "checkpoints"), f"step-{step:010d}"
-    folder.mkdir(exist_ok=True)
     checkpoint.write(str(folder / name))
     for path in folder.glob(f"{name}.*"):
         with open(path, "rb") as file:
@@ -808,12 +802,9 @@ def log_training(network, step, numbers):
 
 
 def log_confusion(matrices, classes):
-    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one.
-
-    None of more than a hundred classes: nobody could read it, and thousands would take gigabytes.
-    """
+    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
     for task, matrix in matrices.items():
-        if len(matrix) <= 100:
+        if len(matrix) <= 100:  # more nobody could read, and thousands would take gigabytes
             rows = [(name, *map(str, row)) for name, row in zip(classes[task], matrix)]
             tf.summary.text(f"{task}/confusion_matrix", [("true, predicted:", *classes[task]), *rows])
 
