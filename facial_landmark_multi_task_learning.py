@@ -29,6 +29,7 @@ Cascade for Facial Point Detection", CVPR 2013 (the boxes, and the test set of 3
 # ///
 
 import argparse
+import collections
 import contextlib
 import difflib
 import fcntl
@@ -313,10 +314,10 @@ def prepare_data(args):
     found, guessed = {}, []
     if os.path.exists(boxes_of_training):
         names, boxes, _ = read_boxes(boxes_of_training)
-        box_of = dict(zip(names, boxes))
-        missing = [path for path in paths if path not in box_of]
-        if missing:
-            raise Failure(f"{boxes_of_training}: expected a box for each face of training.txt, {missing[0]} has none")
+        box_of, faces, rows = dict(zip(names, boxes)), collections.Counter(paths), collections.Counter(names)
+        if wrong := [path for path in paths if (faces[path], rows[path]) != (1, 1)]:  # its path tells a face's box
+            what = f"one box for each face of training.txt, one face a photo; {wrong[0]} has"
+            raise Failure(f"{boxes_of_training}: expected {what} {faces[wrong[0]]} faces and {rows[wrong[0]]} boxes")
         found["train"] = paths, np.array([box_of[path] for path in paths]), points, attributes
     else:
         found["train"] = paths, boxes_around(points), points, attributes

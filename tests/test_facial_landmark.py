@@ -286,7 +286,7 @@ BAD_LISTS = {
     ],
     "trainImageList.txt": [
         (b"a.jpg 30 10 1 20 1 2 3 4 5 6 7 8 9 10\n", "face 1: expected left < right and top < bottom"),
-        (b"a.jpg 10 30 1 20 1 2 3 4 5 6 7 8 9 10\n", "expected a box for each face of training.txt"),
+        (b"a.jpg 10 30 1 20 1 2 3 4 5 6 7 8 9 10\n", "expected one box for each face of training.txt"),
     ],
 }  # fmt: skip
 
@@ -301,6 +301,19 @@ def test_damaged_lists(run, mtfl, tmp_path, name, content, message):
     result = run(data_dir=folder)
     assert result.status == 2 and message in result.err.splitlines()[-1] and name in result.err.splitlines()[-1]
     assert not result.log_dir.exists()
+
+
+@pytest.mark.parametrize("twice", [("trainImageList.txt",), ("training.txt",), ("training.txt", "trainImageList.txt")])
+def test_two_faces_of_one_photo_need_lists_without_boxes(run, mtfl, tmp_path, twice):
+    """Since a face's box is found by its path, both would get the same."""
+    shutil.copytree(mtfl, tmp_path / "twice")
+    for name in twice:
+        path = tmp_path / "twice" / name
+        path.write_bytes(path.read_bytes().splitlines(keepends=True)[0] + path.read_bytes())
+    faces, boxes = (2 if name in twice else 1 for name in ("training.txt", "trainImageList.txt"))
+    result = run(data_dir=tmp_path / "twice")
+    assert_refused(result, f"{tmp_path}/twice/trainImageList.txt: expected one box for each face of training.txt")
+    assert f"Face_00000.jpg has {faces} faces and {boxes} boxes" in result.err
 
 
 def test_missing_photos_are_counted_and_too_many_are_an_error(run, mtfl, tmp_path):
