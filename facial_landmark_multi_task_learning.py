@@ -795,7 +795,8 @@ def train(args, resumed):
     """
     strategy, chief = choose_strategy(args, 2 if args.network == "cross_stitch" else 1)
     parts, mean, deviation, data = prepare_data(args)
-    record = {"arguments": vars(args), "data": data, "versions": VERSIONS, "cores": CORES}
+    record = {"arguments": vars(args), "data": data, "versions": VERSIONS}
+    record |= {"cores": CORES, "devices": strategy.num_replicas_in_sync}
     refuse_difference(strategy, record, resumed)
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
@@ -997,8 +998,9 @@ def refuse_difference(strategy, record, resumed):
         raise Failure(f"--resume: expected the data that it was begun with, --data_dir {resumed['data'].get('source')}")
     if resumed and resumed["versions"] != VERSIONS:
         raise Failure(f"--resume: expected {resumed['versions']}, with which the run was begun, found {VERSIONS}")
-    if resumed and resumed.get("cores") != CORES:
-        print(f"this run was begun on {resumed.get('cores')} cores, here are {CORES}: the last bits may differ")
+    for what, differing in (("cores", "the last bits may differ"), ("devices", "other random numbers are drawn")):
+        if resumed and resumed.get(what, record[what]) != record[what]:
+            print(f"this run was begun on {resumed[what]} {what}, here are {record[what]}: {differing}")
     own = ("data_dir", "log_dir")  # a machine can have them elsewhere
     arguments = {name: value for name, value in record["arguments"].items() if name not in own}
     agree(strategy, arguments=arguments, data=data, versions=VERSIONS, run=resumed is not None)
@@ -1314,6 +1316,8 @@ class Preset(argparse.Action):
     """Sets the arguments of a preset; those that stand behind it on the command line change them."""
 
     def __call__(self, parser, namespace, value, option_string=None):
+        if namespace.preset not in ("ours", value):
+            parser.error(f"--preset {value}: expected one preset, found {namespace.preset} before it")
         vars(namespace).update(PRESETS[value], preset=value)
 
 
@@ -1376,6 +1380,7 @@ def run(args, resumed):
     path = os.path.join(args.log_dir, "results.json")
     results = read_json(path, "classes", "data") if resumed and os.path.exists(path) else {}
     if results.get("epochs", 0) >= args.n_epoch:
+        print(f"this run is finished; it was trained on {results['data'].get('source')}")
         print_results(results)
     else:
         train(args, resumed)

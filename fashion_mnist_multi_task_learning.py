@@ -135,7 +135,7 @@ def read_folder(folder):
     read = read_npz if os.path.exists(os.path.join(folder, "train.npz")) else read_fashion_mnist
     contents = {part: read(folder, part) for part in FILES}
     train, smallest, parts, classes = contents["train"], 2 ** len(FILTERS), [], {}
-    tasks = [name for name in train if name != "images" and not name.endswith("_names")]
+    tasks = [name for name in train if name != "images" and name.removesuffix("_names") not in train.keys() - {name}]
     of_a_column = rf"({'|'.join(map(re.escape, tasks))})_((conv|bn|pool|relu|flatten|fc)_\d+|dropout|logits)"
     taken = re.compile(rf"summary|units|throughput|accuracy|standardise|{'|'.join(UNITS)}|{of_a_column}")
     if not tasks or not all(re.fullmatch(r"[A-Za-z]\w*", x, re.ASCII) and not taken.fullmatch(x) for x in tasks):
@@ -156,6 +156,8 @@ def read_folder(folder):
     for task, *labels in zip(tasks, *(y.T for _, y in parts)):
         count = 1 + int(max(y.max() for y in labels))
         names = train.get(f"{task}_names", np.arange(count).astype(str))
+        if not np.array_equal(names, contents["test"].get(f"{task}_names", names)):
+            raise Failure(f"{folder}: expected the same {task}_names, in one order, in both parts, or in train alone")
         if names.ndim != 1 or len(names) < max(count, 2):
             raise Failure(f"{folder}: expected two classes or more of {task} and a name for each, found {names.shape}")
         classes[task] = names.tolist()
@@ -479,7 +481,8 @@ def train(args, resumed):
     """
     strategy, chief = choose_strategy(args, len(args.tasks or TASKS))
     parts, classes, mean, deviation, data = prepare_data(args)
-    record = {"arguments": vars(args), "data": data, "classes": classes, "versions": VERSIONS, "cores": CORES}
+    record = {"arguments": vars(args), "data": data, "classes": classes, "versions": VERSIONS}
+    record |= {"cores": CORES, "devices": strategy.num_replicas_in_sync}
     refuse_difference(strategy, record, resumed)
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
@@ -661,8 +664,9 @@ def refuse_difference(strategy, record, resumed):
         raise Failure(f"--resume: expected the data that it was begun with, --data_dir {resumed['data'].get('source')}")
     if resumed and resumed["versions"] != VERSIONS:
         raise Failure(f"--resume: expected {resumed['versions']}, with which the run was begun, found {VERSIONS}")
-    if resumed and resumed.get("cores") != CORES:
-        print(f"this run was begun on {resumed.get('cores')} cores, here are {CORES}: the last bits may differ")
+    for what, differing in (("cores", "the last bits may differ"), ("devices", "other random numbers are drawn")):
+        if resumed and resumed.get(what, record[what]) != record[what]:
+            print(f"this run was begun on {resumed[what]} {what}, here are {record[what]}: {differing}")
     own = ("data_dir", "log_dir")  # a machine can have them elsewhere
     arguments = {name: value for name, value in record["arguments"].items() if name not in own}
     agree(strategy, arguments=arguments, data=data, versions=VERSIONS, run=resumed is not None)
@@ -914,6 +918,8 @@ class Preset(argparse.Action):
     """Sets the arguments of a preset; those that stand behind it on the command line change them."""
 
     def __call__(self, parser, namespace, value, option_string=None):
+        if namespace.preset not in ("ours", value):
+            parser.error(f"--preset {value}: expected one preset, found {namespace.preset} before it")
         vars(namespace).update(PRESETS[value], preset=value)
 
 
@@ -956,6 +962,7 @@ def run(args, resumed):
     path = os.path.join(args.log_dir, "results.json")
     results = read_json(path, "test", "classes", "data") if resumed and os.path.exists(path) else {}
     if results.get("epochs", 0) >= args.n_epoch:
+        print(f"this run is finished; it was trained on {results['data'].get('source')}")
         print_results(results)
     else:
         train(args, resumed)

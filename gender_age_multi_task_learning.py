@@ -593,7 +593,8 @@ def train(args, resumed):
     """
     strategy, chief = choose_strategy(args, len(args.tasks or TASKS))
     parts, classes, mean, deviation, data = prepare_data(args)
-    record = {"arguments": vars(args), "data": data, "classes": classes, "versions": VERSIONS, "cores": CORES}
+    record = {"arguments": vars(args), "data": data, "classes": classes, "versions": VERSIONS}
+    record |= {"cores": CORES, "devices": strategy.num_replicas_in_sync}
     refuse_difference(strategy, record, resumed)
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
@@ -775,8 +776,9 @@ def refuse_difference(strategy, record, resumed):
         raise Failure(f"--resume: expected the data that it was begun with, --data_dir {resumed['data'].get('source')}")
     if resumed and resumed["versions"] != VERSIONS:
         raise Failure(f"--resume: expected {resumed['versions']}, with which the run was begun, found {VERSIONS}")
-    if resumed and resumed.get("cores") != CORES:
-        print(f"this run was begun on {resumed.get('cores')} cores, here are {CORES}: the last bits may differ")
+    for what, differing in (("cores", "the last bits may differ"), ("devices", "other random numbers are drawn")):
+        if resumed and resumed.get(what, record[what]) != record[what]:
+            print(f"this run was begun on {resumed[what]} {what}, here are {record[what]}: {differing}")
     own = ("data_dir", "log_dir")  # a machine can have them elsewhere
     arguments = {name: value for name, value in record["arguments"].items() if name not in own}
     agree(strategy, arguments=arguments, data=data, versions=VERSIONS, run=resumed is not None)
@@ -1110,6 +1112,7 @@ def run(args, resumed):
     path = os.path.join(args.log_dir, "results.json")
     results = read_json(path, "test", "classes", "data") if resumed and os.path.exists(path) else {}
     if results.get("epochs", 0) >= args.n_epoch:
+        print(f"this run is finished; it was trained on {results['data'].get('source')}")
         print_results(results)
     else:
         train(args, resumed)

@@ -38,6 +38,7 @@ BAD = {
     "--task_weights 1": "--task_weights: expected 2 numbers, one each for item group",
     "--precision float16": "--precision: invalid choice: 'float16'",
     "--preset 2017": "--preset: invalid choice: '2017'",
+    "--preset 2018 --preset ours": "--preset ours: expected one preset, found 2018 before it",
     "--train_fraction 0": "--train_fraction: expected a number in (0, 1], got '0'",
     "--validation_fraction 1": "--validation_fraction: expected a number in [0, 1), got '1'",
     "--validation_fraction 0.999": "--validation_fraction 0.999: nothing left to train on",

@@ -214,6 +214,7 @@ WRONG = {
     "unsigned -1": ({"digit": (DIGITS["digit"].astype(int) - 1).astype(np.uint64)}, "whole numbers from 0 to 9999"),
     "no channels": ({"images": DIGITS["images"][..., None][..., :0]}, r"expected images, .* found uint8 .20, 8, 8, 0"),
     "a name beyond ASCII": ({"größe": DIGITS["digit"]}, "named after their tasks"),
+    "names of no task": ({"pet_names": np.array(["cat", "dog"] * 10)}, "expected pet_names, 20 whole numbers"),
     "names in Latin-1": ({"parity_names": np.array([b"pair", b"\xe9"])}, "expected a file of numpy.savez"),
     "objects": ({"digit": OBJECTS}, "without Python objects"),
 }
@@ -226,6 +227,14 @@ def test_wrong_arrays_are_named(script, tmp_path, wrong):
     for part in ("train", "test"):
         np.savez(tmp_path / f"{part}.npz", **arrays)
     with pytest.raises(script.Failure, match=expected):
+        script.read_folder(tmp_path)
+
+
+def test_names_that_differ_between_the_parts_are_refused(script, tmp_path):
+    """As where each part was encoded by itself: its numbers mean something else."""
+    np.savez(tmp_path / "train.npz", **DIGITS)
+    np.savez(tmp_path / "test.npz", **{**DIGITS, "parity_names": DIGITS["parity_names"][::-1]})
+    with pytest.raises(script.Failure, match="expected the same parity_names, in one order, in both parts"):
         script.read_folder(tmp_path)
 
 

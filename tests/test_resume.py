@@ -155,19 +155,24 @@ def scalar_steps(log_dir, tag):
     return [step for step, _ in read_events(log_dir)[tag]]
 
 
-def test_finished_run_shows_its_table_again(run, finished):
+def test_finished_run_shows_its_table_again(run, small, finished):
     before = contents(finished)
     result = go_on(run, finished)
     accuracy = json.loads((finished / "results.json").read_text())["test"]["accuracy"]
     assert result.status == 0 and f"overall{accuracy:17.4f}" in result.out
+    assert f"this run is finished; it was trained on {small}\n" in result.out  # whatever --data_dir says now
     assert contents(finished) == before
 
 
 def test_more_epochs(run, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "longer")
+    record = json.loads((tmp_path / "longer" / "run.json").read_text())
+    (tmp_path / "longer" / "run.json").write_text(json.dumps({**record, "cores": 99, "devices": 4}))
     straight = run(**{**SHORT, "n_epoch": 5}, log_dir=tmp_path / "straight")
     longer = go_on(run, tmp_path / "longer", n_epoch=5)
     assert (straight.status, longer.status) == (0, 0)
+    assert f"begun on 99 cores, here are {record['cores']}: the last bits may differ\n" in longer.out
+    assert "begun on 4 devices, here are 1: other random numbers are drawn\n" in longer.out
     assert json.loads((tmp_path / "longer" / "results.json").read_text())["epochs"] == 5
     assert json.loads((tmp_path / "longer" / "run.json").read_text())["arguments"]["n_epoch"] == 5
     assert scalar_steps(tmp_path / "longer", "summary/loss_total") == list(range(1, 16))
