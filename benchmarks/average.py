@@ -3,8 +3,9 @@
     python benchmarks/average.py landmarks_width --data_dir MTFL     # behind compare.py, whose runs it takes
 
 Two networks of one task have as many weights as two columns that are joined for it. Of each setting of an experiment
-every two networks that are still below --folder are evaluated on the test part by the mean of their probabilities or
-points. benchmarks/results/averages.json keeps what is found, and compare.py makes a table of it.
+(of `single-task`, of its first task) every two networks that are still below --folder are evaluated on the test part by
+the mean of their probabilities or points. benchmarks/results/averages.json keeps what is found, and compare.py makes a
+table of it.
 """
 
 import argparse

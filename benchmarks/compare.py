@@ -8,8 +8,8 @@ Every run is a process of its script, in a log folder of its own below --folder.
 is kept in benchmarks/results/EXPERIMENT.json and never repeated, one that was stopped is resumed. The figures are
 those after the last epoch or, where a column says so, means of the last ten evaluations, never those of the best. A
 seed stands for the same part of the data and the same order in all settings, and in all with two columns for the same
-initial weights, so that differences to the baseline are paired. Runs of different commits are never paired. How the
-defaults were chosen stands in benchmarks/TRIALS.md.
+initial weights, so that differences to the baseline are paired: of runs on the same data, begun at the same commit or
+before commits were stored. How the defaults were chosen stands in benchmarks/TRIALS.md.
 """
 
 import argparse
@@ -288,7 +288,7 @@ EXPERIMENTS = {
         further=(("mean error", "cross-stitch", CONTROL),),
     ),
     "landmarks_width": Experiment(
-        "MTFL, 8,000 training faces, 20 epochs, without L2, in bfloat16",
+        "MTFL, 7,999 training faces, 20 epochs, without L2, in bfloat16",
         wide_landmarks(),
         {"failure rate": ("test", "failure_rate"), "mean error": ("test", "mean_error")},
         "facial_landmark_multi_task_learning.py",
@@ -336,7 +336,7 @@ EXPERIMENTS = {
         {"overall": ("test", "accuracy"), LATE: ("late", "summary/accuracy_test")},
     ),
     "poster": Experiment(
-        "MTFL, 8,000 training faces, the poster's setting, 100 epochs",
+        "MTFL, 7,999 training faces, the poster's setting, 100 epochs",
         {
             "two columns": [{**POSTER, **BASELINE, "weight_reg": "none"}],
             "cross-stitch": [{**POSTER, "weight_reg": "none"}],
@@ -384,12 +384,17 @@ def store(experiment, setting, seed, entry):
 
 
 def run_script(script, log_dir, arguments, data_dir):
-    """Trains in `log_dir`, or goes on there, unless the run is finished, and returns its results.json.
+    """Trains in `log_dir`, or goes on there, unless the run is finished; returns its results.json and `commit`.
 
-    Raises SystemExit if the run fails, or if the folder holds a run of other arguments.
+    That is the one that was checked out when it began, which a file beside the run's tells. Raises SystemExit if the
+    run fails, or if the folder holds a run of other arguments.
     """
-    begun, path = (os.path.join(log_dir, name) for name in ("run.json", "results.json"))
-    if os.path.exists(begun):
+    begun, path, of_commit = (os.path.join(log_dir, name) for name in ("run.json", "results.json", "commit"))
+    if not os.path.exists(begun):
+        os.makedirs(log_dir, exist_ok=True)
+        with open(of_commit, "w") as file:
+            file.write(commit())
+    else:
         with open(begun) as file:
             had = json.load(file)["arguments"]
         for name, value in arguments.items():
@@ -403,8 +408,8 @@ def run_script(script, log_dir, arguments, data_dir):
         finished = subprocess.run([sys.executable, script, *flags], cwd=ROOT, stdout=subprocess.DEVNULL)
         if finished.returncode:
             raise SystemExit(f"error: {script} {' '.join(flags)} ended with status {finished.returncode}")
-    with open(path) as file:
-        results = json.load(file)
+    with open(path) as file, open(of_commit) as commit_file:
+        results = {**json.load(file), "commit": commit_file.read()}
     if "SAMPLE" in results["data"].get("warning", ""):
         raise SystemExit("error: Fashion-MNIST was not found, and figures from its sample say nothing about it")
     shutil.rmtree(os.path.join(log_dir, "checkpoints"), ignore_errors=True)  # 156 MB
@@ -418,11 +423,11 @@ def log_dir_of(folder, name, setting, number, seed):
 
 
 def commit():
-    """Returns the commit that is checked out, with a + behind it where the tree has changes."""
+    """Returns the commit that is checked out, behind it a + and a hash of the changes in the tree if it has any."""
     git = ["git", "-C", ROOT]
     name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    changes = subprocess.run([*git, "status", "--porcelain", "*.py"], capture_output=True, text=True).stdout
-    return name + "+" * bool(changes)
+    changes = subprocess.run([*git, "diff", "HEAD", "*.py"], capture_output=True).stdout
+    return name + (f"+{hashlib.sha256(changes).hexdigest()[:7]}" if changes else "")
 
 
 def predict(module, log_dir, images, args):
@@ -496,8 +501,7 @@ def train(name, seeds, folder, data_dir):
             predictions = read_predictions(experiment.script, log_dir, results["arguments"])
             kept = {key: value for key, value in predictions.items() if key not in meaningless}
             entry["predictions"] = {**entry.get("predictions", {}), **kept}
-            entry |= {key: results[key] for key in ("parameters", "images_per_second", "versions")}
-            entry["commit"] = commit()
+            entry |= {key: results[key] for key in ("parameters", "images_per_second", "versions", "commit")}
             entry |= {key: results["data"][key] for key in ("sha256", "sizes", "majority") if key in results["data"]}
         for part in entry.keys() & {"test", "aflw", "validation"}:
             if "accuracy" in entry[part]:  # of tasks that were trained each in a run of its own
@@ -528,8 +532,8 @@ def paired(name, setting, other, column=None):
     part, measure = (measures | attributes)[column or list(measures)[-1]]
     one, two = (load(name).get(key, {}) for key in (setting, other))
     values = [{seed: measured(entry, part, measure) for seed, entry in of_seed.items()} for of_seed in (one, two)]
-    both = [seed for seed in sorted(one.keys() & two.keys()) if one[seed].get("commit") == two[seed].get("commit")]
-    common = [seed for seed in both if None not in (values[0][seed], values[1][seed])]
+    both = [seed for seed in sorted(one.keys() & two.keys()) if None not in (values[0][seed], values[1][seed])]
+    common = [seed for seed in both if all(one[seed].get(k) == two[seed].get(k) for k in ("commit", "sha256"))]
     if not common:
         return {}
     pairs = [[of_setting[seed] for seed in common] for of_setting in values]

@@ -1,7 +1,7 @@
 """How fast the stitched Fashion-MNIST network trains, beside the same network by other means.
 
     pip install -r benchmarks/requirements.txt     # PyTorch, its CPU build where there is a choice
-    python benchmarks/throughput.py --json benchmarks/results/throughput.json     # compare.py puts it into README
+    python benchmarks/throughput.py --json benchmarks/results/throughput.json     # compare.py makes its table
 
 Contenders, each in a process of its own, measured in turns on an otherwise idle machine:
 

@@ -180,12 +180,12 @@ def test_averages_by_hand(monkeypatch, tmp_path):
     assert average.evaluate(points, np.zeros((1, 5, 2))) == pytest.approx({"mean_error": 0.5})
 
 
-def test_runs_of_different_commits_are_not_paired(monkeypatch):
+def test_runs_of_different_commits_or_data_are_not_paired(monkeypatch):
     compare = load("benchmarks/compare.py")
     entry = {"test": {"item": 1, "group": 1, "accuracy": 1}}
     stored = {
-        "baseline": {"0": entry, "1": {**entry, "commit": "a"}},
-        "channel": {"0": entry, "1": {**entry, "commit": "b"}},
+        "baseline": {"0": entry, "1": {**entry, "commit": "a"}, "2": {**entry, "sha256": "a"}},
+        "channel": {"0": entry, "1": {**entry, "commit": "b"}, "2": {**entry, "sha256": "b"}},
     }
     monkeypatch.setattr(compare, "load", lambda name: stored)
     assert compare.paired("full", "channel", "baseline")["common"] == ["0"]
@@ -215,18 +215,19 @@ def test_comparison_keeps_finished_runs_and_resumes_others(tmp_path, monkeypatch
             raise KeyboardInterrupt
         results = {"test": {"accuracy": 0, "item": 0.5, "group": 0.7}, "arguments": {**arguments, "lr": rate}}
         results["classes"] = {"item": [], "group": []}
-        return {**results, "parameters": 1, "images_per_second": 1, "versions": {}, "data": {"sha256": "x"}}
+        results |= {"parameters": 1, "images_per_second": 1, "versions": {}, "data": {"sha256": "x"}}
+        return {**results, "commit": f"of seed {arguments['seed']}"}
 
     monkeypatch.setattr(compare, "run_script", run_script)
     monkeypatch.setattr(compare, "read_events", lambda log_dir: ({}, {}))
     monkeypatch.setattr(compare, "read_predictions", lambda *_: {"item": "01", "group": "10"})
-    monkeypatch.setattr(compare, "commit", lambda: "abc")
     try:
         compare.train("tiny", [0, 1], str(tmp_path), None)
     except KeyboardInterrupt:
         compare.train("tiny", [0, 1], str(tmp_path), None)
     assert calls == [(0, None), (0, 0.1), (1, None), (1, 0.1), (1, 0.1)]  # the stopped one again, no other
     assert abs(compare.load("tiny")["channel"]["1"]["test"]["accuracy"] - 0.6) < 1e-12
+    assert compare.load("tiny")["channel"]["1"]["commit"] == "of seed 1"
     controls = {"control": [{"task_weights": [1.0, 0.0]}], "no landmarks": [{"landmark_lambda": 0.0}]}
     compare.EXPERIMENTS["tiny"].settings |= controls  # what is not trained says nothing
     compare.train("tiny", [0], str(tmp_path), None)
@@ -241,11 +242,15 @@ def test_comparison_keeps_finished_runs_and_resumes_others(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_run_of_a_comparison(small, tmp_path):
+def test_a_run_of_a_comparison(small, tmp_path, monkeypatch):
     compare, log_dir = load("benchmarks/compare.py"), str(tmp_path / "run")
     arguments = {"n_epoch": 1, "n_batch_size": 300, "seed": 7, "cross_stitch_at": ["pool_1", "fc_3"]}
     script = "fashion_mnist_multi_task_learning.py"
-    results = compare.run_script(script, log_dir, arguments, str(small))
+    monkeypatch.setattr(compare, "commit", lambda: "abc")
+    compare.run_script(script, log_dir, arguments, str(small))
+    monkeypatch.setattr(compare, "commit", lambda: "def")
+    results = compare.run_script(script, log_dir, arguments, str(small))  # is finished, and was begun before
+    assert results["commit"] == "abc"
     assert results["steps"] == 2 and results["seed"] == 7 and not (tmp_path / "run" / "checkpoints").exists()
     with pytest.raises(SystemExit, match="expected a run with --n_batch_size 200, it has 300"):
         compare.run_script(script, log_dir, {**arguments, "n_batch_size": 200}, str(small))
