@@ -630,8 +630,9 @@ def train(args, resumed):
         numbers, indices = shown.numpy().tolist(), batches(args, len(images), first, replicas)
         writer = open_events(args.log_dir, first) if chief else tf.summary.create_noop_writer()
         with writer.as_default():
+            log_setting(args, data, [f"{tag}/accuracy_test" for tag in ("summary", *classes)])
             if first == 0:
-                log_setting(args, data, train_step.graph, [f"{tag}/accuracy_test" for tag in ("summary", *classes)])
+                tf.summary.graph(train_step.graph)
             for step in range(first, total + 1):
                 tf.summary.experimental.set_step(step)
                 evaluating = step > 0 and (step % every == 0 or step == total)
@@ -825,18 +826,19 @@ def restore_checkpoint(checkpoint, log_dir):
 
 
 def open_events(log_dir, step):
-    """Returns the summary writer of the run; its event files lose what they hold of `step` and later.
+    """Returns the summary writer of the run; its event files lose what they hold of `step` and later, and the setting.
 
     That is logged again. Each file is replaced by a copy up to there, or up to a record torn when the process ended.
     What stands behind such a record, or a damaged one, cannot be read: a line says so.
     """
-    copy = os.path.join(log_dir, "rewound")
+    copy, setting = os.path.join(log_dir, "rewound"), re.compile("arguments$|data$|_hparams_/")  # of log_setting
     for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
         with tf.io.TFRecordWriter(copy) as events:
             try:
                 for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
                     event = tf.compat.v1.Event.FromString(record)
-                    if event.step < step or event.file_version:
+                    again = event.step >= step or any(setting.match(value.tag) for value in event.summary.value)
+                    if event.file_version or not again:
                         events.write(record)
             except tf.errors.DataLossError:
                 print(f"{path} is torn or damaged: what it holds behind that place is left out", flush=True)
@@ -891,9 +893,8 @@ def units_of(network):
     return [layer for layer in network.layers if isinstance(layer, CrossStitch)]
 
 
-def log_setting(args, data, graph, metrics):
-    """Logs the training step's graph, the arguments and the data as text, the hyper-parameters and `metrics`, tags."""
-    tf.summary.graph(graph)
+def log_setting(args, data, metrics):
+    """Logs, at step 0, the arguments and the data as text, the hyper-parameters and `metrics`, tags."""
     for tag, values in (("arguments", vars(args)), ("data", data)):
         tf.summary.text(tag, [(name, str(value)) for name, value in values.items()], step=0)
     values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}

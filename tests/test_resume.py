@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import assert_same_run, finish, last_checkpoint, read_events, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 SCRIPT = "fashion_mnist_multi_task_learning.py"
 FLAGS = {"n_epoch": 10, "n_batch_size": 40, "log_every": 3, "eval_every": 7, "lr_half_life": 5}
@@ -176,6 +178,11 @@ def test_more_epochs(run, finished, tmp_path):
     assert json.loads((tmp_path / "longer" / "results.json").read_text())["epochs"] == 5
     assert json.loads((tmp_path / "longer" / "run.json").read_text())["arguments"]["n_epoch"] == 5
     assert scalar_steps(tmp_path / "longer", "summary/loss_total") == list(range(1, 16))
+    events = EventAccumulator(str(tmp_path / "longer")).Reload()  # as TensorBoard reads them
+    metadata = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert HParamsPluginData.FromString(metadata).session_start_info.hparams["n_epoch"].number_value == 5
+    (arguments,) = events.Tensors("arguments")
+    assert b"5" in dict(tf.make_ndarray(arguments.tensor_proto))[b"n_epoch"]
     assert_same_run(tmp_path / "straight", tmp_path / "longer")
 
 
@@ -375,9 +382,12 @@ def test_torn_event_file(run, finished, unfinished):
 def test_events_behind_a_damaged_record_are_not_lost_in_silence(script, finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
     (events,) = (tmp_path / "run").glob("*tfevents*")
+    script.open_events(str(tmp_path / "run"), 10).close()
+    assert "damaged" not in capsys.readouterr().out
+    before, after = read_events(finished), read_events(tmp_path / "run")  # all is kept but what is logged at each start
+    setting = {"arguments", "data", "_hparams_/experiment", "_hparams_/session_start_info"}
+    assert before.keys() - after.keys() == setting and all(len(before[tag]) == len(after[tag]) for tag in after)
     content = events.read_bytes()
-    with script.open_events(str(tmp_path / "run"), 10).as_default():  # all of it is kept
-        assert "damaged" not in capsys.readouterr().out and events.read_bytes() == content
     place = len(content) // 2
     events.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
     script.open_events(str(tmp_path / "run"), 10).close()
