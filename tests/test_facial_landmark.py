@@ -316,6 +316,7 @@ def test_two_faces_of_one_photo_need_lists_without_boxes(run, mtfl, tmp_path, tw
     assert f"Face_00000.jpg has {faces} faces and {boxes} boxes" in result.err
 
 
+@pytest.mark.slow
 def test_missing_photos_are_counted_and_too_many_are_an_error(run, mtfl, tmp_path):
     shutil.copytree(mtfl, tmp_path / "gaps")
     photos = sorted((tmp_path / "gaps" / "lfw_5590").iterdir())
@@ -572,6 +573,7 @@ def test_other_networks(run, kind):
     assert results["cross_stitch"] == {}
 
 
+@pytest.mark.slow
 def test_pretraining_holds_the_units_and_then_stitches(run):
     flags = {"n_batch_size": 120, "log_every": 1, "n_epoch": 2, "pretrain_epoch": 1}  # 2 steps an epoch
     result = run(**flags, cross_stitch_init=0.9, lr=1e-4)

@@ -256,11 +256,20 @@ def test_learning_rates_by_hand(script):
     assert script.learning_rates(args, 9) == (0.8, 8)
 
 
-@pytest.mark.parametrize("unit, enabled, threads", [("channel", 1, 4), ("activation", 1, 9), ("activation", 0, 4)])
-def test_columns_share_the_cores_and_dense_units_do_not(unit, enabled, threads):
-    """In a process of its own, since a running TensorFlow keeps its number of threads."""
+@pytest.mark.parametrize("unit, enabled, expected", [("channel", 1, 4), ("activation", 1, 9), ("activation", 0, 4)])
+def test_columns_share_the_cores_and_dense_units_do_not(script, monkeypatch, unit, enabled, expected):
+    asked = []
+    monkeypatch.setattr(script, "CORES", 9)
+    monkeypatch.setattr(script.tf.config.threading, "set_intra_op_parallelism_threads", asked.append)
+    args, _ = script.parse_arguments([f"--cross_stitch_unit={unit}", f"--cross_stitch_enabled={enabled}"])
+    script.choose_strategy(args, 2)
+    assert asked == [expected]
+
+
+def test_the_number_of_threads_is_set_before_tensorflow_starts():
+    """In a process of its own: a running TensorFlow keeps what it has, and refuses another."""
     code = "import fashion_mnist_multi_task_learning as script; script.CORES = 9; "
-    code += f"args, _ = script.parse_arguments(['--cross_stitch_unit={unit}', '--cross_stitch_enabled={enabled}']); "
-    code += "script.choose_strategy(args, 2); print(script.tf.config.threading.get_intra_op_parallelism_threads())"
+    code += "script.choose_strategy(script.parse_arguments([])[0], 2); "
+    code += "print(script.tf.config.threading.get_intra_op_parallelism_threads())"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout
-    assert out == f"{threads}\n"
+    assert out == "4\n"

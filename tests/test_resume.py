@@ -166,6 +166,7 @@ def test_finished_run_shows_its_table_again(run, small, finished):
     assert contents(finished) == before
 
 
+@pytest.mark.slow
 def test_more_epochs(run, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "longer")
     record = json.loads((tmp_path / "longer" / "run.json").read_text())
@@ -256,6 +257,7 @@ def test_two_runs_begun_at_once_do_not_share_a_folder(small, tmp_path):
     assert len(seeds) == 1
 
 
+@pytest.mark.slow
 def test_resume_auto(run, tmp_path, small):
     """The same command begins a run, goes on with it, and shows the results of a finished one; another is refused."""
     flags = {**SHORT, "resume": "auto", "n_epoch": 2}

@@ -162,6 +162,7 @@ def test_saved_models_in_a_fresh_process(runs, small):
     assert [(task, float(value)) for task, value in found] == expected
 
 
+@pytest.mark.slow
 def test_three_tasks_by_one_more_line(script, run, monkeypatch):
     monkeypatch.setitem(script.TASKS, "sleeves", (["none", "some"], (1, 0, 1, 0, 1, 0, 1, 0, 0, 0)))
     result = run(**SHORT, tasks=["item", "group", "sleeves"], cross_stitch_init=0.8)
