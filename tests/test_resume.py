@@ -183,7 +183,7 @@ def test_more_epochs(run, finished, tmp_path):
     metadata = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert HParamsPluginData.FromString(metadata).session_start_info.hparams["n_epoch"].number_value == 5
     (arguments,) = events.Tensors("arguments")
-    assert b"5" in dict(tf.make_ndarray(arguments.tensor_proto))[b"n_epoch"]
+    assert dict(tf.make_ndarray(arguments.tensor_proto))[b"n_epoch"] == b"5"
     assert_same_run(tmp_path / "straight", tmp_path / "longer")
 
 
