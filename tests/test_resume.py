@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 SCRIPT = "fashion_mnist_multi_task_learning.py"
-FLAGS = {"n_epoch": 10, "n_batch_size": 40, "log_every": 3, "eval_every": 7, "lr_half_life": 5}
+FLAGS = {"n_epoch": 6, "n_batch_size": 40, "log_every": 3, "eval_every": 7, "lr_half_life": 5}
 FLAGS |= {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 3}
 
 
@@ -51,7 +51,7 @@ def half_written(log_dir):
 
 @pytest.fixture(scope="module")
 def whole(script, small, tmp_path_factory):
-    """The log folder of a run of 150 steps that nothing stopped."""
+    """The log folder of a run of 90 steps that nothing stopped."""
     log_dir = tmp_path_factory.mktemp("whole") / "run"
     assert script.main(words(FLAGS, small, log_dir)) == 0
     return log_dir
@@ -77,8 +77,8 @@ def test_two_kills(small, whole, tmp_path):
     assert read_events(whole).keys() == read_events(log_dir).keys()
     one, other = (json.loads((folder / "results.json").read_text()) for folder in (whole, log_dir))
     assert one["test"] == other["test"] and one["cross_stitch"] == other["cross_stitch"]
-    assert scalar_steps(log_dir, "summary/loss_total") == list(range(3, 151, 3))
-    assert scalar_steps(log_dir, "summary/accuracy_test") == [*range(7, 148, 7), 150]
+    assert scalar_steps(log_dir, "summary/loss_total") == list(range(3, 91, 3))
+    assert scalar_steps(log_dir, "summary/accuracy_test") == [*range(7, 85, 7), 90]
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_interrupt_before_the_first_step(small, tmp_path):
             break
     process.send_signal(signal.SIGINT)
     result = finish(process)
-    assert result.status == 130 and "stopped at step 1 of 150; go on with: " in result.err, result
+    assert result.status == 130 and "stopped at step 1 of 90; go on with: " in result.err, result
     assert steps_saved(tmp_path / "run") == [0, 1]
 
 
@@ -123,7 +123,7 @@ def test_interrupt_whose_output_nobody_reads_any_more(small, tmp_path):
     process.stdout.close()
     process.send_signal(signal.SIGINT)
     error = process.stderr.read()
-    assert process.wait() == 130 and "stopped at step 1 of 150; go on with: " in error.splitlines()[-1], error
+    assert process.wait() == 130 and "stopped at step 1 of 90; go on with: " in error.splitlines()[-1], error
 
 
 SHORT = {"n_epoch": 3, "n_batch_size": 200, "log_every": 1}  # 9 steps
