@@ -196,17 +196,21 @@ SHOWN = (  # README's figure: what it says, the experiment, the setting and the 
     ("* the same, each unit starts at one half", "decaying_15", "init 0.5", "overall"),
     ("25 % of the images, decaying rate", "scarce_25", "channel", "overall"),
     ("25 %, each unit starts at one half", "scarce_25", "init 0.5", "overall"),
+    ("10 % of the images, decaying rate", "scarce_10", "channel", "overall"),
     ("10 %, each unit starts at one half", "scarce_10", "init 0.5", "overall"),
+    ("5 % of the images, decaying rate", "scarce_5", "channel", "overall"),
     ("5 %, each unit starts at one half", "scarce_5", "init 0.5", "overall"),
+    ("1 % of the images, decaying rate", "scarce_1", "channel", "overall"),
     ("1 %, each unit starts at one half", "scarce_1", "init 0.5", "overall"),
     ("* faces (UTKFace): gender and age", "gender_age_decaying", "channel", "overall"),
     ("* faces, each unit starts at one half", "gender_age_decaying", "init 0.5", "overall"),
     ("* faces, from one half, constant rate", "gender_age", "init 0.5", "overall"),
     ("* landmarks (MTFL), 20 epochs", "landmarks", "cross-stitch", "mean error"),
-    ("landmarks, 20 epochs, attributes not trained", "landmarks_width", CONTROL, "mean error"),
-    ("landmarks, one network with twice the filters", "landmarks_width", WIDE, "mean error"),
+    ("the same without L2", "landmarks_width", "cross-stitch, no L2", "mean error"),
+    ("without L2, the second column has no task", "landmarks_width", CONTROL, "mean error"),
+    ("without L2, no units: one network of twice the width", "landmarks_width", WIDE, "mean error"),
     ("* landmarks, 60 epochs", "landmarks_60", "cross-stitch", "mean error"),
-    ("landmarks, 60 epochs, attributes not trained", "landmarks_60", CONTROL, "mean error"),
+    ("the same, without L2, the second column has no task", "landmarks_60", CONTROL, "mean error"),
 )
 EXPERIMENTS = {
     "full": Experiment(
@@ -806,7 +810,7 @@ def draw_differences(plt, path):
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["left", "right", "top"]].set_visible(False)
-    axes.set_xlabel("gain over the same columns without units, same seed (percentage points)      better →")
+    axes.set_xlabel("gain over two columns without units, same seed (percentage points)      better →")
     figure.savefig(
         path, dpi=110, facecolor="white", bbox_inches="tight", pad_inches=0.15, metadata={"Source": digest()}
     )
@@ -814,32 +818,35 @@ def draw_differences(plt, path):
 
 def draw_curves(plt, path):
     """Draws the test accuracy over training on all garments, mean and range over the seeds, and the published one."""
-    panels = {"full": "constant rate", "decaying_15": "decaying rate", "channel_2018": "setting of 2018"}
+    panels = {
+        "full": "constant rate",
+        "decaying_15": "decaying rate, half the epochs",
+        "channel_2018": "setting of 2018, the paper's units",
+        "dense_2018_30": "setting of 2018, its dense units",
+    }
     kinds = [("baseline", "#777777", "without units"), ("channel", "#1b6ca8", "with units")]
     kinds += [("activation", "#d1495b", "dense units")]
-    figure, axes_of = plt.subplots(1, 3, figsize=(11.5, 3.6), sharey=True)
-    for axes, (name, title) in zip(axes_of, panels.items()):
-        stored = dict(load(name))
-        if name == "channel_2018":
-            stored["activation"] = load("dense_2018_30")["activation"]
-        for setting, colour, label in [kind for kind in kinds if kind[0] in stored]:
-            curves = [entry["curves"][0]["summary/accuracy_test"] for entry in stored[setting].values()]
+    figure, axes_of = plt.subplots(2, 2, figsize=(10, 6.6), sharex=True, sharey=True)
+    for axes, (name, title) in zip(axes_of.flat, panels.items()):
+        for setting, colour, label in [kind for kind in kinds if kind[0] in load(name)]:
+            curves = [entry["curves"][0]["summary/accuracy_test"] for entry in load(name)[setting].values()]
             steps, values = np.transpose(curves[0])[0], 100 * np.array(curves)[:, :, 1]
             axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, lw=0)
             axes.plot(steps, values.mean(axis=0), color=colour, lw=1.6, label=f"{label} ({len(curves)})")
         axes.set_title(title, fontsize=11)
-        axes.set_xlabel("step")
         axes.set_ylim(88, 94.2)
-        axes.locator_params(axis="x", nbins=5)
         axes.grid(alpha=0.3)
     published = published_2018().T
     for values, (_, colour, label) in zip(published[1:], (kinds[0], kinds[2])):
-        axes_of[2].plot(published[0], 100 * values, ":", color=colour, lw=1.2, label=f"{label}, published")
-    axes_of[0].set_ylabel("test accuracy (%)")
-    for axes in axes_of:
-        axes.legend(loc="lower right", fontsize=8)
+        axes_of[1, 1].plot(published[0], 100 * values, ":", color=colour, lw=1.8, label=f"{label}, published")
+    for axes in axes_of.flat:
+        axes.legend(loc="lower right", fontsize=9)
+    for axes in axes_of[1]:
+        axes.set_xlabel("step")
+    for axes in axes_of[:, 0]:
+        axes.set_ylabel("test accuracy (%)")
     figure.tight_layout()
-    figure.savefig(path, dpi=110, facecolor="white", metadata={"Source": digest()})
+    figure.savefig(path, dpi=100, facecolor="white", metadata={"Source": digest()})
 
 
 def draw_alphas(plt, path):
@@ -850,19 +857,22 @@ def draw_alphas(plt, path):
         "channel, as in the paper": "the paper's values",
     }
     figure, axes_of = plt.subplots(1, 3, figsize=(9, 3.4), sharey=True)
-    colours = ["#1b6ca8", "#d1495b", "#3a7d44"]
+    units = {"pool_1": ("#1b6ca8", 4), "pool_2": ("#d1495b", 2.4), "fc_3": ("#3a7d44", 1.2)}  # one may hide another
     for axes, (setting, title) in zip(axes_of, panels.items()):
         entries = list(load("scarce_10")[setting].values())
-        for unit, colour in zip(("pool_1", "pool_2", "fc_3"), colours):
+        for unit, (colour, width) in units.items():
             for kind, style in (("self", "-"), ("cross", "--")):
                 curves = [dict(entry["curves"][0][f"units/{unit}/alpha_{kind}"]) for entry in entries]
                 steps = sorted(set.intersection(*map(set, curves)))  # they were not always logged at the same ones
                 values = [statistics.fmean(curve[step] for curve in curves) for step in steps]
-                axes.plot(steps, values, style, color=colour, lw=1.5)
+                axes.plot(steps, values, style, color=colour, lw=width)
+        if stitched := 47 * entries[0]["arguments"][0]["pretrain_epoch"]:  # steps of an epoch
+            axes.axvline(stitched, color="#444444", lw=1)
+            axes.text(stitched + 25, 0.5, "stitched\nfrom here\non", fontsize=8, va="center")
         axes.set_title(f"{title} ({len(entries)} seeds)", fontsize=11)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-    for place, (unit, colour) in enumerate(zip(("pool_1", "pool_2", "fc_3"), colours)):
+    for place, (unit, (colour, _)) in enumerate(units.items()):
         axes_of[0].text(0.97, 0.6 - 0.09 * place, unit, color=colour, ha="right", transform=axes_of[0].transAxes)
     axes_of[0].set_ylabel("mean α: own (line), other (dashes)")
     figure.tight_layout()
