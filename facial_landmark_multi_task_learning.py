@@ -426,8 +426,8 @@ def augment(faces, points, attributes, draws, size, scale):
 class CrossStitch(layers.Layer):
     """The cross-stitch unit: every column's output is a learned linear combination of all columns' inputs.
 
-    Takes x_1..x_T, one tensor per task, all of one shape (batch, ..., C), and returns as many of that shape,
-    x̃_i = Σ_j α_ij x_j (arXiv:1604.03539, equation 1, for T tasks).
+    Takes x_1..x_T, one tensor per task, T > 1, all of one shape (batch, ..., C), and returns as many of that shape,
+    x̃_i = Σ_j α_ij x_j (arXiv:1604.03539, equation 1, for T tasks). Raises KeyError if there is no such `unit`.
 
     Arguments:
         unit: what one α_ij is. "channel": one number per channel, α of shape (T, T, C), as in the paper.
@@ -441,11 +441,10 @@ class CrossStitch(layers.Layer):
         self.unit, self.init = unit, init
 
     def build(self, input_shapes):
-        self.tasks, shape = len(input_shapes), input_shapes[0][1:]
-        self.size = math.prod(shape)
-        side = self.tasks * self.size if self.unit == "activation" else self.tasks
-        shape = (side, side, shape[-1]) if self.unit == "channel" else (side, side)
-        self.alpha = self.add_weight(name="alpha", shape=shape, initializer=self.initial_alpha)
+        t, (_, *shape) = len(input_shapes), input_shapes[0]
+        self.tasks, self.size = t, math.prod(shape)
+        shapes = {"channel": (t, t, shape[-1]), "layer": (t, t), "activation": (t * self.size, t * self.size)}
+        self.alpha = self.add_weight(name="alpha", shape=shapes[self.unit], initializer=self.initial_alpha)
 
     def initial_alpha(self, shape, dtype=None, init=None):
         """Returns α of the given shape as it is before training, or with another `init` than the unit's own."""
@@ -518,13 +517,13 @@ def build_network(args, mean, deviation):
 
     `landmarks` are points (batch, 5, 2) in coordinates of the box; the attributes (not of --network single) are
     logits (batch, classes). `mean` and `deviation` (height, width, 1) standardise each pixel. The poster's network has
-    no batch norm, no padding, a division by 255 instead, one sigmoid for each attribute of two classes, and behind fc_5
+    no batch norm, no padding, a division by 255 instead, one sigmoid for each attribute of two classes, and after fc_5
     always a unit of kind "layer". Call it in the scope of the distribution strategy.
     """
     poster = args.preset == "poster"
     blocks, width = BLOCKS[args.preset]
     initial = {"kernel_initializer": "glorot_uniform" if poster else "he_normal"}
-    hidden = {"use_bias": poster, **initial}  # ours have a batch norm behind them, which has a bias of its own
+    hidden = {"use_bias": poster, **initial}  # ours have a batch norm after them, which has a bias of its own
 
     def convolution(column, level, filters, kernel, pool, x):
         padding = "valid" if poster else "same"
@@ -752,7 +751,7 @@ def make_train_step(strategy, network, optimizers, args, relations):
 
 
 def evaluate(predict, part, size):
-    """Returns the sum of face_measures behind the number of faces, (15,), and {attribute: confusion matrix} of a part.
+    """Returns the sum of face_measures after the number of faces, (15,), and {attribute: confusion matrix} of a part.
 
     Every process predicts for itself, so many faces at once that the memory they take does not depend on their size.
     """
@@ -766,7 +765,7 @@ def evaluate(predict, part, size):
 
 
 def log_evaluation(found, epoch):
-    """Logs and returns the measures of {part: what `evaluate` found}; prints errors behind `epoch` if that is given."""
+    """Logs and returns the measures of {part: what `evaluate` found}; prints errors after `epoch` if that is given."""
     measured = {part: metrics(*sums) for part, sums in found.items()}
     for part, of_part in measured.items():
         for tag in ("mean_error", "failure_rate"):
@@ -805,7 +804,7 @@ def train(args, resumed):
         optimizers = [tf.compat.v1.train.AdamOptimizer(rate) for rate in rates]
         tags = ["summary/loss_total", *(f"{task}/loss" for task in network.output)]
         tags += ["summary/related_weights", "landmarks/mean_error_train", "throughput/images_per_second"]
-        shown = tf.Variable(tf.zeros(len(tags)))  # the last step's, which stands in the events behind its checkpoint
+        shown = tf.Variable(tf.zeros(len(tags)))  # the last step's numbers, which are logged only after its checkpoint
         pairs = kernel_pairs(network) if args.weight_reg != "none" else []
         relations = [tf.Variable(tf.fill((len(pairs),), start)) for start in (1.0, 0.0) if pairs]  # a and b
         weights = [v.value for v in network.variables]
@@ -1051,7 +1050,7 @@ def open_events(log_dir, step):
     """Returns the summary writer of the run; its event files lose what they hold of `step` and later, and the setting.
 
     That is logged again. Each file is replaced by a copy up to there, or up to a record torn when the process ended.
-    What stands behind such a record, or a damaged one, cannot be read: a line says so.
+    What comes after such a record, or a damaged one, cannot be read: a line says so.
     """
     copy, setting = os.path.join(log_dir, "rewound"), re.compile("arguments$|data$|_hparams_/")  # of log_setting
     for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
@@ -1063,7 +1062,7 @@ def open_events(log_dir, step):
                     if event.file_version or not again:
                         events.write(record)
             except tf.errors.DataLossError:
-                print(f"{path} is torn or damaged: what it holds behind that place is left out", flush=True)
+                print(f"{path} is torn or damaged: what it holds after that place is left out", flush=True)
         os.replace(copy, path)
     return tf.summary.create_file_writer(log_dir)
 
@@ -1285,6 +1284,7 @@ def parse_arguments(argv):
             raise Failure("--log_dir: required with TF_CONFIG and with --resume auto, a folder that all workers see")
         stem = NAME.removesuffix("_multi_task_learning")  # TensorBoard cuts long names off
         args.log_dir = time.strftime(f"tf_logs/{stem}/{kind_of_run(args)}-seed{args.seed}-%Y%m%d-%H%M%S", time.gmtime())
+        args.log_dir += f"-{os.getpid()}"  # runs may begin within a second
     if re.search(r"[][*?\\]|://", args.log_dir):
         raise Failure(f"--log_dir {args.log_dir}: expected a path of this machine, without [ ] * ? \\ and ://")
     if args.pretrain_epoch >= args.n_epoch:
@@ -1314,7 +1314,7 @@ def main(argv=None):
 
 
 class Preset(argparse.Action):
-    """Sets the arguments of a preset; those that stand behind it on the command line change them."""
+    """Sets the arguments of a preset; those that come after it on the command line change them."""
 
     def __call__(self, parser, namespace, value, option_string=None):
         if namespace.preset not in ("ours", value):
@@ -1330,7 +1330,7 @@ def make_parser():
     add("--cross_stitch_enabled", type=boolean, choices=(True, False), default=True, help="False: no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
     at = [name for name in UNITS if name != "pool_4"]  # no pooling there
-    add("--cross_stitch_at", nargs="+", choices=UNITS, default=at, help=f"layers with a unit behind ({' '.join(at)})")
+    add("--cross_stitch_at", nargs="+", choices=UNITS, default=at, help=f"layers that a unit follows ({' '.join(at)})")
     add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
     add("--cross_stitch_lr_scale", type=number(float, "[0, inf)"), default=1.0, help="times --lr, for units (1)")
     add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
@@ -1355,7 +1355,7 @@ def make_parser():
     add("--image_size", type=number(int, "[32, 256]"), default=40, help="side of the faces in pixels (40)")
     add("--crop_scale", type=number(float, "[1, 2]"), default=1.0, help="side of the faces over that of the box (1)")
     add("--augment", type=boolean, choices=(True, False), default=True, help="mirror, turn, scale, move training faces")
-    add("--log_dir", help="folder of the run (tf_logs/facial_landmark/<stitched|baseline|single|split>-seed<k>-<time>)")
+    add("--log_dir", help="folder of the run (tf_logs/facial_landmark/<stitched|baseline|single|split>-seed<k>-<time>-<pid>)")
     add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
     add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
     add("--resume", metavar="LOG_DIR", help="go on with this run; auto: with the one in --log_dir, if it holds one")

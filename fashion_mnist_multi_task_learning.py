@@ -65,7 +65,7 @@ TASKS = {  # task: (names of its classes, its class for each of the ten labels o
 }
 FILTERS = (32, 64)  # of a column's convolutions, each followed by a pooling layer
 WIDTH = 1024  # of its fully connected layer
-UNITS = (*(f"pool_{k}" for k, _ in enumerate(FILTERS, 1)), f"fc_{len(FILTERS) + 1}")  # the layers with a unit behind
+UNITS = (*(f"pool_{k}" for k, _ in enumerate(FILTERS, 1)), f"fc_{len(FILTERS) + 1}")  # the layers that a unit follows
 PRESETS = {  # of the code of 2018: dense units, slow averages; its logits are batch-normalised too
     "ours": {},
     "2018": {"cross_stitch_unit": "activation", "bn_momentum": 0.999},
@@ -97,7 +97,7 @@ def read_idx(path, dimensions):
     """Returns the uint8 array in the gzipped IDX file `path`; raises Failure if it is not whole and sound."""
     try:
         with gzip.open(path) as file:
-            _, *shape = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()  # behind the magic number
+            _, *shape = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()  # after the magic number
             content = file.read(min(math.prod(shape), 2**31) + 1)  # no more: a small file can unpack to gigabytes
         return np.frombuffer(content, np.uint8).reshape(shape)
     except (OSError, EOFError, zlib.error, ValueError) as error:
@@ -142,8 +142,8 @@ def read_folder(folder):
         what = "arrays of labels beside images, named after their tasks (letters, digits, _; not as layers are)"
         raise Failure(f"{folder}: expected {what}, found {tasks}")
     for part, arrays in contents.items():
-        images, size = (content.get("images", np.empty(0)) for content in (arrays, train))
-        fits = images.shape[1:] == size.shape[1:] and min(images.shape[1:3], default=0) >= smallest
+        images, others = (content.get("images", np.empty(0)) for content in (arrays, train))
+        fits = images.shape[1:] == others.shape[1:] and min(images.shape[1:3], default=0) >= smallest
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or not images.size or not fits:
             what = f"uint8 (n, height, width) or (n, height, width, C), all of one size, {smallest} or more per side"
             raise Failure(f"{folder}, {part}: expected images, {what}, found {images.dtype} {images.shape}")
@@ -202,8 +202,9 @@ def prepare_data(args):
     """Returns the parts, the classes, the per-pixel mean and deviation of the training images, and a record.
 
     A part (`train`, `test` and, if asked for, `validation`) is a pair of arrays: images, uint8
-    (n, height, width, C), and labels, int64 (n, tasks). The classes are {task: their names}.
-    The record says where the data come from, their sizes, the SHA-256 of all of them, and what to be warned of.
+    (n, height, width, C), and labels, int64 (n, tasks). The classes are {task: their names}. A fraction is one of each
+    class of the file's first task, so that any --tasks get the same images. The record says where the data come
+    from, their sizes, the SHA-256 of all of them, and what to be warned of.
     """
     source = args.data_dir or find_data()
     (images, labels), test, classes = read_folder(source)
@@ -240,8 +241,8 @@ def prepare_data(args):
 class CrossStitch(layers.Layer):
     """The cross-stitch unit: every column's output is a learned linear combination of all columns' inputs.
 
-    Takes x_1..x_T, one tensor per task, all of one shape (batch, ..., C), and returns as many of that shape,
-    x̃_i = Σ_j α_ij x_j (arXiv:1604.03539, equation 1, for T tasks).
+    Takes x_1..x_T, one tensor per task, T > 1, all of one shape (batch, ..., C), and returns as many of that shape,
+    x̃_i = Σ_j α_ij x_j (arXiv:1604.03539, equation 1, for T tasks). Raises KeyError if there is no such `unit`.
 
     Arguments:
         unit: what one α_ij is. "channel": one number per channel, α of shape (T, T, C), as in the paper.
@@ -255,11 +256,10 @@ class CrossStitch(layers.Layer):
         self.unit, self.init = unit, init
 
     def build(self, input_shapes):
-        self.tasks, shape = len(input_shapes), input_shapes[0][1:]
-        self.size = math.prod(shape)
-        side = self.tasks * self.size if self.unit == "activation" else self.tasks
-        shape = (side, side, shape[-1]) if self.unit == "channel" else (side, side)
-        self.alpha = self.add_weight(name="alpha", shape=shape, initializer=self.initial_alpha)
+        t, (_, *shape) = len(input_shapes), input_shapes[0]
+        self.tasks, self.size = t, math.prod(shape)
+        shapes = {"channel": (t, t, shape[-1]), "layer": (t, t), "activation": (t * self.size, t * self.size)}
+        self.alpha = self.add_weight(name="alpha", shape=shapes[self.unit], initializer=self.initial_alpha)
 
     def initial_alpha(self, shape, dtype=None, init=None):
         """Returns α of the given shape as it is before training, or with another `init` than the unit's own."""
@@ -333,7 +333,7 @@ def build_network(args, classes, mean, deviation):
     `classes` is {task: names of its classes}; `mean` and `deviation` (height, width, C) standardise each pixel. Call
     it in the scope of the distribution strategy.
     """
-    no_bias = {"use_bias": False, "kernel_initializer": "he_normal"}  # the batch norm behind it has one
+    no_bias = {"use_bias": False, "kernel_initializer": "he_normal"}  # the batch norm after it has one
     norm = {"momentum": args.bn_momentum, "synchronized": tf.distribute.has_strategy()}
 
     def convolution(task, level, filters, x):
@@ -371,7 +371,7 @@ def build_network(args, classes, mean, deviation):
     for level, filters in enumerate(FILTERS, 1):
         columns = [convolution(task, level, filters, x) for task, x in zip(classes, columns)]
         columns = stitch(f"pool_{level}", columns)
-    columns = stitch(UNITS[-1], [dense(task, level + 1, x) for task, x in zip(classes, columns)])
+    columns = stitch(UNITS[-1], [dense(task, len(FILTERS) + 1, x) for task, x in zip(classes, columns)])
     return keras.Model(images, {task: output(task, x) for task, x in zip(classes, columns)}, name=NAME)
 
 
@@ -491,7 +491,7 @@ def train(args, resumed):
         optimizers = [tf.compat.v1.train.AdamOptimizer(rate) for rate in rates]
         tags = ["summary/loss_total", *(f"{task}/loss" for task in classes), "summary/accuracy_train"]
         tags += ["throughput/images_per_second"]
-        shown = tf.Variable(tf.zeros(len(tags)))  # the last step's, which stands in the events behind its checkpoint
+        shown = tf.Variable(tf.zeros(len(tags)))  # the last step's numbers, which are logged only after its checkpoint
         weights = [v.value for v in network.variables]
         checkpoint = tf.train.Checkpoint(network=weights, optimizers=optimizers, shown=shown)
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
@@ -563,7 +563,7 @@ def train(args, resumed):
 def log_evaluation(found, epoch):
     """Logs and returns the accuracies of {part: {task: confusion matrix}}, their means as `accuracy`.
 
-    Prints those of `test` behind `epoch`, unless that is empty.
+    Prints those of `test` after `epoch`, unless that is empty.
     """
     measured = {}
     for part, matrices in found.items():
@@ -717,7 +717,7 @@ def open_events(log_dir, step):
     """Returns the summary writer of the run; its event files lose what they hold of `step` and later, and the setting.
 
     That is logged again. Each file is replaced by a copy up to there, or up to a record torn when the process ended.
-    What stands behind such a record, or a damaged one, cannot be read: a line says so.
+    What comes after such a record, or a damaged one, cannot be read: a line says so.
     """
     copy, setting = os.path.join(log_dir, "rewound"), re.compile("arguments$|data$|_hparams_/")  # of log_setting
     for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
@@ -729,7 +729,7 @@ def open_events(log_dir, step):
                     if event.file_version or not again:
                         events.write(record)
             except tf.errors.DataLossError:
-                print(f"{path} is torn or damaged: what it holds behind that place is left out", flush=True)
+                print(f"{path} is torn or damaged: what it holds after that place is left out", flush=True)
         os.replace(copy, path)
     return tf.summary.create_file_writer(log_dir)
 
@@ -887,6 +887,7 @@ def parse_arguments(argv):
             raise Failure("--log_dir: required with TF_CONFIG and with --resume auto, a folder that all workers see")
         stem = NAME.removesuffix("_multi_task_learning")  # TensorBoard cuts long names off
         args.log_dir = time.strftime(f"tf_logs/{stem}/{kind_of_run(args)}-seed{args.seed}-%Y%m%d-%H%M%S", time.gmtime())
+        args.log_dir += f"-{os.getpid()}"  # runs may begin within a second
     if re.search(r"[][*?\\]|://", args.log_dir):
         raise Failure(f"--log_dir {args.log_dir}: expected a path of this machine, without [ ] * ? \\ and ://")
     if args.pretrain_epoch >= args.n_epoch:
@@ -916,7 +917,7 @@ def main(argv=None):
 
 
 class Preset(argparse.Action):
-    """Sets the arguments of a preset; those that stand behind it on the command line change them."""
+    """Sets the arguments of a preset; those that come after it on the command line change them."""
 
     def __call__(self, parser, namespace, value, option_string=None):
         if namespace.preset not in ("ours", value):
@@ -930,7 +931,7 @@ def make_parser():
     add = parser.add_argument
     add("--cross_stitch_enabled", type=boolean, choices=(True, False), default=True, help="False: no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
-    add("--cross_stitch_at", nargs="+", choices=UNITS, default=list(UNITS), help="layers with a unit behind (all)")
+    add("--cross_stitch_at", nargs="+", choices=UNITS, default=list(UNITS), help="layers that a unit follows (all)")
     add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
     add("--cross_stitch_lr_scale", type=number(float, "[0, inf)"), default=1.0, help="times --lr, for units (1)")
     add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
@@ -949,7 +950,7 @@ def make_parser():
     add("--validation_fraction", type=number(float, "[0, 1)"), default=0.0, help="part of it held out (0)")
     add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of all that is drawn at random (0)")
     add("--data_dir", type=os.path.abspath, help="the four .gz files, or train.npz and test.npz (else: looked for)")
-    add("--log_dir", help="folder of the run (tf_logs/fashion_mnist/<stitched|baseline|single>-seed<k>-<time>)")
+    add("--log_dir", help="folder of the run (tf_logs/fashion_mnist/<stitched|baseline|single>-seed<k>-<time>-<pid>)")
     add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
     add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
     add("--resume", metavar="LOG_DIR", help="go on with this run; auto: with the one in --log_dir, if it holds one")

@@ -67,7 +67,7 @@ TASKS = {  # task: names of its classes; those of age come from --age_bins
 }
 FILTERS = (32, 64, 128)  # of a column's convolutions, each followed by a pooling layer
 WIDTH = 256  # of its fully connected layer
-UNITS = (*(f"pool_{k}" for k, _ in enumerate(FILTERS, 1)), f"fc_{len(FILTERS) + 1}")  # the layers with a unit behind
+UNITS = (*(f"pool_{k}" for k, _ in enumerate(FILTERS, 1)), f"fc_{len(FILTERS) + 1}")  # the layers that a unit follows
 EVALUATION_PIXELS = 2**19  # predicted at once, 128 images of 64x64
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # of this machine, in bytes
@@ -323,8 +323,8 @@ def prepare_data(args):
 class CrossStitch(layers.Layer):
     """The cross-stitch unit: every column's output is a learned linear combination of all columns' inputs.
 
-    Takes x_1..x_T, one tensor per task, all of one shape (batch, ..., C), and returns as many of that shape,
-    x̃_i = Σ_j α_ij x_j (arXiv:1604.03539, equation 1, for T tasks).
+    Takes x_1..x_T, one tensor per task, T > 1, all of one shape (batch, ..., C), and returns as many of that shape,
+    x̃_i = Σ_j α_ij x_j (arXiv:1604.03539, equation 1, for T tasks). Raises KeyError if there is no such `unit`.
 
     Arguments:
         unit: what one α_ij is. "channel": one number per channel, α of shape (T, T, C), as in the paper.
@@ -338,11 +338,10 @@ class CrossStitch(layers.Layer):
         self.unit, self.init = unit, init
 
     def build(self, input_shapes):
-        self.tasks, shape = len(input_shapes), input_shapes[0][1:]
-        self.size = math.prod(shape)
-        side = self.tasks * self.size if self.unit == "activation" else self.tasks
-        shape = (side, side, shape[-1]) if self.unit == "channel" else (side, side)
-        self.alpha = self.add_weight(name="alpha", shape=shape, initializer=self.initial_alpha)
+        t, (_, *shape) = len(input_shapes), input_shapes[0]
+        self.tasks, self.size = t, math.prod(shape)
+        shapes = {"channel": (t, t, shape[-1]), "layer": (t, t), "activation": (t * self.size, t * self.size)}
+        self.alpha = self.add_weight(name="alpha", shape=shapes[self.unit], initializer=self.initial_alpha)
 
     def initial_alpha(self, shape, dtype=None, init=None):
         """Returns α of the given shape as it is before training, or with another `init` than the unit's own."""
@@ -446,7 +445,7 @@ def build_network(args, classes, mean, deviation):
     `classes` is {task: names of its classes}; `mean` and `deviation` (height, width, 3) standardise each pixel. Call
     it in the scope of the distribution strategy.
     """
-    no_bias = {"use_bias": False, "kernel_initializer": "he_normal"}  # the batch norm behind it has one
+    no_bias = {"use_bias": False, "kernel_initializer": "he_normal"}  # the batch norm after it has one
     norm = {"momentum": args.bn_momentum, "synchronized": tf.distribute.has_strategy()}
 
     def convolution(task, level, filters, x):
@@ -483,7 +482,7 @@ def build_network(args, classes, mean, deviation):
     for level, filters in enumerate(FILTERS, 1):
         columns = [convolution(task, level, filters, x) for task, x in zip(classes, columns)]
         columns = stitch(f"pool_{level}", columns)
-    columns = stitch(UNITS[-1], [dense(task, level + 1, x) for task, x in zip(classes, columns)])
+    columns = stitch(UNITS[-1], [dense(task, len(FILTERS) + 1, x) for task, x in zip(classes, columns)])
     return keras.Model(images, {task: output(task, x) for task, x in zip(classes, columns)}, name=NAME)
 
 
@@ -603,7 +602,7 @@ def train(args, resumed):
         optimizers = [tf.compat.v1.train.AdamOptimizer(rate) for rate in rates]
         tags = ["summary/loss_total", *(f"{task}/loss" for task in classes), "summary/accuracy_train"]
         tags += ["throughput/images_per_second"]
-        shown = tf.Variable(tf.zeros(len(tags)))  # the last step's, which stands in the events behind its checkpoint
+        shown = tf.Variable(tf.zeros(len(tags)))  # the last step's numbers, which are logged only after its checkpoint
         weights = [v.value for v in network.variables]
         checkpoint = tf.train.Checkpoint(network=weights, optimizers=optimizers, shown=shown)
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
@@ -675,7 +674,7 @@ def train(args, resumed):
 def log_evaluation(found, epoch):
     """Logs and returns the accuracies of {part: {task: confusion matrix}}, their means as `accuracy`.
 
-    Prints those of `test` behind `epoch`, unless that is empty.
+    Prints those of `test` after `epoch`, unless that is empty.
     """
     measured = {}
     for part, matrices in found.items():
@@ -829,7 +828,7 @@ def open_events(log_dir, step):
     """Returns the summary writer of the run; its event files lose what they hold of `step` and later, and the setting.
 
     That is logged again. Each file is replaced by a copy up to there, or up to a record torn when the process ended.
-    What stands behind such a record, or a damaged one, cannot be read: a line says so.
+    What comes after such a record, or a damaged one, cannot be read: a line says so.
     """
     copy, setting = os.path.join(log_dir, "rewound"), re.compile("arguments$|data$|_hparams_/")  # of log_setting
     for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
@@ -841,7 +840,7 @@ def open_events(log_dir, step):
                     if event.file_version or not again:
                         events.write(record)
             except tf.errors.DataLossError:
-                print(f"{path} is torn or damaged: what it holds behind that place is left out", flush=True)
+                print(f"{path} is torn or damaged: what it holds after that place is left out", flush=True)
         os.replace(copy, path)
     return tf.summary.create_file_writer(log_dir)
 
@@ -1037,6 +1036,7 @@ def parse_arguments(argv):
             raise Failure("--log_dir: required with TF_CONFIG and with --resume auto, a folder that all workers see")
         stem = NAME.removesuffix("_multi_task_learning")  # TensorBoard cuts long names off
         args.log_dir = time.strftime(f"tf_logs/{stem}/{kind_of_run(args)}-seed{args.seed}-%Y%m%d-%H%M%S", time.gmtime())
+        args.log_dir += f"-{os.getpid()}"  # runs may begin within a second
     if re.search(r"[][*?\\]|://", args.log_dir):
         raise Failure(f"--log_dir {args.log_dir}: expected a path of this machine, without [ ] * ? \\ and ://")
     if args.pretrain_epoch >= args.n_epoch:
@@ -1071,7 +1071,7 @@ def make_parser():
     add = parser.add_argument
     add("--cross_stitch_enabled", type=boolean, choices=(True, False), default=True, help="False: no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
-    add("--cross_stitch_at", nargs="+", choices=UNITS, default=list(UNITS), help="layers with a unit behind (all)")
+    add("--cross_stitch_at", nargs="+", choices=UNITS, default=list(UNITS), help="layers that a unit follows (all)")
     add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
     add("--cross_stitch_lr_scale", type=number(float, "[0, inf)"), default=1.0, help="times --lr, for units (1)")
     add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
@@ -1094,7 +1094,7 @@ def make_parser():
     add("--age_bins", nargs="+", type=year, default=[MATURE], help="years at which a further class begins (30)")
     add("--image_size", type=number(int, "[16, 512]"), default=64, help="side of the images in pixels (64)")
     add("--augment", type=boolean, choices=(True, False), default=True, help="mirror and shift training images (True)")
-    add("--log_dir", help="folder of the run (tf_logs/gender_age/<stitched|baseline|single>-seed<k>-<time>)")
+    add("--log_dir", help="folder of the run (tf_logs/gender_age/<stitched|baseline|single>-seed<k>-<time>-<pid>)")
     add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
     add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
     add("--resume", metavar="LOG_DIR", help="go on with this run; auto: with the one in --log_dir, if it holds one")

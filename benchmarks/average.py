@@ -1,6 +1,6 @@
 """What do two networks gain that are trained apart, and whose outputs are averaged? A measure for joined columns.
 
-    python benchmarks/average.py landmarks_width --data_dir MTFL     # behind compare.py, whose runs it takes
+    python benchmarks/average.py landmarks_width --data_dir MTFL     # after compare.py, whose runs it takes
 
 Two networks of one task have as many weights as two columns that are joined for it. Of each setting of an experiment
 (of `single-task`, of its first task) every two networks that are still below --folder are evaluated on the test part by

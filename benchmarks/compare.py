@@ -432,7 +432,7 @@ def log_dir_of(folder, name, setting, number, seed):
 
 
 def commit():
-    """Returns the commit that is checked out, behind it a + and a hash of the changes in the tree if it has any."""
+    """Returns the commit that is checked out, after it a + and a hash of the changes in the tree if it has any."""
     git = ["git", "-C", ROOT]
     name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     changes = subprocess.run([*git, "diff", "HEAD", "*.py"], capture_output=True).stdout

@@ -161,7 +161,8 @@ def test_default_log_folder_tells_the_experiment(script):
     for flags, kind in (([], "stitched"), (["--cross_stitch_enabled=no"], "baseline"), (["--tasks=item"], "single")):
         args, _ = script.parse_arguments([*flags, "--seed=3"])
         folder, run = os.path.split(args.log_dir)
-        assert folder == "tf_logs/fashion_mnist" and re.fullmatch(rf"{kind}-seed3-\d{{8}}-\d{{6}}", run)
+        assert folder == "tf_logs/fashion_mnist"
+        assert re.fullmatch(rf"{kind}-seed3-\d{{8}}-\d{{6}}-{os.getpid()}", run)  # two of one second are two
 
 
 def test_defaults_of_the_original(script):

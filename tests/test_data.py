@@ -159,7 +159,7 @@ def test_damage_is_named(script, tmp_path, damage):
 
 
 def test_a_bomb_is_not_unpacked(script, tmp_path):
-    """300 MB behind a header that announces one image: no more than that is read."""
+    """300 MB after a header that announces one image: no more than that is read."""
     path = tmp_path / IMAGES
     path.write_bytes(gzip.compress(idx_header((1, 8, 8)) + bytes(300_000_000), 1))
     tracemalloc.start()

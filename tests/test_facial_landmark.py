@@ -584,7 +584,7 @@ def test_pretraining_holds_the_units_and_then_stitches(run):
 @pytest.mark.slow
 def test_the_preset_runs_and_resumes(run):
     result = run("--preset", "poster", n_epoch=1)
-    assert "--preset poster: lr 0.01, lr_half_life 0.0, n_epoch 1, " in result.out  # as it is with the flags behind it
+    assert "--preset poster: lr 0.01, lr_half_life 0.0, n_epoch 1, " in result.out  # as it is with the flags after it
     assert result.status == 0 and "pool_4 (2, 2, 80)" in result.out, result
     again = run("--resume", result.log_dir, n_epoch=2, data_dir=None, image_size=None, log_dir=None)
     assert again.status == 0 and "epoch 2/2" in again.out and again.out.count("--preset poster") == 1, again

@@ -243,7 +243,7 @@ def test_nothing_left(run, utkface, tmp_path):
 
 
 def test_every_image_keeps_its_labels(faces_script, utkface, tmp_path):
-    """Also behind an image that was skipped: a drawn face tells its labels, as the files' names do."""
+    """Also after an image that was skipped: a drawn face tells its labels, as the files' names do."""
     shutil.copytree(utkface, tmp_path / "faces")
     paths = sorted((tmp_path / "faces").iterdir())
     paths[1].write_bytes(b"")

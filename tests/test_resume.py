@@ -372,7 +372,7 @@ def test_torn_event_file(run, finished, unfinished):
     assert_same_run(finished, unfinished)
 
 
-def test_events_behind_a_damaged_record_are_not_lost_in_silence(script, finished, tmp_path, capsys):
+def test_events_after_a_damaged_record_are_not_lost_in_silence(script, finished, tmp_path, capsys):
     shutil.copytree(finished, tmp_path / "run")
     (events,) = (tmp_path / "run").glob("*tfevents*")
     script.open_events(str(tmp_path / "run"), 10).close()

@@ -111,3 +111,9 @@ def test_activation_unit_equals_one_dense_layer_over_all_columns(script):
     dense.set_weights([alpha.T])
     found = np.concatenate([np.reshape(y, (5, 12)) for y in unit(inputs)], axis=1)
     np.testing.assert_allclose(found, dense(flat), atol=1e-5)
+
+
+def test_a_kind_that_does_not_exist_is_refused(script):
+    """As "channels", which must not pass for another kind."""
+    with pytest.raises(KeyError, match="channels"):
+        script.CrossStitch("channels")(random_inputs(2))
