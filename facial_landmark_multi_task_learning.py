@@ -1355,7 +1355,7 @@ def make_parser():
     add("--image_size", type=number(int, "[32, 256]"), default=40, help="side of the faces in pixels (40)")
     add("--crop_scale", type=number(float, "[1, 2]"), default=1.0, help="side of the faces over that of the box (1)")
     add("--augment", type=boolean, choices=(True, False), default=True, help="mirror, turn, scale, move training faces")
-    add("--log_dir", help="folder of the run (tf_logs/facial_landmark/<stitched|baseline|single|split>-seed<k>-<time>-<pid>)")
+    add("--log_dir", help="folder of the run (tf_logs/facial_landmark/<stitched|baseline|...>-seed<k>-<time>-<pid>)")
     add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
     add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
     add("--resume", metavar="LOG_DIR", help="go on with this run; auto: with the one in --log_dir, if it holds one")
