@@ -54,6 +54,7 @@ import zlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer of TensorFlow's start-up notes, which bury our own lines
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # of a GPU's memory no more than is needed
 os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # memory is kept for the next step, not handed back
+os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24))  # by default that would hold 64 GB at most
 
 import keras
 import numpy as np

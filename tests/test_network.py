@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import os
 import resource
 import subprocess
 import sys
@@ -230,6 +231,11 @@ def test_what_makes_the_training_fast(script):
         concrete(tf.zeros((128, 28, 28, 1), tf.uint8), tf.zeros((128, 2), tf.int64), tf.zeros([]))
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
     assert faults[5] - faults[2] < 10_000, faults  # 30,000 where each step asks for its memory anew
+
+
+def test_tensorflow_may_use_all_of_the_memory(script):
+    """The allocator that keeps memory would by default hold 64 GB at most."""
+    assert int(os.environ["TF_CPU_BFC_MEM_LIMIT_IN_MB"]) * 2**20 > max(script.MEMORY, 2**40)
 
 
 def test_batches_hold_every_image_once_an_epoch(script):
