@@ -341,7 +341,7 @@ EXPERIMENTS = {
     ),
     "dense_2018_30": Experiment(
         "Fashion-MNIST, all 60,000 training images, the setting of 2018 with its dense units, 30 epochs, in float32",
-        {"activation": [{"preset": "2018"}]},
+        {"baseline": [{"preset": "2018", **BASELINE}], "activation": [{"preset": "2018"}]},
         {"overall": ("test", "accuracy"), LATE: ("late", "summary/accuracy_test")},
     ),
     "poster": Experiment(
