@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import assert_same_run, finish, last_checkpoint, read_events, start
+from conftest import ROOT, assert_same_run, finish, last_checkpoint, read_events, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -98,6 +98,17 @@ def test_signals(small, whole, tmp_path, number, status):
         result = subprocess.run(command, shell=True, capture_output=True, text=True)  # as it is printed
         assert result.returncode == 0, result
         assert_same_run(whole, log_dir)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*_multi_task_learning.py")), ids=lambda path: path.stem)
+def test_interrupt_while_the_libraries_load(path, tmp_path):
+    """Which takes seconds: the process ends by the signal, and no traceback is shown."""
+    (tmp_path / "keras.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
+    process = start(path, environment={"PYTHONPATH": str(tmp_path)})
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    result = finish(process)
+    assert (result.status, result.err) == (-signal.SIGINT, "")
 
 
 @pytest.mark.slow
