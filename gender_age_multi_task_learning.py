@@ -8,7 +8,8 @@ much the tasks should share. These tasks have less to do with each other than th
     python -m tensorboard.main --logdir tf_logs                                 # the curves, side by side
     python gender_age_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
---data_dir holds UTKFace (the aligned and cropped faces) or VGGFace2 (its folders meta and test).
+--data_dir holds UTKFace (the aligned and cropped faces) or VGGFace2 (its folders meta and test; only the 2,000
+images of which it tells that a person is young or mature are taken).
 A stopped run goes on where it was:      ... --resume LOG_DIR
 Several GPUs of one machine are used without being asked. On several machines, start the same command
 on each of them with TF_CONFIG set, and with a --log_dir on storage that all of them see.
@@ -99,7 +100,8 @@ MATURE = 30  # years; VGGFace2 says no more than young and mature
 def list_utkface(data_dir):
     """Returns paths, and genders, ages in years, ethnicities and None for identities, of the faces of UTKFace.
 
-    Folders in it are read too, each once, links to folders followed.
+    Folders in it are read too, each once, links to folders followed. Files of one name are one face: some archives
+    hold faces twice. Raises Failure if there are none.
     """
     files, seen = [], set()
     for folder, folders, names in os.walk(data_dir, followlinks=True):
@@ -108,20 +110,24 @@ def list_utkface(data_dir):
             continue
         seen.add(os.path.realpath(folder))
         files += [os.path.join(folder, name) for name in names if name.endswith(".jpg")]
-    found = [(path, UTKFACE_NAME.fullmatch(os.path.basename(path))) for path in sorted(files)]
+    path_of = {os.path.basename(path): path for path in sorted(files, reverse=True)}
+    if twice := len(files) - len(path_of):
+        print(f"left out {twice} of {len(files)} files, whose names others have in other folders")
+    found = [(path_of[name], UTKFACE_NAME.fullmatch(name)) for name in sorted(path_of)]
     broken = [os.path.basename(path) for path, match in found if not match]
     fields = np.array([match.groups() for _, match in found if match], np.int64).reshape(-1, 3)
     if not len(fields):
         raise Failure(f"--data_dir {data_dir}: expected {LAYOUTS}")
     if broken:
-        print(f"skipped {len(broken)} of {len(files)} files for their names, such as {broken[0]!a}")
+        print(f"skipped {len(broken)} of {len(path_of)} files for their names, such as {broken[0]!a}")
     return [path for path, match in found if match], fields[:, 1], fields[:, 0], fields[:, 2], None
 
 
 def list_vggface2(data_dir):
-    """Returns paths, and genders, ages, None for ethnicities, and identities, of the 2,000 age templates of VGGFace2.
+    """Returns paths, and genders, ages, None for ethnicities, and identities, of VGGFace2's age templates.
 
-    The ten first images of an identity are young (age 0 here), the others mature (MATURE).
+    The ten first images of an identity are young (age 0 here), the ten others mature (MATURE). Raises Failure where
+    the files in meta are not as VGGFace2 has them.
     """
     meta, index = (os.path.join(data_dir, "meta", n) for n in ("identity_meta.csv", "test_agetemp_imglist.txt"))
     try:
@@ -148,6 +154,8 @@ def list_vggface2(data_dir):
         ages.append(0 if seen[identity] < 10 else MATURE)
         seen[identity] += 1
         identities.append(identity)
+    if wrong := [identity for identity, count in seen.items() if count != 20]:
+        raise Failure(f"{index}: expected 20 images of each identity, found {seen[wrong[0]]} of {wrong[0]}")
     return paths, np.array(genders), np.array(ages), None, np.array(identities)
 
 
@@ -220,13 +228,14 @@ def pixel_statistics(images):
 
 
 def same_pictures(images, facts):
-    """Returns a number for each image, equal for identical ones, and whether identical ones disagree in their facts.
+    """Returns the index of the first image identical to each, and whether identical ones disagree in their facts.
 
     Takes images (n, height, width, C) and `facts`, (n, any); both results are (n,).
     """
     digests = [hashlib.sha256(image).digest() for image in images]
     _, first, picture = np.unique(digests, return_index=True, return_inverse=True)
-    wrong = (facts != facts[first[picture]]).any(axis=1)
+    picture = first[picture]  # which does not depend on the pixels, nor does the split that follows
+    wrong = (facts != facts[picture]).any(axis=1)
     return picture, np.isin(picture, picture[wrong])
 
 
@@ -245,12 +254,12 @@ def prepare_data(args):
     A part (`train`, `test` and, if asked for, `validation`) is a pair of arrays: images, uint8
     (n, height, width, 3), and labels, int64 (n, tasks). The classes are {task: their names}. Identical pictures
     stand in one part, and those that contradict each other in none.
-    The record says where the data come from, their sizes, the SHA-256 of all images and labels, and the accuracy
+    The record says where the data come from, their sizes, the SHA-256 of images, labels and split, and the accuracy
     that the most frequent class alone would have on the test part.
     """
     if args.data_dir is None or not os.path.isdir(args.data_dir):
         raise Failure(f"--data_dir {args.data_dir or ''}: expected a folder with {LAYOUTS}")
-    vggface2 = os.path.exists(os.path.join(args.data_dir, "meta", "identity_meta.csv"))
+    vggface2 = os.path.isdir(os.path.join(args.data_dir, "meta"))
     paths, genders, ages, ethnicities, identities = (list_vggface2 if vggface2 else list_utkface)(args.data_dir)
     split = args.split or ("identity" if vggface2 else "image")
     if split == "identity" and not vggface2:
@@ -280,17 +289,16 @@ def prepare_data(args):
     genders, ages = facts[:, 0], facts[:, 1]
     bounds = [0, *args.age_bins]
     names = [f"{low}-{high - 1}" for low, high in zip(bounds, args.age_bins)] + [f"{args.age_bins[-1]}+"]
-    names = {**TASKS, "age": names if len(names) > 2 else ["young", "mature"]}
+    names = {**TASKS, "age": ["young", "mature"] if args.age_bins == [MATURE] else names}
     classes = {task: names[task] for task in args.tasks}
     columns = {"gender": genders, "age": np.searchsorted(args.age_bins, ages, side="right"), "ethnicity": facts[:, 2]}
     labels = np.stack([columns[task] for task in args.tasks], axis=1).astype(np.int64)
-    digest = hashlib.sha256(images)
-    digest.update(labels)
-
-    people, strata = picture, genders * 100 + ages // 10
-    if split == "identity":
-        people, strata = identities[kept], genders
+    cells = genders * 100 + ages // 10
+    people, strata = (identities[kept], genders) if split == "identity" else (picture, cells)
     rows = {"test": hold_out(strata, people, 0.1)}
+    digest = hashlib.sha256(images)
+    for array in (labels, rows["test"]):
+        digest.update(array)
     rest = np.setdiff1d(np.arange(len(images)), rows["test"])
     if args.validation_fraction:
         chosen = hold_out(strata[rest], people[rest], args.validation_fraction)
@@ -298,7 +306,7 @@ def prepare_data(args):
     if not len(rest):
         what = f"--data_dir {args.data_dir}, --validation_fraction {args.validation_fraction}"
         raise Failure(f"{what}: nothing left to train on")
-    rest = rest[stratified(genders[rest] * 100 + ages[rest] // 10, args.train_fraction, seed=args.seed)]
+    rest = rest[stratified(cells[rest], args.train_fraction, seed=args.seed)]
     rows = {"train": rest, **rows}
     majority = {}
     for t, task in enumerate(args.tasks):

@@ -70,6 +70,37 @@ def test_age_bins(faces_script, utkface):
     assert np.bincount(found).tolist() == np.bincount(expected).tolist()
 
 
+def test_one_bound_of_ages(faces_script, utkface):
+    """Young and mature are those of VGGFace2, at 30; at another age the classes tell it."""
+    for flags, expected in (([], ["young", "mature"]), (["--age_bins=13"], ["0-12", "13+"])):
+        assert prepare(faces_script, utkface, "--tasks=age", *flags)[1]["age"] == expected
+
+
+def test_a_face_whose_file_is_there_twice(faces_script, utkface, tmp_path, capsys):
+    """In another folder, as in an archive of UTKFace, cropped in another way: the first folder's is taken."""
+    shutil.copytree(utkface, tmp_path / "faces" / "b")
+    for path in sorted(utkface.iterdir())[:30]:
+        (tmp_path / "faces" / "a").mkdir(exist_ok=True)
+        draw.write_jpeg(str(tmp_path / "faces" / "a" / path.name), np.zeros((48, 48, 3), np.uint8))
+    paths = faces_script.list_utkface(str(tmp_path / "faces"))[0]
+    assert "left out 30 of 630 files" in capsys.readouterr().out
+    names = [os.path.basename(path) for path in paths]
+    assert names == sorted(path.name for path in utkface.iterdir())
+    assert sum("/faces/a/" in path for path in paths) == 30
+
+
+def test_the_split_does_not_depend_on_the_pixels(faces_script, utkface, monkeypatch):
+    """The same faces are held out at each size; another split is other data, with which no run can go on."""
+    small, large = (prepare(faces_script, utkface, f"--image_size={size}") for size in (24, 48))
+    for part in ("test", "train"):
+        grey = [parts[part][0].mean(axis=(1, 2)) for parts in (small[0], large[0])]
+        np.testing.assert_allclose(*grey, atol=3)  # the faces' mean colours differ by far more
+        assert np.abs(grey[0] - np.roll(grey[1], 1, axis=0)).mean() > 10
+    other = faces_script.hold_out
+    monkeypatch.setattr(faces_script, "hold_out", lambda strata, *rest: other(strata[::-1], *rest))
+    assert prepare(faces_script, utkface, "--image_size=24")[-1]["sha256"] != small[-1]["sha256"]
+
+
 def test_labels_of_vggface2(faces_script, vggface2):
     paths, genders, ages, ethnicities, identities = faces_script.list_vggface2(str(vggface2))
     assert len(paths) == 600 and ethnicities is None
@@ -331,10 +362,13 @@ def test_what_vggface2_does_not_know(run, vggface2):
     ("test_agetemp_imglist.txt", b"", "expected the paths of images, one a line, none of them twice"),
     ("test_agetemp_imglist.txt", b"n999999/0001_01.jpg\n", "found n999999/0001_01.jpg"),
     ("test_agetemp_imglist.txt", b"n000001/0001_01.jpg\n" * 2, "one a line, none of them twice"),
+    ("test_agetemp_imglist.txt", b"n000001/0001_01.jpg\n", "expected 20 images of each identity, found 1 of n000001"),
+    ("identity_meta.csv", None, "No such file"),
 ])  # fmt: skip
 def test_damaged_lists_of_vggface2(run, vggface2, tmp_path, name, content, expected):
     shutil.copytree(vggface2, tmp_path / "damaged")
-    (tmp_path / "damaged" / "meta" / name).write_bytes(content)
+    path = tmp_path / "damaged" / "meta" / name
+    path.unlink() if content is None else path.write_bytes(content)
     result = run(data_dir=tmp_path / "damaged")
     assert result.status == 2 and expected in result.err.splitlines()[-1]
 
