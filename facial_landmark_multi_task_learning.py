@@ -213,7 +213,7 @@ def crop(photo, box, size, scale):
     low, high = tf.math.floor(start - reach), tf.math.ceil(start + scale * box[2] + reach)
     low, high = (tf.clip_by_value(tf.cast(x, tf.int32), 0, tf.shape(photo)[:2]) for x in (low, high))
     tf.debugging.assert_less(low, high, "the box lies beside the photo")
-    photo = photo[low[0] : high[0], low[1] : high[1]]  # before it is made four times as large
+    photo = photo[low[0] : high[0], low[1] : high[1]]  # before float32 makes it four times as large
     face = tf.raw_ops.ScaleAndTranslate(
         images=tf.image.rgb_to_grayscale(tf.cast(photo, tf.float32))[None],
         size=(size, size),
@@ -307,8 +307,6 @@ def prepare_data(args):
     the data come from, their sizes, the SHA-256 of all of it, and for each attribute the accuracy that the most
     frequent class alone would have.
     """
-    if len(args.aux_lambda) not in (1, len(TASKS)):
-        raise Failure(f"--aux_lambda: expected one number, or one each for {' '.join(TASKS)}")
     if args.data_dir is None or not os.path.exists(os.path.join(args.data_dir, "training.txt")):
         raise Failure(f"--data_dir {args.data_dir or ''}: expected a folder with {LAYOUT}")
     lists = ("training.txt", "trainImageList.txt", "testImageList.txt", "testing.txt")
@@ -337,21 +335,21 @@ def prepare_data(args):
 
     window = args.image_size + 2 * (args.image_size // MARGIN)
     read = functools.partial(decode, size=window, scale=args.crop_scale * window / args.image_size)
-    digest, parts, photos = hashlib.sha256(), {}, {}
+    digest, parts, hashes = hashlib.sha256(), {}, {}
     for part, (paths, boxes, points, attributes) in found.items():
         if part == "train" and part in guessed:
             boxes = jitter(boxes, args.seed)
         images, kept = decode_all(read, (window, window, 1), paths, boxes.astype(np.float32))
         points = to_box(points, boxes)[kept].astype(np.float32)
         parts[part] = images, points, attributes[kept]
-        photos[part] = np.array([hashlib.sha256(pathlib.Path(paths[k]).read_bytes()).hexdigest() for k in kept])
+        hashes[part] = np.array([hashlib.sha256(pathlib.Path(paths[k]).read_bytes()).hexdigest() for k in kept])
         for array in parts[part]:
             digest.update(np.ascontiguousarray(array))
 
     pose = parts["train"][2][:, -1]
-    trained = photos.pop("train")
-    tested = np.flatnonzero(np.isin(trained, np.concatenate(list(photos.values()))))
-    _, first, photo = np.unique(trained, return_index=True, return_inverse=True)
+    of_train = hashes.pop("train")
+    tested = np.flatnonzero(np.isin(of_train, np.concatenate(list(hashes.values()))))
+    _, first, photo = np.unique(of_train, return_index=True, return_inverse=True)  # by first, as the lists have them
     if len(tested):
         print(f"{len(tested)} training faces are left out: their photos are among those to test on")
     held_out = np.setdiff1d(hold_out(pose, first[photo], args.validation_fraction), tested)
@@ -371,7 +369,8 @@ def prepare_data(args):
         majority[task] = {part: share for part, share in shares.items() if part != "train"}
         print(f"{task}: always {TASKS[task][frequent]}: " + ", ".join(f"{v:.4f} of {k}" for k, v in shares.items()))
     for part in guessed:
-        print(f"{part}: boxes made from the landmarks, {BOX_FACTOR} times their extent, which flatters its figures")
+        what = "which flatters its figures" if part == "aflw" else "and varied as detected ones vary"
+        print(f"{part}: boxes made from the landmarks, {BOX_FACTOR} times their extent, {what}")
     sizes = {part: len(parts[part][0]) for part in sorted(parts)}
     record = {"name": "MTFL", "source": args.data_dir, "sizes": sizes, "sha256": digest.hexdigest()}
     record |= {"majority": majority, "boxes_from_landmarks": guessed, "left_out": len(tested)}
@@ -666,16 +665,16 @@ def confusion_matrix(logits, labels):
 
 
 def metrics(measures, matrices):
-    """Returns what results.json holds of a part, from the sum of face_measures in front of the number of faces, (15,).
+    """Returns what results.json holds of a part, from the number of its faces with the sums of face_measures, (15,).
 
     `matrices` is {attribute: confusion matrix}; an attribute that is not known of any face is left out.
     """
-    n, *rates = measures.tolist()
-    rates = [rate / n for rate in rates]
-    found = {"mean_error": rates[10], "failure_rate": rates[11]}
-    found |= {"mean_error_interocular": rates[12], "failure_rate_interocular": rates[13]}
+    n, *sums = measures.tolist()
+    means = [x / n for x in sums]
+    found = {"mean_error": means[10], "failure_rate": means[11]}
+    found |= {"mean_error_interocular": means[12], "failure_rate_interocular": means[13]}
     found |= {task: float(np.trace(matrix) / matrix.sum()) for task, matrix in matrices.items() if matrix.sum()}
-    found["landmarks"] = {name: {"mean_error": e, "failure_rate": f} for name, e, f in zip(LANDMARKS, rates, rates[5:])}
+    found["landmarks"] = {name: {"mean_error": e, "failure_rate": f} for name, e, f in zip(LANDMARKS, means, means[5:])}
     return found
 
 
@@ -754,7 +753,7 @@ def make_train_step(strategy, network, optimizers, args, relations):
 
 
 def evaluate(predict, part, size):
-    """Returns the sum of face_measures after the number of faces, (15,), and {attribute: confusion matrix} of a part.
+    """Returns the number of faces with the sums of face_measures, (15,), and {attribute: confusion matrix} of a part.
 
     Every process predicts for itself, so many faces at once that the memory they take does not depend on their size.
     """
@@ -1182,38 +1181,40 @@ def predict(photos, model_path, boxes):
     in the middle square. Small photos are drawn larger. Raises Failure for a photo or model that cannot be read.
     """
     network, results = load_run(model_path)
-    args, images = results["arguments"], []
+    args, squares, faces = results["arguments"], [], []
     if boxes and len(boxes) not in (1, len(photos)):
         raise Failure(f"--box: expected one for all photos or one each, {len(photos)}, found {len(boxes)}")
     for left, right, top, bottom in boxes or []:
         if not (left < right and top < bottom and np.isfinite([left, right, top, bottom]).all()):
             raise Failure(f"--box {left:g} {right:g} {top:g} {bottom:g}: expected left < right and top < bottom")
-    for photo in photos:
+
+    def read(photo):
         try:
             image = tf.io.decode_image(tf.io.read_file(photo), channels=3, expand_animations=False)
         except tf.errors.OpError as error:
             raise Failure(f"--predict {photo}: expected an image file ({error.message})") from None
-        images.append(upright(image, orientation(photo)).numpy())
-    for k, (photo, image) in enumerate(zip(photos, images)):
-        height, width = image.shape[:2]
+        return upright(image, orientation(photo)).numpy()
+
+    for k, photo in enumerate(photos):  # all of them, before anything is written
+        height, width, _ = (image := read(photo)).shape
         side = min(height, width)
         square = [(width - side) / 2 - 0.5, (height - side) / 2 - 0.5, side]
         if boxes:
             left, right, top, bottom = boxes[k % len(boxes)]
             square = [left, (top + bottom - right + left) / 2, right - left]
-        square = np.array(square, np.float32)
+        squares.append(np.array(square, np.float32))
         try:
-            face = crop(image, square, args["image_size"], args["crop_scale"])
+            faces.append(crop(image, squares[k], args["image_size"], args["crop_scale"]))
         except tf.errors.InvalidArgumentError:
             raise Failure(f"--box: expected a part of the photo, {photo} has {width} x {height} pixels") from None
-        outputs = network(face[None], training=False)
+    for photo, square, face in zip(photos, squares, faces):
+        outputs, image = network(face[None], training=False), read(photo)
         points = from_box(outputs["landmarks"].numpy(), square[None])[0]
-        zoom = max(1, 400 // max(height, width))
+        zoom = max(1, 400 // max(image.shape[:2]))
         image = np.kron(image, np.ones((zoom, zoom, 1), np.uint8))
         mark(image, (points + 0.5) * zoom - 0.5, (230, 0, 0), max(1.5, zoom * float(square[2]) / 60))
         copy = f"{photo}.landmarks.png"
-        with open(copy, "wb") as file:
-            file.write(tf.io.encode_png(image).numpy())
+        Image.fromarray(image).save(copy)
         print(f"{photo}: points drawn into {copy}")
         for name, (x, y) in zip(LANDMARKS, points):
             print(f"  {name:20} x {x:7.1f}  y {y:7.1f}")
@@ -1363,7 +1364,7 @@ def make_parser():
     add("--predict", nargs="+", metavar="PHOTO", help="train nothing: find the landmarks in these photos by --model")
     add("--model", metavar="FILE", help="model.keras of a run, for --predict")
     edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
-    box = "of the face, once or for each photo (the middle square)"
+    box = "of the face in pixels, once or for each photo; its width and centre count (the middle square)"
     add("--box", nargs=4, type=float, action="append", metavar=edges, help=box)
     return parser
 
@@ -1375,6 +1376,8 @@ def run(args, resumed):
     if args.model or args.box:
         raise Failure("--model, --box: expected with --predict PHOTO")
     del args.predict, args.model, args.box
+    if len(args.aux_lambda) not in (1, len(TASKS)):
+        raise Failure(f"--aux_lambda: expected one number, or one each for {' '.join(TASKS)}")
     if args.weight_reg != "none" and args.network != "cross_stitch":
         raise Failure(f"--weight_reg {args.weight_reg}: expected --network cross_stitch (or --weight_reg none)")
     if setting := ", ".join(f"{name} {vars(args)[name]}" for name in PRESETS[args.preset]):

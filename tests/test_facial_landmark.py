@@ -212,7 +212,7 @@ def test_boxes_from_landmarks_where_there_are_no_lists(landmark_script, mtfl, tm
     (tmp_path / "bare" / "testImageList.txt").unlink()
     *_, record = landmark_script.prepare_data(parse(landmark_script, f"--data_dir={tmp_path / 'bare'}"))
     assert record["boxes_from_landmarks"] == ["train", "aflw"] and "test" not in record["sizes"]
-    assert "train: boxes made from the landmarks, 1.78 times their extent, which flatters" in capsys.readouterr().out
+    assert "train: boxes made from the landmarks, 1.78 times their extent, and varied" in capsys.readouterr().out
 
 
 def test_boxes_from_landmarks_vary_as_detected_ones_do(landmark_script, mtfl, tmp_path):
@@ -664,8 +664,10 @@ def test_learns_drawn_faces_and_predicts(landmark_script, tmp_path, capfd):
     np.testing.assert_allclose(same, found - [left, top], atol=0.11)  # printed with one digit
     copy = tmp_path / "fine.png"
     shutil.copy(cut, copy)
-    failed = run("--predict", copy, "absent.jpg", "--model", model, log_dir=None)
-    assert failed.status == 2 and not Path(f"{copy}.landmarks.png").exists()
+    boxes = ["--box", 0, side, 0, side, "--box", 999, 1999, 0, 99]
+    for other, words in (("absent.jpg", []), (names[0], boxes)):
+        failed = run("--predict", copy, other, "--model", model, *words, log_dir=None)
+        assert failed.status == 2 and not Path(f"{copy}.landmarks.png").exists()
     for words, named in (["absent.jpg", "--model", model], "absent.jpg"), ([names[0]], "expected --model"):
         failed = run("--predict", *words, log_dir=None)
         assert failed.status == 2 and named in failed.err.splitlines()[-1]
