@@ -349,7 +349,7 @@ def prepare_data(args):
     pose = parts["train"][2][:, -1]
     of_train = hashes.pop("train")
     tested = np.flatnonzero(np.isin(of_train, np.concatenate(list(hashes.values()))))
-    _, first, photo = np.unique(of_train, return_index=True, return_inverse=True)  # by first, as the lists have them
+    _, first, photo = np.unique(of_train, return_index=True, return_inverse=True)  # numbered as listed, by first
     if len(tested):
         print(f"{len(tested)} training faces are left out: their photos are among those to test on")
     held_out = np.setdiff1d(hold_out(pose, first[photo], args.validation_fraction), tested)
@@ -1196,7 +1196,8 @@ def predict(photos, model_path, boxes):
         return upright(image, orientation(photo)).numpy()
 
     for k, photo in enumerate(photos):  # all of them, before anything is written
-        height, width, _ = (image := read(photo)).shape
+        image = read(photo)
+        height, width, _ = image.shape
         side = min(height, width)
         square = [(width - side) / 2 - 0.5, (height - side) / 2 - 0.5, side]
         if boxes:
