@@ -110,7 +110,7 @@ def list_utkface(data_dir):
             continue
         seen.add(os.path.realpath(folder))
         files += [os.path.join(folder, name) for name in names if name.endswith(".jpg")]
-    path_of = {os.path.basename(path): path for path in sorted(files, reverse=True)}
+    path_of = {os.path.basename(path): path for path in sorted(files, reverse=True)}  # of two the first one stays
     if twice := len(files) - len(path_of):
         print(f"left out {twice} of {len(files)} files, whose names others have in other folders")
     found = [(path_of[name], UTKFACE_NAME.fullmatch(name)) for name in sorted(path_of)]
@@ -297,8 +297,8 @@ def prepare_data(args):
     people, strata = (identities[kept], genders) if split == "identity" else (picture, cells)
     rows = {"test": hold_out(strata, people, 0.1)}
     digest = hashlib.sha256(images)
-    for array in (labels, rows["test"]):
-        digest.update(array)
+    digest.update(labels)
+    digest.update(rows["test"])  # a run that went on with another split would be tested on what it has trained on
     rest = np.setdiff1d(np.arange(len(images)), rows["test"])
     if args.validation_fraction:
         chosen = hold_out(strata[rest], people[rest], args.validation_fraction)

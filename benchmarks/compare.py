@@ -866,7 +866,7 @@ def draw_alphas(plt, path):
                 steps = sorted(set.intersection(*map(set, curves)))  # they were not always logged at the same ones
                 values = [statistics.fmean(curve[step] for curve in curves) for step in steps]
                 axes.plot(steps, values, style, color=colour, lw=width)
-        if stitched := 47 * entries[0]["arguments"][0]["pretrain_epoch"]:  # steps of an epoch
+        if stitched := 47 * entries[0]["arguments"][0]["pretrain_epoch"]:  # epochs, each of 47 steps here
             axes.axvline(stitched, color="#444444", lw=1)
             axes.text(stitched + 25, 0.5, "stitched\nfrom here\non", fontsize=8, va="center")
         axes.set_title(f"{title} ({len(entries)} seeds)", fontsize=11)
