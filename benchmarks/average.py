@@ -40,15 +40,15 @@ def average(name, folder, data_dir):
     Pairs that were stored before stay, also where their networks are gone.
     Measures that compare.py does not keep, as those of a task that was not trained, are left out here too.
     """
-    module, part = importlib.import_module(EXPERIMENTS[name].script.removesuffix(".py")), None
+    module = importlib.import_module(EXPERIMENTS[name].script.removesuffix(".py"))
     for setting, of_seed in load(name).items():
-        outputs = {}
+        outputs, part = {}, None
         entry = {measure: {**pairs} for measure, pairs in load("averages").get(name, {}).get(setting, {}).items()}
         for seed, stored in of_seed.items():
             log_dir = log_dir_of(folder, name, setting, 0, seed)
             if os.path.exists(os.path.join(log_dir, "model.keras")):
                 args = argparse.Namespace(**stored["arguments"][0], seed=int(seed), data_dir=data_dir)
-                part = part or module.prepare_data(args)[0]["test"]  # of all runs the same
+                part = part or module.prepare_data(args)[0]["test"]  # of all seeds the same
                 outputs[seed] = predict(module, log_dir, part[0], args)
         for pair in itertools.combinations(outputs, 2):
             for measure, value in evaluate([outputs[seed] for seed in pair], part[1]).items():

@@ -92,10 +92,9 @@ FULL = {  # settings on all training images, otherwise the script's defaults
     "channel": [{}],
     "layer": [{"cross_stitch_unit": "layer"}],
     "channel, 0.9, ×100": [PAPER],
-    "init 0.5": [HALF],
 }
 AVERAGED = {"baseline, batch norm over 1000 steps": [{**BASELINE, "bn_momentum": 0.999}]}  # as the original did
-LATER = tuple((LATE, setting, "baseline") for setting in FULL if setting != "baseline")
+LATER = tuple((LATE, setting, "baseline") for setting in FULL | STARTS if setting != "baseline")
 
 
 def decaying(settings, n_epoch):
@@ -106,12 +105,10 @@ def decaying(settings, n_epoch):
     return {name: [{**run, "lr_half_life": n_epoch / 6} for run in runs] for name, runs in settings.items()}
 
 
-def scarce(fraction, n_epoch):
-    """Returns the settings on a part of the training images, at 1,410 to 1,500 steps, evaluated every 141.
+def scarce(fraction, n_epoch, further):
+    """Returns the settings on a part of the training images, and `further` ones, {name: arguments of its one run}.
 
-    The last three are controls. The column of a task that is not trained has nothing of its own to learn, so what the
-    other one gains is gained by a wider network, not by sharing between tasks. Units whose α are fixed share without
-    learning how much.
+    All have 1,410 to 1,500 steps, and are evaluated every 141.
     """
     common = {"train_fraction": fraction, "n_epoch": n_epoch, "eval_every": 141}
     settings = {
@@ -119,29 +116,27 @@ def scarce(fraction, n_epoch):
         "baseline": [BASELINE],
         "channel": [{}],
         "channel, as in the paper": [{**PAPER, "pretrain_epoch": n_epoch // 3}],
-        "init 0.5": [HALF],
-        **{name: [run] for name, run in NOT_TRAINED.items()},
-        "init 0.5, α fixed": [{**HALF, "cross_stitch_lr_scale": 0.0}],
+        **{name: [run] for name, run in further.items()},
     }
     return {name: [{**common, **run} for run in runs] for name, runs in settings.items()}
 
 
-def ablations():
-    """Returns the settings on a tenth of the training images, and those that differ from `channel` in one thing."""
-    settings = scarce(0.1, 30)
-    changes = {
-        "layer": {"cross_stitch_unit": "layer"},
-        "activation": {"cross_stitch_unit": "activation"},
-        "init 0.9": {"cross_stitch_init": 0.9},
-        "units' rate × 10": {"cross_stitch_lr_scale": 10.0},
-        "units' rate × 100": {"cross_stitch_lr_scale": 100.0},
-        "units' rate × 1000": {"cross_stitch_lr_scale": 1000.0},
-        "pretrained, 5 epochs": {"pretrain_epoch": 5},
-        "unit at pool_1 only": {"cross_stitch_at": ["pool_1"]},
-        "unit at pool_2 only": {"cross_stitch_at": ["pool_2"]},
-        "unit at fc_3 only": {"cross_stitch_at": ["fc_3"]},
-    }
-    return settings | {name: [settings["channel"][0] | change] for name, change in changes.items()}
+# The last three are controls. The column of a task that is not trained has nothing of its own to learn, so what the
+# other one gains is gained by a wider network, not by sharing between tasks. Units whose α are fixed share without
+# learning how much.
+HALVES = {"init 0.5": HALF, **NOT_TRAINED, "init 0.5, α fixed": {**HALF, "cross_stitch_lr_scale": 0.0}}
+ABLATIONS = {  # what differs from `channel` in one thing
+    "layer": {"cross_stitch_unit": "layer"},
+    "activation": {"cross_stitch_unit": "activation"},
+    "init 0.9": {"cross_stitch_init": 0.9},
+    "units' rate × 10": {"cross_stitch_lr_scale": 10.0},
+    "units' rate × 100": {"cross_stitch_lr_scale": 100.0},
+    "units' rate × 1000": {"cross_stitch_lr_scale": 1000.0},
+    "pretrained, 5 epochs": {"pretrain_epoch": 5},
+    "unit at pool_1 only": {"cross_stitch_at": ["pool_1"]},
+    "unit at pool_2 only": {"cross_stitch_at": ["pool_2"]},
+    "unit at fc_3 only": {"cross_stitch_at": ["fc_3"]},
+}
 
 
 def landmarks():
@@ -216,7 +211,12 @@ EXPERIMENTS = {
     "full": Experiment(
         "Fashion-MNIST, all 60,000 training images, constant learning rate", FULL | AVERAGED, LONG, further=LATER
     ),
-    "decaying": Experiment("Fashion-MNIST, all 60,000 training images", decaying(FULL, 30), LONG, further=LATER),
+    "decaying": Experiment(
+        "Fashion-MNIST, all 60,000 training images",
+        decaying({name: [run] for name, run in STARTS.items()}, 30),
+        LONG,
+        further=LATER,
+    ),
     "decaying_15": Experiment(
         "Fashion-MNIST, all 60,000 training images, 15 epochs, in bfloat16",
         decaying(
@@ -229,14 +229,14 @@ EXPERIMENTS = {
     **{
         f"scarce_{percentage}": Experiment(
             f"Fashion-MNIST, {percentage} % of the training images, {steps} steps",
-            decaying(ablations() if percentage == 10 else scarce(percentage / 100, n_epoch), n_epoch),
+            decaying(scarce(percentage / 100, n_epoch, HALVES | (ABLATIONS if percentage == 10 else {})), n_epoch),
             GARMENTS,
             further=SHARING,
         )
         for percentage, n_epoch, steps in ((25, 12, "1,416"), (10, 30, "1,410"), (5, 60, "1,440"), (1, 300, "1,500"))
     },
-    "constant_10": Experiment("Fashion-MNIST, 10 %, constant learning rate", scarce(0.1, 30), GARMENTS),
-    "constant_1": Experiment("Fashion-MNIST, 1 %, constant learning rate", scarce(0.01, 300), GARMENTS),
+    "constant_10": Experiment("Fashion-MNIST, 10 %, constant learning rate", scarce(0.1, 30, {}), GARMENTS),
+    "constant_1": Experiment("Fashion-MNIST, 1 %, constant learning rate", scarce(0.01, 300, {}), GARMENTS),
     "gender_age": Experiment(
         "UTKFace, 12,784 training images, 8 epochs, constant learning rate",
         {name: [run] for name, run in STARTS.items()},
@@ -316,7 +316,7 @@ EXPERIMENTS = {
     "bfloat16": Experiment(
         "Fashion-MNIST, 10 % of the images, decaying rate, cross-stitch in both precisions",
         {
-            name: [{**decaying(scarce(0.1, 30), 30)["channel"][0], "precision": name}]
+            name: [{**decaying(scarce(0.1, 30, {}), 30)["channel"][0], "precision": name}]
             for name in ("float32", "bfloat16")
         },
         GARMENTS,
@@ -570,14 +570,14 @@ def scores(entry):
 def over_images(name, setting, other, seeds):
     """Returns half the width of a 95 % interval of a difference, over the test images instead of over the seeds.
 
-    That is what other test images of the same kind could change within a seed; the mean over the seeds, or None.
+    That is what other test images of the same kind could change in the mean over these seeds' networks. None where
+    the predictions of one of them are not stored.
     """
-    halves = []
-    for seed in seeds:
-        one, two = (scores(load(name)[key][seed]) for key in (setting, other))
-        if one is not None and two is not None:
-            halves.append(1.96 * np.std(one - two, ddof=1) / len(one) ** 0.5)
-    return statistics.fmean(halves) if halves else None
+    pairs = [[scores(load(name)[key][seed]) for key in (setting, other)] for seed in seeds]
+    if any(of_images is None for pair in pairs for of_images in pair):
+        return None
+    of_images = np.mean([one - two for one, two in pairs], axis=0)
+    return 1.96 * np.std(of_images, ddof=1) / len(of_images) ** 0.5
 
 
 def compare(name):
@@ -640,12 +640,17 @@ def holm(values):
 
 
 def difference_cells(rows):
-    """Returns three cells for each of the rows: the difference with its 95 % interval, p, and p by Holm's method."""
+    """Returns three cells for each of the rows: the difference with its 95 % interval, p, and p by Holm's method.
+
+    Where fewer pairs than the row has seeds could be made, their number stands beside the difference.
+    """
     cells = []
     for row, corrected in zip(rows, holm([row.get("p") for row in rows])):
         cell = percent(row["difference"], True) if "difference" in row else ""
         if "interval" in row:
             cell += f" [{', '.join(percent(end, True) for end in row['interval'])}]"
+        if len(row.get("common", ())) < row.get("seeds", 0) and "common" in row:
+            cell += f" (pairs: {len(row['common'])})"
         ps = (f"{p:.2f}" if p >= 0.005 else "< 0.01" for p in (row["p"], corrected)) if "p" in row else ("", "")
         cells.append([cell, *ps])
     return cells

@@ -326,6 +326,13 @@ def test_splits(script):
     assert rows(prepared[0]["train"]) == rows(script.prepare_data(arguments(**vars(args) | {"seed": 0}))[0]["train"])
 
 
+def test_stratified_by_hand(script):
+    """0.4 of 2, 4 and 1 images: 0.8, 1.6 and 0.4 of one, to the nearest but never none."""
+    labels = np.array([5, 0, 5, 0, 5, 3, 5])
+    indices = script.stratified(labels, 0.4, seed=0)
+    assert sorted(labels[indices]) == [0, 3, 5, 5] and indices.tolist() == sorted(set(indices.tolist()))
+
+
 def test_sample_notes_its_licence():
     text = (ROOT / "data" / "fashion_mnist_sample" / "README.md").read_text()
     assert "MIT" in text and "Zalando" in text and "data/make_fashion_mnist_sample.py" in text

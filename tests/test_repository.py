@@ -133,15 +133,16 @@ def test_holm_by_hand():
 
 
 def test_interval_over_test_images_by_hand(monkeypatch):
-    """Of four images one is told by the baseline alone: differences 0, -1, 0 and 0, whose deviation is one half."""
+    """Of four images the baseline alone tells one in each of two seeds: mean differences 0, -1/2, 0 and -1/2."""
     compare = load("benchmarks/compare.py")
-    stored = {
-        "baseline": {"0": {"predictions": {"item": "0111", "item_truth": "0111"}}, "1": {}},
-        "channel": {"0": {"predictions": {"item": "0011", "item_truth": "0111"}}, "1": {}},
-    }
+
+    def entries(*found):
+        return {str(k): {"predictions": {"item": x, "item_truth": "0111"}} for k, x in enumerate(found)} | {"2": {}}
+
+    stored = {"baseline": entries("0111", "0111"), "channel": entries("0011", "0110")}
     monkeypatch.setattr(compare, "load", lambda name: stored)
-    assert compare.over_images("full", "channel", "baseline", ["0", "1"]) == pytest.approx(1.96 * 0.5 / 4**0.5)
-    assert compare.over_images("full", "channel", "baseline", ["1"]) is None
+    assert compare.over_images("full", "channel", "baseline", ["0", "1"]) == pytest.approx(1.96 * (1 / 12) ** 0.5 / 2)
+    assert compare.over_images("full", "channel", "baseline", ["0", "1", "2"]) is None  # predictions are not stored
     faces = {"predictions": {"mean_error": [100, 300]}}
     np.testing.assert_allclose(compare.scores(faces), [0.01, 0.03])
 
@@ -152,22 +153,33 @@ def test_averages_by_hand(monkeypatch, tmp_path):
     average, compare, stored = load("benchmarks/average.py"), load("benchmarks/compare.py"), {}
     sure, unsure = np.log([0.1, 0.9]), np.log([0.6, 0.4])
     logits = {3: np.array([sure, sure, unsure, unsure]), 5: np.array([unsure, unsure, sure, sure])}
-    for seed in logits:
-        folder = Path(average.log_dir_of(tmp_path, "decaying", "init 0.5", 0, seed))
-        folder.mkdir(parents=True)
-        (folder / "model.keras").touch()
-    of_seed = {seed: {"arguments": [{}], "test": {"item": 0.5}} for seed in "345"}  # of seed 4 no model is left
-    part = np.zeros((4, 8, 8, 1)), np.ones((4, 2), int)
-    script = argparse.Namespace(prepare_data=lambda args: ({"test": part},))
+    results = {}
+    for setting, tasks in (("single-task", ["item"]), ("init 0.5", None)):
+        for seed in logits:
+            folder = Path(average.log_dir_of(tmp_path, "decaying", setting, 0, seed))
+            folder.mkdir(parents=True)
+            (folder / "model.keras").touch()
+        # of seed 4 no model is left, and of group no measure is kept
+        results[setting] = {seed: {"arguments": [{"tasks": tasks}], "test": {"item": 0.5}} for seed in "345"}
+
+    def prepare_data(args):
+        return ({"test": (np.zeros((4, 8, 8, 1)), np.ones((4, len(args.tasks or "ab")), int))},)
+
+    def load_results(name):
+        return stored if name == "averages" else results
+
+    script = argparse.Namespace(prepare_data=prepare_data)
     monkeypatch.setattr(average.importlib, "import_module", lambda name: script)
-    monkeypatch.setattr(average, "load", lambda name: stored if name == "averages" else {"init 0.5": of_seed})
-    monkeypatch.setattr(average, "predict", lambda *a: {task: logits[a[-1].seed] for task in ("item", "group")})
-    monkeypatch.setattr(average, "store", lambda _, *names: stored.update({names[0]: {names[1]: names[2]}}))
+    monkeypatch.setattr(average, "load", load_results)
+    monkeypatch.setattr(
+        average, "predict", lambda *a: {task: logits[a[-1].seed] for task in a[-1].tasks or ("item", "group")}
+    )
+    monkeypatch.setattr(average, "store", lambda _, name, *pair: stored.setdefault(name, {}).update([pair]))
     average.average("decaying", str(tmp_path), None)
-    assert stored == {"decaying": {"init 0.5": {"item": {"3 5": 1.0}}}}  # of group no measure is kept
-    monkeypatch.setattr(compare, "load", lambda name: stored if name == "averages" else {"init 0.5": of_seed})
+    assert stored == {"decaying": {setting: {"item": {"3 5": 1.0}} for setting in results}}
+    monkeypatch.setattr(compare, "load", load_results)
     assert compare.averages()[2:] == [
-        "| `decaying` | init 0.5 | item | 50.00 | 100.00 | 1 | +50.00 (+50.00 to +50.00) |"
+        f"| `decaying` | {setting} | item | 50.00 | 100.00 | 1 | +50.00 (+50.00 to +50.00) |" for setting in results
     ]
     shutil.rmtree(folder)  # the pair that is stored stays
     average.average("decaying", str(tmp_path), None)
@@ -175,7 +187,7 @@ def test_averages_by_hand(monkeypatch, tmp_path):
     folder.mkdir()
     (folder / "model.keras").touch()
     average.average("decaying", str(tmp_path), None)
-    assert stored == {"decaying": {"init 0.5": {"item": {"3 5": 1.0, "7 8": 0.75}}}}
+    assert stored["decaying"]["init 0.5"] == {"item": {"3 5": 1.0, "7 8": 0.75}}
     points = [{"landmarks": np.full((1, 5, 2), [x, 0.4])} for x in (0.0, 0.6)]
     assert average.evaluate(points, np.zeros((1, 5, 2))) == pytest.approx({"mean_error": 0.5})
 
@@ -189,6 +201,7 @@ def test_runs_of_different_commits_or_data_are_not_paired(monkeypatch):
     }
     monkeypatch.setattr(compare, "load", lambda name: stored)
     assert compare.paired("full", "channel", "baseline")["common"] == ["0"]
+    assert compare.difference_cells(compare.compare("full"))[1] == ["+0.00 (pairs: 1)", "", ""]  # of three seeds
 
 
 def test_last_ten_evaluations_by_hand():

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import read_events
 
 KINDS = ("channel", "layer", "activation")
 
@@ -117,3 +118,19 @@ def test_a_kind_that_does_not_exist_is_refused(script):
     """As "channels", which must not pass for another kind."""
     with pytest.raises(KeyError, match="channels"):
         script.CrossStitch("channels")(random_inputs(2))
+
+
+def test_picture_of_what_was_learned(script, tmp_path):
+    """From blue, 1 and more, by white, 0, to red, -1; a quarter is half as blue, as a square root is."""
+    inputs = [keras.Input((4,)) for _ in range(2)]
+    network = keras.Model(inputs, script.CrossStitch("layer", name="pool_1")(inputs))
+    network.layers[-1].alpha.assign([[7.0, -1.0], [0.25, 0.0]])
+    with tf.summary.create_file_writer(str(tmp_path)).as_default():
+        tf.summary.experimental.set_step(0)
+        script.log_training(network, 0, {})
+    (_, (width, height, picture)), *_ = read_events(tmp_path)["units/pool_1/alpha_mean"]
+    pixels = tf.io.decode_png(picture).numpy()
+    assert pixels.shape == (int(height), int(width), 3) == (128, 128, 3)
+    for i, j, colour in ((0, 0, (0, 0, 255)), (0, 1, (255, 0, 0)), (1, 0, (127, 127, 255)), (1, 1, (255, 255, 255))):
+        square = pixels[64 * i : 64 * (i + 1), 64 * j : 64 * (j + 1)]
+        assert np.abs(square - np.array(colour)).max() <= 1, (i, j, square[0, 0])
