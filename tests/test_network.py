@@ -179,6 +179,21 @@ def test_dropout_keeps_what_keep_prob_says(script, garments):
     assert abs((kept > 0).mean() - 0.8) < 0.01
 
 
+def test_preset_of_2018(script, garments):
+    """Dense units, slow averages, and logits without a bias, normalised over the batch."""
+    args, _ = script.parse_arguments(["--preset", "2018"])
+    assert (args.cross_stitch_unit, args.bn_momentum) == ("activation", 0.999)
+    args, _ = script.parse_arguments(["--preset", "2018", "--cross_stitch_unit", "channel"])
+    assert (args.preset, args.cross_stitch_unit, args.bn_momentum) == ("2018", "channel", 0.999)
+    network = build(script, "--preset", "2018")
+    assert all(network.get_layer(f"{task}_logits").bias is None for task in TASKS)
+    norms = [layer for layer in network.layers if isinstance(layer, script.BatchNormalization)]
+    assert [norm.momentum for norm in norms] == [0.999] * 8 and {"item", "group"} < {norm.name for norm in norms}
+    for logits in network(garment_batch(garments, 64), training=True).values():
+        np.testing.assert_allclose(np.mean(logits, axis=0), 0, atol=1e-4)
+        np.testing.assert_allclose(np.std(logits, axis=0), 1, atol=0.01)
+
+
 def test_one_step_of_training_by_hand(script, garments):
     """Loss, gradients and Adam's first step, against an eager tape and the formula of the optimizer's paper."""
     lr, scale, weights, reg_lambda = 0.01, 10, [0.5, 2.0], 1e-3
