@@ -1,5 +1,6 @@
 """Gender and age: both layouts with the quirks of the real files, the network, and runs on drawn faces."""
 
+import collections
 import functools
 import json
 import os
@@ -122,15 +123,33 @@ def test_splits(faces_script, utkface, vggface2):
             assert not digests(one[part]) & digests(one["train"])
 
 
-def test_nobody_is_on_both_sides(faces_script, vggface2):
+def test_the_split_is_stratified_by_gender_and_decade(faces_script, utkface):
+    names = [path.name.split("_") for path in utkface.iterdir()]
+    cells = collections.Counter((int(gender), int(age) // 10) for age, gender, *_ in names)
+    parts, *_ = prepare(faces_script, utkface, "--age_bins", *map(str, range(10, 120, 10)))
+    tested = collections.Counter(map(tuple, parts["test"][1].tolist()))
+    assert tested == {cell: max(1, round(0.1 * n)) for cell, n in cells.items()}
+
+
+def test_majority_is_that_of_the_training_images(faces_script, utkface, monkeypatch):
+    """Tested on men alone, trained on women alone: always female is never right."""
+    monkeypatch.setattr(faces_script, "hold_out", lambda strata, *rest: np.flatnonzero(strata < 100))
+    assert prepare(faces_script, utkface)[-1]["majority"]["gender"] == 0
+
+
+def test_nobody_is_on_both_sides(faces_script, vggface2, tmp_path):
+    """Also where an image is skipped."""
     identities = faces_script.list_vggface2(str(vggface2))[4]
     genders = np.repeat(np.arange(30) % 2, 20)
     held_out = faces_script.hold_out(genders, identities, 0.1)
     assert len(held_out) == 20 * len(set(identities[held_out])) == 80  # two men and two women, all their images
     assert not set(identities[held_out]) & set(np.delete(identities, held_out))
-    images, _ = decode_all(faces_script, faces_script.list_vggface2(str(vggface2))[0])
-    person_of = {image.tobytes(): person for image, person in zip(images, identities)}
-    parts = prepare(faces_script, vggface2, "--validation_fraction=0.2")[0]
+    shutil.copytree(vggface2, tmp_path / "faces")
+    paths = faces_script.list_vggface2(str(tmp_path / "faces"))[0]
+    os.remove(paths[7])
+    images, kept = decode_all(faces_script, paths)
+    person_of = {image.tobytes(): person for image, person in zip(images, identities[kept])}
+    parts = prepare(faces_script, tmp_path / "faces", "--validation_fraction=0.2")[0]
     people = [{person_of[image.tobytes()] for image in parts[part][0]} for part in parts]
     assert sum(map(len, people)) == len(set.union(*people)) == 30
 
