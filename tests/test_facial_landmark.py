@@ -456,21 +456,24 @@ def test_related_weights_of_the_network_are_those_that_both_columns_have(landmar
 
 
 def test_measures_of_faces_by_hand(landmark_script):
-    true = np.zeros((3, 5, 2), np.float32)
+    true = np.zeros((4, 5, 2), np.float32)
     true[:, 1] = [0.5, 0]  # the eyes are half a box apart
     predicted = true.copy()
     predicted[1, :, 0] += 0.03  # every landmark 3 % off: no failure by the box, 6 % of the eyes' distance
-    predicted[2, 0] += [0.3, 0.4]  # one landmark 50 % off: 10 % in the mean, 20 % of the eyes' distance
+    predicted[2, 2] += [0.3, 0.4]  # the nose 50 % off: 10 % in the mean, 20 % of the eyes' distance
+    predicted[3, 0] += [0.12, 0.16]  # the left eye 20 % off, which fails, but not the face: 4 % in the mean
     measures = landmark_script.face_measures(predicted, true).numpy()
     np.testing.assert_allclose(measures[0], np.zeros(14), atol=1e-6)
     np.testing.assert_allclose(measures[1], [0.03] * 5 + [0] * 5 + [0.03, 0, 0.06, 0], atol=1e-6)
-    np.testing.assert_allclose(measures[2], [0.5, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0.1, 1, 0.2, 1], atol=1e-6)
+    np.testing.assert_allclose(measures[2], [0, 0, 0.5, 0, 0, 0, 0, 1, 0, 0, 0.1, 1, 0.2, 1], atol=1e-6)
+    np.testing.assert_allclose(measures[3], [0.2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0.04, 0, 0.08, 0], atol=1e-6)
     matrices = {"smile": np.array([[3, 1], [0, 2]]), "pose": np.zeros((5, 5))}
-    found = landmark_script.metrics(np.concatenate([[3], measures.sum(axis=0)]), matrices)
-    assert found["mean_error"] == pytest.approx(0.13 / 3) and found["failure_rate"] == pytest.approx(1 / 3)
-    assert found["mean_error_interocular"] == pytest.approx(0.26 / 3)
-    assert found["landmarks"]["left eye"] == pytest.approx({"mean_error": 0.53 / 3, "failure_rate": 1 / 3})
-    assert found["landmarks"]["nose"] == pytest.approx({"mean_error": 0.01, "failure_rate": 0})
+    found = landmark_script.metrics(np.concatenate([[4], measures.sum(axis=0)]), matrices)
+    assert found["mean_error"] == pytest.approx(0.17 / 4) and found["failure_rate"] == pytest.approx(1 / 4)
+    assert found["mean_error_interocular"] == pytest.approx(0.34 / 4)
+    assert found["landmarks"]["left eye"] == pytest.approx({"mean_error": 0.23 / 4, "failure_rate": 1 / 4})
+    assert found["landmarks"]["right eye"] == pytest.approx({"mean_error": 0.03 / 4, "failure_rate": 0})
+    assert found["landmarks"]["nose"] == pytest.approx({"mean_error": 0.53 / 4, "failure_rate": 1 / 4})
     assert found["smile"] == pytest.approx(5 / 6) and "pose" not in found
 
 
