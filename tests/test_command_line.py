@@ -71,7 +71,8 @@ def test_log_folder_that_cannot_be_made(run, tmp_path):
     (tmp_path / "file").write_text("mine")
     result = run(log_dir=tmp_path / "file" / "run")
     assert result.status == 2
-    assert result.err.splitlines()[-1].startswith(f"error: --log_dir {tmp_path}/file/run: expected a folder")
+    line = result.err.splitlines()[-1]
+    assert line.startswith(f"error: --log_dir {tmp_path}/file/run: expected a folder that can be written")
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -56,6 +56,19 @@ def test_nothing_else_is_in_two_scripts():
     assert twice - own <= set(" ".join(SHARED.values()).split())
 
 
+def functions_of_the_network(path):
+    """Returns {name: its code} of the functions inside build_network."""
+    tree = ast.parse((ROOT / path).read_text())
+    (build,) = (node for node in tree.body if getattr(node, "name", "") == "build_network")
+    return {node.name: ast.unparse(node) for node in build.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_columns_of_garments_and_faces_are_built_alike():
+    one, other = map(functions_of_the_network, (GARMENTS, FACES))
+    for name in ("convolution", "dense", "stitch"):
+        assert one[name] == other[name], name
+
+
 def fix():
     """Copies what is shared from its original into the other scripts, where it stands under the same name."""
     for name, original, copy in PAIRS:

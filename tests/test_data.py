@@ -50,6 +50,7 @@ def test_every_source_in_its_turn(script, small, elsewhere, monkeypatch, capsys)
     record = script.prepare_data(arguments())[-1]
     assert record["source"] == script.SAMPLE and record["sizes"] == {"train": 6000, "test": 1000}
     assert "cannot be downloaded" in capsys.readouterr().out
+    assert socket.getdefaulttimeout() is None  # as before the attempt
 
     cache = elsewhere / "datasets" / "fashion-mnist"  # as an earlier download leaves it
     shutil.copytree(small, cache, dirs_exist_ok=True)

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 
 import keras
@@ -14,12 +15,15 @@ from conftest import (
     assert_goes_on,
     assert_nearly_same_run,
     assert_refused,
+    checkpoint_arrays,
+    last_checkpoint,
     load,
     read_events,
     run_main,
     run_on_devices,
     unchanged_weights,
 )
+from PIL import Image
 
 SCRIPT = "facial_landmark_multi_task_learning.py"
 LISTS = ("training.txt", "trainImageList.txt", "testImageList.txt", "testing.txt")
@@ -101,6 +105,28 @@ def test_boxes_around_landmarks(landmark_script):
     assert 0.07 < np.abs(middle).max() < 0.08 and 0.86 < (one[:, 2] / side).min() < (one[:, 2] / side).max() < 1.17
 
 
+def test_numbers_of_mtfl_and_their_names(landmark_script):
+    """As the data set's readme has them: gender 1 male, smile 1 yes, glasses 1 yes, pose 1 to 5 from the left."""
+    assert list(landmark_script.TASKS.values()) == [
+        ["male", "female"],
+        ["smiling", "not smiling"],
+        ["glasses", "no glasses"],
+        ["left profile", "left", "frontal", "right", "right profile"],
+    ]
+    assert landmark_script.LANDMARKS == ["left eye", "right eye", "nose", "left mouth corner", "right mouth corner"]
+
+
+def test_jitter_reaches_its_bounds(landmark_script):
+    boxes = np.array([[10.0, 20, 100]]).repeat(2000, axis=0)
+    found = landmark_script.jitter(boxes, 0)
+    scale = np.log(found[:, 2] / 100) / 0.15
+    move = (found[:, :2] + found[:, 2:] / 2 - [60, 70]) / 8
+    draws = np.concatenate([scale[:, None], move], axis=1)
+    np.testing.assert_allclose(draws.min(axis=0), -1, atol=0.01)
+    np.testing.assert_allclose(draws.max(axis=0), 1, atol=0.01)
+    assert np.abs(np.corrcoef(draws.T) - np.eye(3)).max() < 0.1
+
+
 def test_a_crop_shows_each_landmark_where_it_is_said_to_be(landmark_script):
     """A disc drawn about a pixel of the photo has its centre of mass at that point of the crop."""
     rng = np.random.default_rng(0)
@@ -142,15 +168,16 @@ def test_a_crop_looks_at_as_much_of_the_photo_as_it_needs(landmark_script):
             landmark_script.crop(photo, np.array([left, top, 50], np.float32), 40, 1.0)
 
 
-def test_margin_and_centre(landmark_script, mtfl):
+@pytest.mark.parametrize("crop_scale", [1.0, 1.5])
+def test_margin_and_centre(landmark_script, mtfl, crop_scale):
     """The middle of a face held with its margin is what a crop without margin shows."""
     paths, boxes, _ = landmark_script.read_boxes(str(mtfl / "testImageList.txt"))
-    args = parse(landmark_script, f"--data_dir={mtfl}")
+    args = parse(landmark_script, f"--data_dir={mtfl}", f"--crop_scale={crop_scale}")
     parts, *_ = landmark_script.prepare_data(args)
     assert {part: len(x[0]) for part, x in parts.items()} == {"train": 239, "validation": 61, "test": 60, "aflw": 40}
     assert parts["test"][0].shape[1:] == (48, 48, 1)
     for k in (0, 30):
-        direct = landmark_script.decode(paths[k], 1, boxes[k].astype(np.float32), 32, args.crop_scale).numpy()
+        direct = landmark_script.decode(paths[k], 1, boxes[k].astype(np.float32), 32, crop_scale).numpy()
         middle = landmark_script.centre(parts["test"][0], 32)[k]
         assert np.abs(direct.astype(int) - middle.astype(int)).max() <= 2
 
@@ -269,6 +296,31 @@ def test_a_photo_is_in_one_part(landmark_script, mtfl, tmp_path, capsys):
     *_, record = landmark_script.prepare_data(parse(landmark_script, f"--data_dir={tmp_path / 'same'}"))
     assert record["left_out"] == 3 and record["sizes"]["train"] + record["sizes"]["validation"] == 297
     assert "3 training faces are left out" in capsys.readouterr().out
+
+
+def test_copies_of_a_photo_are_held_out_together(landmark_script, mtfl, tmp_path, monkeypatch):
+    shutil.copytree(mtfl, tmp_path / "same")
+    paths = landmark_script.read_boxes(str(tmp_path / "same" / "trainImageList.txt"))[0]
+    for k in range(6):
+        shutil.copy(paths[100 + k], paths[200 + k])
+    people, hold_out = [], landmark_script.hold_out
+    monkeypatch.setattr(landmark_script, "hold_out", lambda s, p, f: people.append(p) or hold_out(s, p, f))
+    landmark_script.prepare_data(parse(landmark_script, f"--data_dir={tmp_path / 'same'}"))
+    assert people[0][200:206].tolist() == people[0][100:106].tolist() == list(range(100, 106))
+
+
+def test_digest_and_majority(landmark_script, mtfl, tmp_path):
+    """An attribute that changed is other data; the majority is that of the faces to train on."""
+    parts, _, _, record = landmark_script.prepare_data(parse(landmark_script, f"--data_dir={mtfl}"))
+    for t, task in enumerate(landmark_script.TASKS):
+        frequent = np.bincount(parts["train"][2][:, t]).argmax()
+        shares = {part: np.mean(parts[part][2][:, t] == frequent) for part in ("aflw", "validation")}
+        assert record["majority"][task] == pytest.approx(shares)
+    shutil.copytree(mtfl, tmp_path / "other")
+    path = tmp_path / "other" / "testing.txt"
+    path.write_text(path.read_text()[:-2] + ("1" if path.read_text()[-2] != "1" else "2") + "\n")  # a pose
+    other = landmark_script.prepare_data(parse(landmark_script, f"--data_dir={tmp_path / 'other'}"))[-1]
+    assert other["sha256"] != record["sha256"]
 
 
 def test_nothing_left(run, mtfl, tmp_path):
@@ -406,6 +458,30 @@ def test_preset_is_the_setting_of_the_poster(landmark_script):
     assert ours.weight_reg == "none" and ours.augment and ours.n_epoch != 100
 
 
+def test_the_poster_in_full(landmark_script):
+    """The preset, its division by 255 and Glorot's weights; ours: He's, dropout, momentum, points in the middle."""
+    expected = {"lr": 0.01, "lr_half_life": 0, "n_epoch": 100, "n_batch_size": 128, "reg_lambda": 0, "keep_prob": 1}
+    expected |= {"image_size": 39, "augment": False, "landmark_lambda": 200, "aux_lambda": [0.125]}
+    expected |= {"cross_stitch_init": 0.9, "weight_reg": "l2", "weight_reg_lambda": 1}
+    args = vars(landmark_script.parse_arguments(["--preset", "poster"])[0])
+    assert {name: args[name] for name in expected} == expected
+    images = np.arange(39 * 39, dtype=np.uint8).reshape(1, 39, 39, 1)
+    network = build(landmark_script, "--preset=poster", "--image_size=39")
+    np.testing.assert_allclose(network.get_layer("standardise")(images), images / 255, atol=1e-6)
+    for flags, name, deviation in (
+        (["--preset=poster", "--image_size=39"], "landmarks_fc_5", (2 / (2 * 2 * 80 + 120)) ** 0.5),
+        ([], "landmarks_fc_5", (2 / (4 * 4 * 80)) ** 0.5),
+    ):
+        kernel = build(landmark_script, *flags).get_layer(name).kernel.numpy()
+        assert abs(kernel.std() / deviation - 1) < 0.03
+    network = build(landmark_script, "--keep_prob=0.7", "--bn_momentum=0.6")
+    for column in ("landmarks", "attributes"):
+        assert network.get_layer(f"{column}_dropout").rate == pytest.approx(0.3)
+        assert network.get_layer(f"{column}_bn_1").momentum == 0.6
+    start = network(np.zeros((1, 32, 32, 1), np.uint8))["landmarks"]
+    np.testing.assert_array_equal(start, np.full((1, 5, 2), 0.5))
+
+
 # ---- losses and measures
 
 
@@ -475,6 +551,61 @@ def test_measures_of_faces_by_hand(landmark_script):
     assert found["landmarks"]["right eye"] == pytest.approx({"mean_error": 0.03 / 4, "failure_rate": 0})
     assert found["landmarks"]["nose"] == pytest.approx({"mean_error": 0.53 / 4, "failure_rate": 1 / 4})
     assert found["smile"] == pytest.approx(5 / 6) and "pose" not in found
+
+
+def test_thresholds_of_failures(landmark_script):
+    """Eyes 0.4 apart, so that 10 % of their distance is 4 % of the box; nothing else is as far apart."""
+    true = np.tile([[0.2, 0.3], [0.6, 0.3], [0.45, 0.5], [0.3, 0.8], [0.55, 0.75]], (4, 1, 1)).astype(np.float32)
+    moves = np.array([0.039, 0.041, 0.049, 0.051], np.float32)
+    predicted = true + np.stack([0.6 * moves, -0.8 * moves], axis=1)[:, None]
+    found = landmark_script.face_measures(predicted, true).numpy()
+    np.testing.assert_array_equal(found[:, 5:10], np.repeat([[0], [0], [0], [1]], 5, axis=1))
+    np.testing.assert_array_equal(found[:, [11, 13]], [[0, 0], [0, 1], [0, 1], [1, 1]])
+    measures = landmark_script.metrics(np.array([4, *found.sum(axis=0)]), {})
+    names = ("mean_error", "failure_rate", "mean_error_interocular", "failure_rate_interocular")
+    assert [measures[name] for name in names] == pytest.approx([0.045, 0.25, 0.1125, 0.75], rel=1e-4)
+
+
+def test_one_step_by_hand(landmark_script, mtfl):
+    """All terms of the loss at once; a and b of the related weights get gradients as the weights do."""
+    flags = ["--augment=no", "--keep_prob=1", "--reg_lambda=0.1", "--weight_reg=l2", "--weight_reg_lambda=0.01"]
+    flags += ["--landmark_lambda=3", "--aux_lambda", "1", "2", "0.5", "4", f"--data_dir={mtfl}"]
+    args = parse(landmark_script, *flags)
+    parts, mean, deviation, _ = landmark_script.prepare_data(args)
+    keras.utils.set_random_seed(0)
+    network = landmark_script.build_network(args, mean, deviation)
+    faces, points, attributes = (x[:16] for x in parts["train"])
+    outputs = {k: np.float64(x) for k, x in network(landmark_script.centre(faces, 32), training=True).items()}
+    errors = outputs["landmarks"] - points
+    losses = [0.5 * np.sum(errors**2) / 16]
+    for t, task in enumerate(landmark_script.TASKS):
+        z = outputs[task]
+        losses.append(np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(16), attributes[:, t]]))
+    kernels = {layer.name: np.float64(layer.kernel) for layer in network.layers if hasattr(layer, "kernel")}
+    relation = sum(
+        0.5 * np.sum((kernels[f"landmarks_{name}"] - kernels[f"attributes_{name}"]) ** 2)
+        for name in ("conv_1", "conv_2", "conv_3", "conv_4", "fc_5")
+    )
+    l2 = sum(0.5 * np.sum(kernel**2) for kernel in kernels.values())
+    spies = Spy(), Spy()
+    relations = [tf.Variable(tf.ones(5)), tf.Variable(tf.zeros(5))]
+    step = landmark_script.make_train_step(tf.distribute.get_strategy(), network, spies, args, relations)
+    inputs = [tf.constant(x) for x in (faces, points, attributes, np.zeros((16, 5), np.float32))]
+    numbers = step(*inputs, tf.constant(0.0)).numpy()
+    total = np.dot([3, 1, 2, 0.5, 4], losses) + 0.1 * l2 + 0.01 * relation
+    np.testing.assert_allclose(numbers[:-2], [total, *losses, relation], rtol=1e-4)
+    assert numbers[-2] == pytest.approx(np.linalg.norm(errors, axis=-1).mean(), rel=1e-4)
+    assert all(np.abs(gradient).min() > 1e-4 for gradient in spies[0].kept[-2:])
+
+
+def test_draws_of_an_epoch(landmark_script):
+    keys = ((0, 0), (0, 1), (1, 0))
+    found = [landmark_script.draws_of(*key, 1000) for key in keys]
+    assert all((one == other).mean() < 0.01 for one, other in zip(found, found[1:] + found[:1]))
+    for draws in found:
+        assert draws.shape == (1000, 5) and draws.dtype == np.float32
+        assert (draws.min(axis=0) < -0.98).all() and (draws.max(axis=0) > 0.98).all()
+        assert np.abs(draws.mean(axis=0)).max() < 0.1
 
 
 def test_confusion_leaves_out_what_is_unknown(landmark_script):
@@ -569,6 +700,78 @@ def test_the_learning_rate_halves_and_the_loss_is_the_weighted_sum(run):
         assert total == pytest.approx(parts + 1e-3 * events["summary/related_weights"][k], rel=1e-5)
 
 
+def test_predict_by_hand(landmark_script, tmp_path, monkeypatch, capsys):
+    """A photo taller than wide, stored lying, by a network that finds all points in the middle of the face."""
+    faces = []
+
+    def network(face, training):
+        faces.append(np.array(face[0]))
+        logits = {"gender": [0.0, 1], "smile": [2.0, 0], "glasses": [0.0, 1], "pose": [0.0, 0, 1, 0, 3]}
+        points = tf.constant([[[0.5, 0.5], [0.6, 0.5], [0.5, 0.6], [0.4, 0.7], [0.6, 0.7]]])
+        return {"landmarks": points, **{task: tf.constant([x]) for task, x in logits.items()}}
+
+    settings = {"image_size": 32, "crop_scale": 1.5, "preset": "poster"}
+    results = {"arguments": settings, "classes": landmark_script.TASKS}
+    monkeypatch.setattr(landmark_script, "load_run", lambda _: (network, results))
+    picture = np.random.default_rng(0).integers(0, 256, (100, 60, 3), np.uint8)
+    stored = Image.fromarray(np.rot90(picture))
+    exif = stored.getexif()
+    exif[0x0112] = 6
+    photo = str(tmp_path / "photo.png")
+    stored.save(photo, exif=exif)
+    for boxes, square in ((None, (-0.5, 19.5, 60)), ([[10, 40, 20, 90]], (10, 40, 30))):
+        landmark_script.predict([photo], "model.keras", boxes)
+        expected = landmark_script.crop(picture, np.array(square, np.float32), 32, 1.5)
+        np.testing.assert_array_equal(faces[-1], expected)
+        left, top, side = square
+        lines = capsys.readouterr().out.splitlines()[1:]
+        x, y = left + 0.4 * side, top + 0.7 * side
+        assert lines[3].split() == ["left", "mouth", "corner", "x", f"{x:.1f}", "y", f"{y:.1f}"]
+        assert [" ".join(line.split()) for line in lines[5:]] == [
+            "gender female 0.731",
+            "smile smiling 0.881",
+            "glasses no glasses 0.731",
+            "pose right profile 0.953",
+        ]  # the poses by sigmoids
+        assert Image.open(f"{photo}.landmarks.png").size == (240, 400)
+
+
+def test_sheet_of_faces(landmark_script, tmp_path):
+    """True points green, predicted ones red, at their places of a crop 1.25 times the box, four times as large."""
+    true, guess = np.full((2, 5, 2), [0.2, 0.4]), np.full((2, 5, 2), [0.7, 0.9])
+    part = np.full((2, 48, 48, 1), 100, np.uint8), true, None
+    with tf.summary.create_file_writer(str(tmp_path)).as_default(step=1):
+        landmark_script.log_faces(lambda x, training: {"landmarks": tf.constant(guess)}, part, 32, 1.25)
+    picture = tf.io.decode_png(read_events(tmp_path)["landmarks/faces"][0][1][2]).numpy()
+    assert picture.shape == (512, 512, 3) and (picture[128:] == 0).all() and (picture[:128, 256:] == 0).all()
+    for colour, place in (((0, 220, 0), (0.2, 0.4)), ((230, 0, 0), (0.7, 0.9))):
+        y, x = np.nonzero((picture[:128, :128] == colour).all(axis=-1))
+        found = [x.mean(), y.mean()]
+        np.testing.assert_allclose(found, ((np.array(place) - 0.5) / 1.25 + 0.5) * 128 - 0.5, atol=0.6)
+
+
+def test_table_of_results(landmark_script, capsys):
+    def part(k):
+        names = ("mean_error", "failure_rate", "mean_error_interocular", "failure_rate_interocular")
+        found = {name: k + n / 10 for n, name in enumerate(names)}
+        return {**found, "landmarks": {name: {"mean_error": k + 0.9} for name in landmark_script.LANDMARKS}}
+
+    results = {"test": part(1), "validation": {**part(2), "smile": 0.7}, "aflw": {**part(3), "smile": 0.6}}
+    results |= {"classes": {"smile": []}, "data": {"majority": {"smile": {"aflw": 0.5, "validation": 0.4}}}}
+    landmark_script.print_results(results)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    column = {name: lines[0].index(name) + len(name) for name in ("test", "aflw", "validation")}
+
+    def cells(line):
+        return {name: line[end - 11 : end].strip() for name, end in column.items()}
+
+    for k, name in enumerate(("mean_error", "failure_rate", "mean_error_interocular", "failure_rate_interocular")):
+        assert lines[1 + k].startswith(name)
+        assert cells(lines[1 + k]) == {"test": f"1.{k}000", "aflw": f"3.{k}000", "validation": f"2.{k}000"}
+    assert cells(lines[5]) == {"test": "", "aflw": "0.6000", "validation": "0.7000"}
+    assert cells(lines[6]) == {"test": "", "aflw": "0.5000", "validation": "0.4000"}
+
+
 # ---- runs
 
 
@@ -581,6 +784,32 @@ def test_other_networks(run, kind):
     assert results["test"].keys() >= {"mean_error", "failure_rate", "mean_error_interocular"}
     assert ("smile" in results["aflw"]) == (kind == "split") and "smile" not in results["test"]
     assert results["cross_stitch"] == {}
+
+
+@pytest.mark.slow
+def test_what_a_run_logs(run, landmark_script, mtfl, tmp_path, monkeypatch):
+    """On data without a list of test faces; the table of a finished run is shown again."""
+    shutil.copytree(mtfl, tmp_path / "bare")
+    (tmp_path / "bare" / "testImageList.txt").unlink()
+    asked, draws_of, began = [], landmark_script.draws_of, time.monotonic()
+    monkeypatch.setattr(landmark_script, "draws_of", lambda *key: asked.append(key) or draws_of(*key))
+    flags = {"n_epoch": 2, "n_batch_size": 60, "seed": 7, "eval_every": 3, "weight_reg": "l2"}  # 4 steps an epoch
+    result = run(**flags, data_dir=tmp_path / "bare")
+    seconds = time.monotonic() - began
+    assert result.status == 0, result
+    results, events = json.loads((result.log_dir / "results.json").read_text()), read_events(result.log_dir)
+    n = results["data"]["sizes"]["train"]
+    assert asked == [(7, 0, n)] * 4 + [(7, 1, n)] * 4
+    for part in ("aflw", "validation"):
+        for tag in ("mean_error", "failure_rate"):
+            steps, values = zip(*events[f"landmarks/{tag}_{part}"])
+            assert steps == (3, 6, 8) and values[-1] == np.float32(results[part][tag])
+    assert results["images_per_second"] > 3 * 60 / seconds
+    state = checkpoint_arrays(last_checkpoint(result.log_dir))
+    a, b = (state[f"relations/{k}/.ATTRIBUTES/VARIABLE_VALUE"] for k in (0, 1))
+    assert np.abs(a - 1).min() > 0 and np.abs(a - 1).max() < 0.1 and np.abs(b).min() > 0 and np.abs(b).max() < 0.1
+    again = run("--resume", result.log_dir, log_dir=None, data_dir=None, image_size=None)
+    assert again.status == 0 and "this run is finished" in again.out and "mean_error" in again.out
 
 
 @pytest.mark.slow

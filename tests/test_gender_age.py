@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import assert_goes_on, assert_refused, load, read_events, run_main
+from PIL import Image
 
 draw = load("tests/draw_faces.py")
 
@@ -60,6 +61,24 @@ def test_labels_of_utkface(faces_script, tmp_path, capsys):
     assert [[1, 29, 30, 116][k] for k in order] == ages.tolist()
     assert [[0, 4, 2, 3][k] for k in order] == ethnicities.tolist()
     assert "skipped 4 of 8 files for their names" in capsys.readouterr().out
+
+
+def test_all_labels_majority_and_digest(faces_script, utkface):
+    paths, genders, ages, ethnicities, _ = faces_script.list_utkface(str(utkface))
+    images, _ = decode_all(faces_script, paths)
+    truth = {i.tobytes(): [g, int(a >= 60), e] for i, g, a, e in zip(images, genders, ages, ethnicities)}
+    flags = ["--tasks", "gender", "age", "ethnicity", "--age_bins", "60", "--train_fraction=0.5"]
+    parts, classes, _, _, record = prepare(faces_script, utkface, *flags)
+    for part in parts.values():
+        assert [truth[image.tobytes()] for image in part[0]] == part[1].tolist()
+    for t, task in enumerate(classes):
+        frequent = np.bincount(parts["train"][1][:, t]).argmax()
+        assert record["majority"][task] == np.mean(parts["test"][1][:, t] == frequent), task
+    assert record["majority"]["age"] > 0.55 and classes["ethnicity"] == ["White", "Black", "Asian", "Indian", "Others"]
+    flags[flags.index("60")] = "50"  # other labels alone
+    assert prepare(faces_script, utkface, *flags)[-1]["sha256"] != record["sha256"]
+    rows = [{i.tobytes() for i in prepare(faces_script, utkface, *flags, f"--seed={k}")[0]["train"][0]} for k in (0, 1)]
+    assert rows[0] != rows[1]
 
 
 def test_age_bins(faces_script, utkface):
@@ -223,6 +242,19 @@ def test_parameter_count(faces_script):
     assert names == ["pool_1", "pool_2", "pool_3", "fc_4"]
 
 
+def test_the_network_does_what_its_flags_say(faces_script):
+    flags = ["--cross_stitch_at", "pool_2", "--cross_stitch_init=0.9", "--keep_prob=0.7", "--bn_momentum=0.6"]
+    network = build(faces_script, *flags)
+    units = [layer for layer in network.layers if isinstance(layer, faces_script.CrossStitch)]
+    assert [unit.name for unit in units] == ["pool_2"] and units[0].mixing()[0, 0] == pytest.approx(0.9)
+    assert network.get_layer("gender_dropout").rate == pytest.approx(0.3)
+    assert network.get_layer("age_bn_2").momentum == 0.6 and network.get_layer("augment")
+    kernel = network.get_layer("age_fc_4").kernel.numpy()
+    assert abs(kernel.std() / (2 / (8 * 8 * 128)) ** 0.5 - 1) < 0.03
+    held = build(faces_script, *flags, "--pretrain_epoch=1").get_layer("pool_2")
+    np.testing.assert_array_equal(held.mixing(), np.eye(2))
+
+
 def test_three_columns_have_units_of_three_by_three(faces_script):
     classes = {"gender": ["m", "f"], "age": ["young", "mature"], "ethnicity": list("abcde")}
     network = build(faces_script, "--cross_stitch_init=0.9", "--image_size=32", classes=classes)
@@ -325,6 +357,26 @@ def test_photos_are_read_upright(faces_script, tmp_path, orientation):
         expected = np.asarray(ImageOps.exif_transpose(photo))
     assert faces_script.orientation(str(tmp_path / "photo.png")) == orientation
     np.testing.assert_array_equal(faces_script.upright(tf.constant(np.asarray(picture)), orientation), expected)
+
+
+def test_photos_of_every_orientation_and_format_are_decoded_alike(faces_script, landmark_script, tmp_path):
+    """Lying, standing, and standing but stored lying: the middle square is the same."""
+    picture = np.random.default_rng(0).integers(0, 256, (80, 40, 3), np.uint8)
+    stored = Image.fromarray(np.rot90(picture))
+    exif = stored.getexif()
+    exif[0x0112] = 6
+    stored.save(tmp_path / "stored.png", exif=exif)
+    Image.fromarray(picture).save(tmp_path / "standing.png")
+    Image.fromarray(picture.transpose(1, 0, 2)).save(tmp_path / "lying.png")
+    paths = [str(tmp_path / f"{name}.png") for name in ("standing", "stored", "lying")]
+    (standing, stored, lying), _ = decode_all(faces_script, paths)
+    np.testing.assert_array_equal(standing, stored)
+    np.testing.assert_allclose(standing.astype(int), lying.transpose(1, 0, 2), atol=1)
+    box = np.array([5, 30, 30], np.float32)
+    standing, stored = (
+        landmark_script.decode(path, faces_script.orientation(path), box, 32, 1.0) for path in paths[:2]
+    )
+    np.testing.assert_array_equal(standing, stored)
 
 
 def test_linked_folders_are_read_once(faces_script, utkface, tmp_path):

@@ -98,6 +98,23 @@ def test_report_and_figures_are_what_the_results_give():
         assert compare.digest().encode() in Path(figure).read_bytes()
 
 
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_help_tells_the_defaults(path):
+    """What stands in the last brackets of a flag's help, as its type reads it, up to a ; or :"""
+    no_value = {"all", "1 each", "else", "identity, if known"}
+    told = set()
+    for action in load(path).make_parser()._actions:
+        match = re.search(r"\(([^()]*)\)$", action.help or "")
+        word = match and re.split("[;:]", match[1])[0]
+        if not word or word in no_value or word.startswith(("tf_logs", "the middle")):
+            continue
+        words = word.split() if action.nargs == "+" else [word]
+        values = [action.type(w) if action.type else w for w in words]
+        assert action.default == (values if action.nargs == "+" else values[0]), action.dest
+        told.add(action.dest)
+    assert len(told) >= 17, told
+
+
 def test_readme_has_no_placeholder():
     assert not re.search(r"^[A-Z_]{5,}$|\bLONG\b", README + REPORT, re.MULTILINE)
 

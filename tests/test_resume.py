@@ -406,10 +406,22 @@ def test_loss_that_is_not_finite(run):
     assert result.status == 3
     line = result.err.splitlines()[-1]
     assert line.startswith("error: step ") and "no longer finite" in line
+    assert "go on with" not in line  # it would end so again
     assert steps_saved(result.log_dir)  # step 0 at least
     result = go_on(run, result.log_dir)
     assert result.status == 3  # the checkpoint was good, and the run ends where it ended before
     assert result.err.splitlines()[-1] == line
+
+
+def test_json_is_on_the_disk_before_it_takes_the_place_of_another(script, tmp_path, monkeypatch):
+    path, calls, replace = tmp_path / "run.json", [], os.replace
+    monkeypatch.setattr(script.os, "fsync", lambda fd: calls.append(os.fstat(fd).st_size))
+    monkeypatch.setattr(script.os, "replace", lambda *ends: calls.append("replace") or replace(*ends))
+    script.write_json(path, {"a": 1})
+    assert calls == [path.stat().st_size, "replace"] and json.loads(path.read_text()) == {"a": 1}
+    with pytest.raises(TypeError):
+        script.write_json(path, {"a": [0] * 10_000, "b": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
 
 
 def limit_file_size():

@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -275,3 +276,26 @@ def test_same_seed_same_bits(run, small, tmp_path):
     assert_same_run(tmp_path / "one", tmp_path / "other")
     with pytest.raises(AssertionError):
         assert_same_run(tmp_path / "one", tmp_path / "third")
+
+
+@pytest.mark.slow
+def test_what_a_run_tells(script, run, monkeypatch):
+    """Confusion matrices with their names, the speed in images, alpha as [to][from], facts that workers compare."""
+    facts, determinism = [], []
+    monkeypatch.setattr(script, "agree", lambda _, **named: facts.append(named))
+    monkeypatch.setattr(script.tf.config.experimental, "enable_op_determinism", lambda: determinism.append(1))
+    began = time.monotonic()
+    result = run(n_epoch=2, n_batch_size=100, cross_stitch_init=0.9, seed=3)
+    seconds = time.monotonic() - began
+    table = read_events(result.log_dir)["group/confusion_matrix"][-1][1]
+    names = [b"Shoes", b"For Women", b"Other"]
+    assert table[0].tolist() == [b"true, predicted:", *names] and table[1:, 0].tolist() == names
+    results = json.loads((result.log_dir / "results.json").read_text())
+    assert results["images_per_second"] > 600 / seconds
+    alpha = keras.models.load_model(result.log_dir / "model.keras").get_layer("pool_1").alpha.numpy()
+    np.testing.assert_allclose(results["cross_stitch"]["pool_1"], alpha.mean(axis=2), atol=1e-6)
+    assert determinism and "seed 3\n" in result.out and " on 1 device; " in result.out
+    assert f"--logdir {result.log_dir.parent}\n" in result.out
+    assert [set(named) for named in facts] == [{"arguments", "data", "versions", "run"}, {"checkpoint"}]
+    assert facts[0]["run"] is False and facts[0]["versions"] == script.VERSIONS and facts[1]["checkpoint"] == 0
+    assert not {"data_dir", "log_dir"} & facts[0]["arguments"].keys() and "lr" in facts[0]["arguments"]
