@@ -681,25 +681,6 @@ def test_bad_data_folder(run, tmp_path, mtfl):
     assert "expected testImageList.txt or testing.txt" in run(data_dir=tmp_path).err.splitlines()[-1]
 
 
-@pytest.mark.slow
-def test_the_learning_rate_halves_and_the_loss_is_the_weighted_sum(run):
-    """With a half-life of a hundredth of an epoch the second epoch changes nothing that is trained."""
-    result = run(
-        "--weight_reg", "l2", n_epoch=2, n_batch_size=100, lr_half_life=0.01, landmark_lambda=3, reg_lambda=0,
-        aux_lambda=[0.5, 0, 0, 0.25], weight_reg_lambda=1e-3, log_every=1, keep_prob=1,
-    )  # fmt: skip
-    assert result.status == 0, result
-    assert unchanged_weights(result.log_dir) == 2 * 15 + 10 + 4  # all but moving averages
-    events = {
-        tag: [float(v) for _, v in rows]
-        for tag, rows in read_events(result.log_dir).items()
-        if "/loss" in tag or "related" in tag
-    }
-    for k, total in enumerate(events["summary/loss_total"]):
-        parts = 3 * events["landmarks/loss"][k] + 0.5 * events["gender/loss"][k] + 0.25 * events["pose/loss"][k]
-        assert total == pytest.approx(parts + 1e-3 * events["summary/related_weights"][k], rel=1e-5)
-
-
 def test_predict_by_hand(landmark_script, tmp_path, monkeypatch, capsys):
     """A photo taller than wide, stored lying, by a network that finds all points in the middle of the face."""
     faces = []
@@ -788,18 +769,22 @@ def test_other_networks(run, kind):
 
 @pytest.mark.slow
 def test_what_a_run_logs(run, landmark_script, mtfl, tmp_path, monkeypatch):
-    """On data without a list of test faces; the table of a finished run is shown again."""
+    """On data without a list of test faces; the table of a finished run is shown again.
+
+    With a half-life of a hundredth of an epoch the second one changes nothing that is trained.
+    """
     shutil.copytree(mtfl, tmp_path / "bare")
     (tmp_path / "bare" / "testImageList.txt").unlink()
     asked, draws_of, began = [], landmark_script.draws_of, time.monotonic()
     monkeypatch.setattr(landmark_script, "draws_of", lambda *key: asked.append(key) or draws_of(*key))
-    flags = {"n_epoch": 2, "n_batch_size": 60, "seed": 7, "eval_every": 3, "weight_reg": "l2"}  # 4 steps an epoch
+    flags = {"n_epoch": 2, "n_batch_size": 60, "seed": 7, "eval_every": 3, "weight_reg": "l2", "lr_half_life": 0.01}
     result = run(**flags, data_dir=tmp_path / "bare")
     seconds = time.monotonic() - began
     assert result.status == 0, result
     results, events = json.loads((result.log_dir / "results.json").read_text()), read_events(result.log_dir)
     n = results["data"]["sizes"]["train"]
     assert asked == [(7, 0, n)] * 4 + [(7, 1, n)] * 4
+    assert unchanged_weights(result.log_dir) == 2 * 15 + 10 + 4  # of steps 6 and 8, all but moving averages
     for part in ("aflw", "validation"):
         for tag in ("mean_error", "failure_rate"):
             steps, values = zip(*events[f"landmarks/{tag}_{part}"])
@@ -889,21 +874,12 @@ def test_learns_drawn_faces_and_predicts(landmark_script, tmp_path, capfd):
     assert 5 <= changed.sum() < 150 * zoom**2 and all(
         changed[round(zoom * (y + 0.5) - 0.5), round(zoom * (x + 0.5) - 0.5)] for x, y in found
     )
-    # Without a box the face is in the middle square: of a photo cut to some whole pixels, all of them.
-    left, top, side = np.round(boxes[0]).astype(int)
-    cut = str(tmp_path / "cut.png")
-    Path(cut).write_bytes(tf.io.encode_png(photo[top : top + side, left : left + side]).numpy())
-    ends = (left - 0.5, left + side - 0.5, top - 0.5, top + side - 0.5)
-    inside = run("--predict", cut, "--model", model, log_dir=None)
-    whole = run("--predict", names[0], "--model", model, "--box", *ends, log_dir=None)
     for wrong in (["--box", 999, 1999, 0, 99], ["--box", 9, 2, 3, 4], [*box, *box, *box]):
         failed = run("--predict", names[0], names[1], "--model", model, *wrong, log_dir=None)
         assert failed.status == 2 and failed.err.splitlines()[-1].startswith("error: --box"), failed
-    same, found = (np.float64(re.findall(r"x +(-?[\d.]+)  y +(-?[\d.]+)", r.out)) for r in (inside, whole))
-    np.testing.assert_allclose(same, found - [left, top], atol=0.11)  # printed with one digit
-    copy = tmp_path / "fine.png"
-    shutil.copy(cut, copy)
-    boxes = ["--box", 0, side, 0, side, "--box", 999, 1999, 0, 99]
+    copy = tmp_path / "fine.jpg"
+    shutil.copy(names[0], copy)
+    boxes = [*box, "--box", 999, 1999, 0, 99]
     for other, words in (("absent.jpg", []), (names[0], boxes)):
         failed = run("--predict", copy, other, "--model", model, *words, log_dir=None)
         assert failed.status == 2 and not Path(f"{copy}.landmarks.png").exists()

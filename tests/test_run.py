@@ -267,7 +267,7 @@ def test_the_sample_is_announced(script, run, monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_same_seed_same_bits(run, small, tmp_path):
     """In a process of its own and in this one, which has trained before."""
-    flags = ["--n_epoch=2", "--n_batch_size=100", "--log_every=1"]
+    flags = ["--n_epoch=1", "--n_batch_size=100", "--log_every=1"]
     here = [f"--data_dir={small}", "--seed=4", f"--log_dir={tmp_path / 'one'}"]
     result = finish(start("fashion_mnist_multi_task_learning.py", *flags, *here))
     assert result.status == 0, result
