@@ -1,6 +1,6 @@
 """Does cross-stitch help, when, and how sure are we? Settings x seeds through the real scripts, and what came of it.
 
-    python benchmarks/compare.py scarce_10 --seeds 0,1,2,3,4     # train what is not yet in benchmarks/results
+    python benchmarks/compare.py scarce_5 --seeds 6,7,8          # train what is not yet in benchmarks/results
     python benchmarks/compare.py gender_age --data_dir UTKFace   # faces have to be named
     python benchmarks/compare.py                                 # no training: the tables and figures anew
 
