@@ -285,17 +285,19 @@ def test_every_face_keeps_its_points_and_attributes(landmark_script, mtfl, tmp_p
 
 
 def test_a_photo_is_in_one_part(landmark_script, mtfl, tmp_path, capsys):
-    """Three training photos are among those to test on, and six among the training photos themselves."""
+    """Four training photos are among those of the two parts to test on, and six among the training photos."""
     shutil.copytree(mtfl, tmp_path / "same")
-    paths = landmark_script.read_boxes(str(tmp_path / "same" / "trainImageList.txt"))[0]
+    paths, boxes, _ = landmark_script.read_boxes(str(tmp_path / "same" / "trainImageList.txt"))
     tested = landmark_script.read_boxes(str(tmp_path / "same" / "testImageList.txt"))[0]
     for k in range(3):
         shutil.copy(tested[k], paths[k])
+    upper_left = 50 + boxes[50:100, :2].sum(axis=1).argmin()  # the photos of AFLW are smaller
+    shutil.copy(landmark_script.read_attributes(str(tmp_path / "same" / "testing.txt"))[0][0], paths[upper_left])
     for k in range(6):
         shutil.copy(paths[100 + k], paths[200 + k])
     *_, record = landmark_script.prepare_data(parse(landmark_script, f"--data_dir={tmp_path / 'same'}"))
-    assert record["left_out"] == 3 and record["sizes"]["train"] + record["sizes"]["validation"] == 297
-    assert "3 training faces are left out" in capsys.readouterr().out
+    assert record["left_out"] == 4 and record["sizes"]["train"] + record["sizes"]["validation"] == 296
+    assert "4 training faces are left out" in capsys.readouterr().out
 
 
 def test_copies_of_a_photo_are_held_out_together(landmark_script, mtfl, tmp_path, monkeypatch):
@@ -754,6 +756,14 @@ def test_table_of_results(landmark_script, capsys):
 
 
 # ---- runs
+
+
+def test_a_loss_that_is_not_finite_and_units_that_are_too_large(run, landmark_script, tmp_path, monkeypatch):
+    result = run(lr=1e30, n_epoch=1)
+    assert result.status == 3 and "the loss is no longer finite" in result.err.splitlines()[-1], result
+    monkeypatch.setattr(landmark_script, "MEMORY", 1e6)
+    result = run("--cross_stitch_unit=activation", log_dir=tmp_path / "large")
+    assert_refused(result, "--cross_stitch_unit activation: pool_1 takes")
 
 
 @pytest.mark.slow
