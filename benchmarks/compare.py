@@ -649,7 +649,7 @@ def difference_cells(rows):
         cell = percent(row["difference"], True) if "difference" in row else ""
         if "interval" in row:
             cell += f" [{', '.join(percent(end, True) for end in row['interval'])}]"
-        if len(row.get("common", ())) < row.get("seeds", 0) and "common" in row:
+        if 0 < len(row.get("common", ())) < row.get("seeds", 0):
             cell += f" (pairs: {len(row['common'])})"
         ps = (f"{p:.2f}" if p >= 0.005 else "< 0.01" for p in (row["p"], corrected)) if "p" in row else ("", "")
         cells.append([cell, *ps])

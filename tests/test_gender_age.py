@@ -63,7 +63,7 @@ def test_labels_of_utkface(faces_script, tmp_path, capsys):
     assert "skipped 4 of 8 files for their names" in capsys.readouterr().out
 
 
-def test_all_labels_majority_and_digest(faces_script, utkface):
+def test_all_labels_and_digest(faces_script, utkface):
     paths, genders, ages, ethnicities, _ = faces_script.list_utkface(str(utkface))
     images, _ = decode_all(faces_script, paths)
     truth = {i.tobytes(): [g, int(a >= 60), e] for i, g, a, e in zip(images, genders, ages, ethnicities)}
@@ -71,10 +71,7 @@ def test_all_labels_majority_and_digest(faces_script, utkface):
     parts, classes, _, _, record = prepare(faces_script, utkface, *flags)
     for part in parts.values():
         assert [truth[image.tobytes()] for image in part[0]] == part[1].tolist()
-    for t, task in enumerate(classes):
-        frequent = np.bincount(parts["train"][1][:, t]).argmax()
-        assert record["majority"][task] == np.mean(parts["test"][1][:, t] == frequent), task
-    assert record["majority"]["age"] > 0.55 and classes["ethnicity"] == ["White", "Black", "Asian", "Indian", "Others"]
+    assert classes["ethnicity"] == ["White", "Black", "Asian", "Indian", "Others"]
     flags[flags.index("60")] = "50"  # other labels alone
     assert prepare(faces_script, utkface, *flags)[-1]["sha256"] != record["sha256"]
     rows = [{i.tobytes() for i in prepare(faces_script, utkface, *flags, f"--seed={k}")[0]["train"][0]} for k in (0, 1)]
@@ -359,7 +356,7 @@ def test_photos_are_read_upright(faces_script, tmp_path, orientation):
     np.testing.assert_array_equal(faces_script.upright(tf.constant(np.asarray(picture)), orientation), expected)
 
 
-def test_photos_of_every_orientation_and_format_are_decoded_alike(faces_script, landmark_script, tmp_path):
+def test_lying_standing_and_turned_photos_are_decoded_alike(faces_script, landmark_script, tmp_path):
     """Lying, standing, and standing but stored lying: the middle square is the same."""
     picture = np.random.default_rng(0).integers(0, 256, (80, 40, 3), np.uint8)
     stored = Image.fromarray(np.rot90(picture))
