@@ -91,16 +91,6 @@ def asked_to_stop(process, number):
     return result
 
 
-@pytest.mark.slow
-def test_interrupt(small, tmp_path):
-    log_dir = tmp_path / "run"
-    process = start(SCRIPT, *words(FLAGS, small, log_dir))
-    assert wait_for(process, lambda: last_step(log_dir) > 5)
-    result = asked_to_stop(process, signal.SIGINT)
-    assert result.status == 130 and "Traceback" not in result.err
-    assert f"stopped at step {steps_saved(log_dir)[-1]} of 90; go on with: " in result.err.splitlines()[-1]
-
-
 @pytest.mark.parametrize("path", sorted(ROOT.glob("*_multi_task_learning.py")), ids=lambda path: path.stem)
 def test_interrupt_while_the_libraries_load(path, tmp_path):
     """Which takes seconds: the process ends by the signal, and no traceback is shown."""
@@ -237,16 +227,17 @@ def test_files_of_others_stay_where_they_are(script, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_process_at_a_time_writes_a_run(run, small, unfinished, tmp_path):
-    """While a run is going on, a second --resume of it and a new run in its folder are refused."""
+def test_one_process_at_a_time_writes_a_run_until_it_is_interrupted(run, small, tmp_path):
+    """While a run is going on, a second --resume of it and a new run in its folder are refused; Ctrl-C ends it."""
     log_dir = tmp_path / "busy"
     process = start(SCRIPT, *words({**FLAGS, "n_epoch": 200}, small, log_dir))
     assert wait_for(process, lambda: last_step(log_dir) > 5)
     again = go_on(run, log_dir)
     assert again.status == 2 and "which no other process is writing" in again.err.splitlines()[-1], again
     assert "already holds a run" in run(log_dir=log_dir).err.splitlines()[-1]
-    process.kill()
-    process.communicate()
+    result = asked_to_stop(process, signal.SIGINT)
+    assert result.status == 130 and "Traceback" not in result.err
+    assert f"stopped at step {steps_saved(log_dir)[-1]} of 3000; go on with: " in result.err.splitlines()[-1]
 
 
 @pytest.mark.slow
