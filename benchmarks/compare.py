@@ -535,8 +535,6 @@ def paired(name, setting, other, column=None):
     `common`, those seeds; `differences`, a number each; their mean `difference`; and from three on `interval`, its 95 %
     confidence interval, and `p`, the p-value of the paired t-test. Empty where no seed of both has this measure.
     """
-    from scipy.stats import ttest_rel
-
     measures, attributes = EXPERIMENTS[name].measures, EXPERIMENTS[name].attributes
     part, measure = (measures | attributes)[column or list(measures)[-1]]
     one, two = (load(name).get(key, {}) for key in (setting, other))
@@ -545,11 +543,16 @@ def paired(name, setting, other, column=None):
     common = [seed for seed in both if all(one[seed].get(k) == two[seed].get(k) for k in ("commit", "sha256"))]
     if not common:
         return {}
-    pairs = [[of_setting[seed] for seed in common] for of_setting in values]
-    differences = [a - b for a, b in zip(*pairs)]
-    found = {"common": common, "differences": differences, "difference": statistics.fmean(differences)}
-    if len(common) > 2:  # of two seeds it is so wide that it says nothing
-        test = ttest_rel(*pairs)
+    return {"common": common, **difference([values[0][seed] - values[1][seed] for seed in common])}
+
+
+def difference(differences):
+    """Returns the `differences`, their mean `difference` and, of three or more, `interval` and `p`, by the t-test."""
+    from scipy.stats import ttest_1samp
+
+    found = {"differences": differences, "difference": statistics.fmean(differences)}
+    if len(differences) > 2:  # of two seeds it is so wide that it says nothing
+        test = ttest_1samp(differences, 0)
         found |= {"interval": tuple(test.confidence_interval(0.95)), "p": float(test.pvalue)}
     return found
 
@@ -739,21 +742,46 @@ def published_2018():
 
 
 def course_of_2018():
-    """Returns the table of the test accuracy by epochs in the setting of 2018, a list of lines: ours, the published."""
+    """Returns the table of the test accuracy by epochs in the setting of 2018, a list of lines: ours, the published.
+
+    The last rows are what units gain over none, seed by seed.
+    """
+    windows = ((3, 5), (6, 10), (11, 15), (16, 20), (21, 30))
+
+    def course(steps, accuracy):  # its mean within each window, NaN if there is none
+        epochs = steps / 469
+        within = [accuracy[(first - 1 < epochs) & (epochs <= last)] for first, last in windows]
+        return np.array([np.nanmean(part) if part.size else np.nan for part in within])
+
+    def runs(names, setting):  # {experiment and seed: course}
+        entries = {(name, seed): entry for name in names for seed, entry in load(name).get(setting, {}).items()}
+        return {key: course(*np.transpose(e["curves"][0]["summary/accuracy_test"])) for key, e in entries.items()}
+
+    dense, papers = ("dense_2018", "dense_2018_30"), ("channel_2018",)
     steps, *published = published_2018().T
-    curves = {"without units, published": [(steps, published[0])], "dense units, published": [(steps, published[1])]}
-    kinds = [("without units", "channel_2018", "baseline"), ("the paper's units", "channel_2018", "channel")]
-    dense = [("dense units", name, "activation") for name in ("dense_2018", "dense_2018_30")]
-    for label, name, setting in [*kinds, *dense]:
-        for entry in load(name).get(setting, {}).values():
-            curves.setdefault(label, []).append(np.transpose(entry["curves"][0]["summary/accuracy_test"]))
-    lines = ["| | seeds | 3 to 5 | 6 to 10 | 11 to 15 | 16 to 20 | 21 to 30 |", "|---|" + "---:|" * 6]
-    for label in ("without units", "without units, published", "dense units", "dense units, published", kinds[1][0]):
-        cells = []
-        for first, last in ((3, 5), (6, 10), (11, 15), (16, 20), (21, 30)):
-            within = [y[(x > 469 * (first - 1)) & (x <= 469 * last)] for x, y in curves[label]]  # steps of an epoch
-            cells.append(spread([np.nanmean(y) for y in within if y.size]))
-        lines.append(f"| {label} | {len(curves[label])} | {' | '.join(cells)} |")
+    without, stitched = ({"published": course(steps, accuracy)} for accuracy in published)
+    rows = {
+        "without units": runs(papers, "baseline"),
+        "without units, published": without,
+        "dense units": runs(dense, "activation"),
+        "dense units, published": stitched,
+        "the paper's units": runs(papers, "channel"),
+    }
+    pairs = {
+        "dense units": (rows["dense units"], runs(dense, "baseline")),
+        "dense units, published": (stitched, without),
+        "the paper's units": (rows["the paper's units"], rows["without units"]),
+    }
+    lines = ["| | seeds | " + " | ".join(f"{first} to {last}" for first, last in windows) + " |"]
+    lines.append("|---|" + "---:|" * (1 + len(windows)))
+    for label, found in rows.items():
+        cells = [spread([value for value in column if np.isfinite(value)]) for column in zip(*found.values())]
+        lines.append(f"| {label} | {len(found)} | {' | '.join(cells)} |")
+    for label, (one, other) in pairs.items():
+        gains = [one[key] - other[key] for key in sorted(one.keys() & other.keys())]
+        columns = [[value for value in column if np.isfinite(value)] for column in zip(*gains)]
+        cells = [cell for cell, *_ in difference_cells([difference(column) for column in columns])]
+        lines.append(f"| {label}, minus none, paired | {len(gains)} | {' | '.join(cells)} |")
     return lines
 
 
