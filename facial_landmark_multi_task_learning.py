@@ -74,7 +74,7 @@ TASKS = {  # attribute: names of its classes, in the order of the numbers 1, 2, 
     "glasses": ["glasses", "no glasses"],
     "pose": ["left profile", "left", "frontal", "right", "right profile"],
 }
-UNITS = ("pool_1", "pool_2", "pool_3", "pool_4", "fc_5")  # the layers that a cross-stitch unit can follow
+UNITS = ("pool_1", "pool_2", "pool_3", "pool_4", "fc_5")  # what a unit can follow: pool_4 is conv_4, which has no pool
 BLOCKS = {  # preset: (filters, side of the kernel, pooling) of the convolutions, and the width of the dense layer
     "ours": (((32, 3, True), (48, 3, True), (64, 3, True), (80, 3, False)), 256),
     "wide": (((64, 3, True), (96, 3, True), (128, 3, True), (160, 3, False)), 512),
@@ -253,8 +253,8 @@ def upright(image, orientation):
 def decode_all(decode, shape, paths, *columns):
     """Returns the images that decode(path, orientation, ...) can give, uint8 (n, *shape), and their indices in `paths`.
 
-    `columns` hold what else `decode` takes for each path. Images that cannot be decoded are named and counted; raises
-    Failure if they are more than 1 %.
+    `columns` hold what else `decode` takes for each path: boxes. Images that cannot be decoded are named and counted;
+    raises Failure if they are more than 1 %.
     """
     rows = np.arange(len(paths)), [os.fsencode(path) for path in paths], [orientation(path) for path in paths], *columns
     data = tf.data.Dataset.from_tensor_slices(rows)
@@ -265,10 +265,11 @@ def decode_all(decode, shape, paths, *columns):
         images[len(kept)] = image
         kept.append(int(k))
         progress.update(len(kept))
+    what = "missing or damaged" + ", or its box lies beside it" * bool(columns)
     if bad := [paths[k] for k in sorted(set(range(len(paths))) - set(kept))]:
-        print(f"skipped {len(bad)} of {len(paths)} images, missing or damaged: {', '.join(bad[:5])!a}")
+        print(f"skipped {len(bad)} of {len(paths)} images, each {what}: {', '.join(bad[:5])!a}")
     if len(bad) > 0.01 * len(paths):
-        raise Failure(f"{bad[0]}: missing or damaged, as {len(bad)} of {len(paths)} images, expected 1 % at most")
+        raise Failure(f"{bad[0]}: {what}, as {len(bad)} of {len(paths)} images, expected 1 % at most")
     return images[: len(kept)], np.array(kept)
 
 
@@ -303,9 +304,9 @@ def prepare_data(args):
 
     A part (`train`, `validation`, and of `test` and `aflw` those that are there) is a triple of arrays: faces, uint8
     (n, window, window, 1), with their margin; points, float32 (n, 5, 2), in coordinates of the box; and attributes,
-    int64 (n, 4), -1 where unknown. Of photos that are in two parts only those to test on stay. The record says where
-    the data come from, their sizes, the SHA-256 of all of it, and for each attribute the accuracy that the most
-    frequent class alone would have.
+    int64 (n, 4), -1 where unknown. Training faces whose photo, the same file, is to be tested on are left out. The
+    record says where the data come from, their sizes, the SHA-256 of all of it, and for each attribute the accuracy
+    that the most frequent class alone would have.
     """
     if args.data_dir is None or not os.path.exists(os.path.join(args.data_dir, "training.txt")):
         raise Failure(f"--data_dir {args.data_dir or ''}: expected a folder with {LAYOUT}")
@@ -518,9 +519,9 @@ def build_network(args, mean, deviation):
     """Returns the network: uint8 crops (batch, height, width, 1) in, {task: output} out.
 
     `landmarks` are points (batch, 5, 2) in coordinates of the box; the attributes (not of --network single) are
-    logits (batch, classes). `mean` and `deviation` (height, width, 1) standardise each pixel. The poster's network has
-    no batch norm, no padding, a division by 255 instead, one sigmoid for each attribute of two classes, and after fc_5
-    always a unit of kind "layer". Call it in the scope of the distribution strategy.
+    logits (batch, classes). `mean` and `deviation` (height, width, 1) standardise each pixel. The poster's network
+    divides by 255 instead, has no batch norm, no padding and one sigmoid for each attribute of two classes; if it has a
+    unit after fc_5, that is of kind "layer". Call it in the scope of the distribution strategy.
     """
     poster = args.preset == "poster"
     blocks, width = BLOCKS[args.preset]
@@ -559,16 +560,18 @@ def build_network(args, mean, deviation):
             return columns
         init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
         unit = "layer" if poster and name == "fc_5" else args.cross_stitch_unit
-        needed = BYTES_OF_A_WEIGHT * (len(columns) * math.prod(columns[0].shape[1:])) ** 2
-        if unit == "activation" and needed > MEMORY:
-            what = f"{needed / 1e9:.1f} GB, expected less than this machine's {MEMORY / 1e9:.1f} GB"
-            raise Failure(f"--cross_stitch_unit activation: {name} takes {what}")
+        if unit == "activation":
+            needed.append(BYTES_OF_A_WEIGHT * (len(columns) * math.prod(columns[0].shape[1:])) ** 2)
+        if sum(needed) > MEMORY:
+            what = f"{sum(needed) / 1e9:.1f} GB up to {name}, expected less than this machine's {MEMORY / 1e9:.1f} GB"
+            raise Failure(f"--cross_stitch_unit activation: units take {what}")
         return CrossStitch(unit, init, name=name)(columns)
 
     norm = {"momentum": args.bn_momentum, "synchronized": tf.distribute.has_strategy()}
     exact = {"dtype": "float32"}  # of outputs, whatever --precision is
     middle_of_the_box = keras.initializers.Constant(0.5)
     names = ["landmarks", "attributes"] if args.network == "cross_stitch" else ["landmarks"]
+    needed = []  # bytes of each dense unit
     images = keras.Input(mean.shape, dtype="uint8", name="images")
     if poster:
         mean, deviation = np.zeros_like(mean), np.full_like(deviation, 255)
@@ -657,23 +660,15 @@ def face_measures(predicted, points):
     return tf.concat([distances, failures[0], mean, failures[1], by_eyes, failures[2]], axis=-1)
 
 
-def confusion_matrix(logits, labels):
-    """Returns the confusion matrix, int64 (classes, classes): rows are true classes; labels of -1 are left out."""
-    known, classes = tf.cast(labels >= 0, tf.int64), logits.shape[1]
-    predicted = tf.argmax(logits, axis=1)
-    return tf.math.confusion_matrix(tf.maximum(labels, 0), predicted, classes, weights=known, dtype=tf.int64)
+def metrics(means, matrices):
+    """Returns what results.json holds of a part, from the means of face_measures, (14,), over its faces.
 
-
-def metrics(measures, matrices):
-    """Returns what results.json holds of a part, from the number of its faces with the sums of face_measures, (15,).
-
-    `matrices` is {attribute: confusion matrix}; an attribute that is not known of any face is left out.
+    `matrices` is {attribute: confusion matrix}, rows true classes, of the attributes that are known.
     """
-    n, *sums = measures.tolist()
-    means = [x / n for x in sums]
+    means = means.tolist()
     found = {"mean_error": means[10], "failure_rate": means[11]}
     found |= {"mean_error_interocular": means[12], "failure_rate_interocular": means[13]}
-    found |= {task: float(np.trace(matrix) / matrix.sum()) for task, matrix in matrices.items() if matrix.sum()}
+    found |= {task: float(np.trace(matrix) / matrix.sum()) for task, matrix in matrices.items()}
     found["landmarks"] = {name: {"mean_error": e, "failure_rate": f} for name, e, f in zip(LANDMARKS, means, means[5:])}
     return found
 
@@ -712,7 +707,7 @@ def learning_rates(args, epoch):
 def make_train_step(strategy, network, optimizers, args, relations):
     """Returns the tf.function (faces, points, attributes, draws, stop) -> numbers that trains one global step.
 
-    The numbers are a vector: the total loss, the loss of each output, the term of the related weights, the mean error
+    The numbers are a vector: the total loss; unweighted, the loss of each output and related_weights; the mean error
     of the landmarks on the batch, and the sum of `stop` over the replicas, by which each machine tells the others that
     it was asked to. `optimizers` are those of the columns and of the units: TensorFlow 1's Adam, a fused kernel.
     `relations` are the a and b of related_weights, (pairs,) each, trained too; empty where it is not asked for.
@@ -753,7 +748,7 @@ def make_train_step(strategy, network, optimizers, args, relations):
 
 
 def evaluate(predict, part, size):
-    """Returns the number of faces with the sums of face_measures, (15,), and {attribute: confusion matrix} of a part.
+    """Returns the means of face_measures, (14,), over a part, and {attribute: confusion matrix} where they are known.
 
     Every process predicts for itself, so many faces at once that the memory they take does not depend on their size.
     """
@@ -761,14 +756,17 @@ def evaluate(predict, part, size):
     count = max(1, EVALUATION_PIXELS // size**2)
     outputs = [predict(centre(faces[k : k + count], size)) for k in range(0, len(faces), count)]
     outputs = {task: tf.concat([output[task] for output in outputs], axis=0) for task in outputs[0]}
-    measures = np.float64(face_measures(outputs.pop("landmarks"), points)).sum(axis=0)
-    known = [(task, attributes[:, list(TASKS).index(task)]) for task in outputs]
-    return np.array([len(faces), *measures]), {t: confusion_matrix(outputs[t], labels).numpy() for t, labels in known}
+    means = np.float64(face_measures(outputs.pop("landmarks"), points)).mean(axis=0)
+    known, matrices = outputs if attributes.min() >= 0 else {}, {}
+    for (task, logits), labels in zip(known.items(), attributes.T):
+        predicted = tf.argmax(logits, axis=1)
+        matrices[task] = tf.math.confusion_matrix(labels, predicted, logits.shape[1]).numpy()
+    return means, matrices
 
 
 def log_evaluation(found, epoch):
     """Logs and returns the measures of {part: what `evaluate` found}; prints errors after `epoch` if that is given."""
-    measured = {part: metrics(*sums) for part, sums in found.items()}
+    measured = {part: metrics(*of_part) for part, of_part in found.items()}
     for part, of_part in measured.items():
         for tag in ("mean_error", "failure_rate"):
             tf.summary.scalar(f"landmarks/{tag}_{part}", of_part[tag])
@@ -1191,8 +1189,8 @@ def predict(photos, model_path, boxes):
     def read(photo):
         try:
             image = tf.io.decode_image(tf.io.read_file(photo), channels=3, expand_animations=False)
-        except tf.errors.OpError as error:
-            raise Failure(f"--predict {photo}: expected an image file ({error.message})") from None
+        except tf.errors.OpError:
+            raise Failure(f"--predict {photo}: expected an image, of JPEG, PNG, GIF, BMP or WebP") from None
         return upright(image, orientation(photo)).numpy()
 
     for k, photo in enumerate(photos):  # all of them, before anything is written
@@ -1214,9 +1212,7 @@ def predict(photos, model_path, boxes):
         zoom = max(1, 400 // max(image.shape[:2]))
         image = np.kron(image, np.ones((zoom, zoom, 1), np.uint8))
         mark(image, (points + 0.5) * zoom - 0.5, (230, 0, 0), max(1.5, zoom * float(square[2]) / 60))
-        copy = f"{photo}.landmarks.png"
-        Image.fromarray(image).save(copy)
-        print(f"{photo}: points drawn into {copy}")
+        print(f"{photo}: points drawn into {photo}.landmarks.png")
         for name, (x, y) in zip(LANDMARKS, points):
             print(f"  {name:20} x {x:7.1f}  y {y:7.1f}")
         for task, logits in outputs.items():
@@ -1225,6 +1221,7 @@ def predict(photos, model_path, boxes):
                 probabilities = (tf.sigmoid if sigmoids else tf.nn.softmax)(logits[0]).numpy()
                 best = probabilities.argmax()
                 print(f"  {task:20} {results['classes'][task][best]} {probabilities[best]:.3f}")
+        Image.fromarray(image).save(f"{photo}.landmarks.png")  # last: the folder may not be writable
 
 
 # ---------------------------------------------------------------- command line (down to Preset: shared)
@@ -1332,7 +1329,7 @@ def make_parser():
     add("--network", choices=("single", "split", "cross_stitch"), default="cross_stitch", help="kind (cross_stitch)")
     add("--cross_stitch_enabled", type=boolean, choices=(True, False), default=True, help="False: no units (True)")
     add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
-    at = [name for name in UNITS if name != "pool_4"]  # no pooling there
+    at = [name for name in UNITS if name != "pool_4"]
     add("--cross_stitch_at", nargs="+", choices=UNITS, default=at, help=f"layers that a unit follows ({' '.join(at)})")
     add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
     add("--cross_stitch_lr_scale", type=number(float, "[0, inf)"), default=1.0, help="times --lr, for units (1)")
@@ -1362,7 +1359,8 @@ def make_parser():
     add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
     add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
     add("--resume", metavar="LOG_DIR", help="go on with this run; auto: with the one in --log_dir, if it holds one")
-    add("--predict", nargs="+", metavar="PHOTO", help="train nothing: find the landmarks in these photos by --model")
+    what = "train nothing: find the landmarks in these photos by --model, and draw them into PHOTO.landmarks.png"
+    add("--predict", nargs="+", metavar="PHOTO", help=what)
     add("--model", metavar="FILE", help="model.keras of a run, for --predict")
     edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
     box = "of the face in pixels, once or for each photo; its width and centre count (the middle square)"

@@ -338,6 +338,7 @@ def build_network(args, classes, mean, deviation):
     """
     no_bias = {"use_bias": False, "kernel_initializer": "he_normal"}  # the batch norm after it has one
     norm = {"momentum": args.bn_momentum, "synchronized": tf.distribute.has_strategy()}
+    needed = []  # bytes of each dense unit
 
     def convolution(task, level, filters, x):
         x = layers.Conv2D(filters, 3, padding="same", name=f"{task}_conv_{level}", **no_bias)(x)
@@ -362,10 +363,11 @@ def build_network(args, classes, mean, deviation):
         if not args.cross_stitch_enabled or len(columns) == 1 or name not in args.cross_stitch_at:
             return columns
         init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
-        needed = BYTES_OF_A_WEIGHT * (len(columns) * math.prod(columns[0].shape[1:])) ** 2
-        if args.cross_stitch_unit == "activation" and needed > MEMORY:
-            what = f"{needed / 1e9:.1f} GB, expected less than this machine's {MEMORY / 1e9:.1f} GB"
-            raise Failure(f"--cross_stitch_unit activation: {name} takes {what}")
+        if args.cross_stitch_unit == "activation":
+            needed.append(BYTES_OF_A_WEIGHT * (len(columns) * math.prod(columns[0].shape[1:])) ** 2)
+        if sum(needed) > MEMORY:
+            what = f"{sum(needed) / 1e9:.1f} GB up to {name}, expected less than this machine's {MEMORY / 1e9:.1f} GB"
+            raise Failure(f"--cross_stitch_unit activation: units take {what}")
         return CrossStitch(args.cross_stitch_unit, init, name=name)(columns)
 
     images = keras.Input(mean.shape, dtype="uint8", name="images")

@@ -191,8 +191,8 @@ def upright(image, orientation):
 def decode_all(decode, shape, paths, *columns):
     """Returns the images that decode(path, orientation, ...) can give, uint8 (n, *shape), and their indices in `paths`.
 
-    `columns` hold what else `decode` takes for each path. Images that cannot be decoded are named and counted; raises
-    Failure if they are more than 1 %.
+    `columns` hold what else `decode` takes for each path: boxes. Images that cannot be decoded are named and counted;
+    raises Failure if they are more than 1 %.
     """
     rows = np.arange(len(paths)), [os.fsencode(path) for path in paths], [orientation(path) for path in paths], *columns
     data = tf.data.Dataset.from_tensor_slices(rows)
@@ -203,10 +203,11 @@ def decode_all(decode, shape, paths, *columns):
         images[len(kept)] = image
         kept.append(int(k))
         progress.update(len(kept))
+    what = "missing or damaged" + ", or its box lies beside it" * bool(columns)
     if bad := [paths[k] for k in sorted(set(range(len(paths))) - set(kept))]:
-        print(f"skipped {len(bad)} of {len(paths)} images, missing or damaged: {', '.join(bad[:5])!a}")
+        print(f"skipped {len(bad)} of {len(paths)} images, each {what}: {', '.join(bad[:5])!a}")
     if len(bad) > 0.01 * len(paths):
-        raise Failure(f"{bad[0]}: missing or damaged, as {len(bad)} of {len(paths)} images, expected 1 % at most")
+        raise Failure(f"{bad[0]}: {what}, as {len(bad)} of {len(paths)} images, expected 1 % at most")
     return images[: len(kept)], np.array(kept)
 
 
@@ -279,13 +280,13 @@ def prepare_data(args):
     others = np.unique(identities, return_inverse=True)[1] if vggface2 else ethnicities  # what else copies must share
     facts = np.stack([genders, ages, others], axis=1)[kept]
     picture, contradictory = same_pictures(images, facts)
-    identical, left_out = len(picture) - len(set(picture)), int(contradictory.sum())
-    if identical:
-        print(f"{identical} images are copies of others and stand with them in one part; {left_out} are left out, as")
-        print("their copies contradict them in gender, age, ethnicity or identity")
+    if left_out := int(contradictory.sum()):
+        print(f"{left_out} images are left out: their copies differ in gender, age, ethnicity or identity")
     if left_out == len(images):
         raise Failure(f"--data_dir {args.data_dir}: nothing left, all images contradict each other")
     kept, facts, picture, images = (x[~contradictory] for x in (kept, facts, picture, images))
+    if identical := len(picture) - len(set(picture)):
+        print(f"{identical} images are copies of others and stand with them in one part")
     genders, ages = facts[:, 0], facts[:, 1]
     bounds = [0, *args.age_bins]
     names = [f"{low}-{high - 1}" for low, high in zip(bounds, args.age_bins)] + [f"{args.age_bins[-1]}+"]
@@ -300,7 +301,7 @@ def prepare_data(args):
     digest.update(labels)
     digest.update(rows["test"])  # a run that went on with another split would be tested on what it has trained on
     rest = np.setdiff1d(np.arange(len(images)), rows["test"])
-    if args.validation_fraction:
+    if args.validation_fraction and len(rest):
         chosen = hold_out(strata[rest], people[rest], args.validation_fraction)
         rows["validation"], rest = rest[chosen], np.delete(rest, chosen)
     if not len(rest):
@@ -458,6 +459,7 @@ def build_network(args, classes, mean, deviation):
     """
     no_bias = {"use_bias": False, "kernel_initializer": "he_normal"}  # the batch norm after it has one
     norm = {"momentum": args.bn_momentum, "synchronized": tf.distribute.has_strategy()}
+    needed = []  # bytes of each dense unit
 
     def convolution(task, level, filters, x):
         x = layers.Conv2D(filters, 3, padding="same", name=f"{task}_conv_{level}", **no_bias)(x)
@@ -479,10 +481,11 @@ def build_network(args, classes, mean, deviation):
         if not args.cross_stitch_enabled or len(columns) == 1 or name not in args.cross_stitch_at:
             return columns
         init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
-        needed = BYTES_OF_A_WEIGHT * (len(columns) * math.prod(columns[0].shape[1:])) ** 2
-        if args.cross_stitch_unit == "activation" and needed > MEMORY:
-            what = f"{needed / 1e9:.1f} GB, expected less than this machine's {MEMORY / 1e9:.1f} GB"
-            raise Failure(f"--cross_stitch_unit activation: {name} takes {what}")
+        if args.cross_stitch_unit == "activation":
+            needed.append(BYTES_OF_A_WEIGHT * (len(columns) * math.prod(columns[0].shape[1:])) ** 2)
+        if sum(needed) > MEMORY:
+            what = f"{sum(needed) / 1e9:.1f} GB up to {name}, expected less than this machine's {MEMORY / 1e9:.1f} GB"
+            raise Failure(f"--cross_stitch_unit activation: units take {what}")
         return CrossStitch(args.cross_stitch_unit, init, name=name)(columns)
 
     images = keras.Input(mean.shape, dtype="uint8", name="images")
@@ -971,8 +974,8 @@ def predict(photos, model_path):
     for photo in photos:
         try:
             images.append(decode(photo, orientation(photo), network.input_shape[1]))
-        except tf.errors.OpError as error:
-            raise Failure(f"--predict {photo}: expected an image file ({error.message})") from None
+        except tf.errors.OpError:
+            raise Failure(f"--predict {photo}: expected an image, of JPEG, PNG, GIF, BMP or WebP") from None
     logits = network.predict(np.stack(images), verbose=0)
     width = max(len("photo"), *(len(photo) for photo in photos))
     print(f"{'photo':{width}}" + "".join(f"  {task:>20}" for task in logits))

@@ -361,6 +361,17 @@ def test_damaged_lists(run, mtfl, tmp_path, name, content, message):
     assert not result.log_dir.exists()
 
 
+def test_boxes_of_larger_photos(run, mtfl, tmp_path):
+    """Which lie beside the photos that are there: not the photos are damaged, the list is of others."""
+    folder = tmp_path / "resized"
+    shutil.copytree(mtfl, folder)
+    path = folder / "trainImageList.txt"
+    rows = [line.split() for line in path.read_text().splitlines()]
+    path.write_text("".join(f"{name} {' '.join(str(10 * float(x)) for x in numbers)}\n" for name, *numbers in rows))
+    result = run(data_dir=folder)
+    assert result.status == 2 and "or its box lies beside it, as " in result.err.splitlines()[-1], result
+
+
 @pytest.mark.parametrize("twice", [("trainImageList.txt",), ("training.txt",), ("training.txt", "trainImageList.txt")])
 def test_two_faces_of_one_photo_need_lists_without_boxes(run, mtfl, tmp_path, twice):
     """Since a face's box is found by its path, both would get the same."""
@@ -544,14 +555,13 @@ def test_measures_of_faces_by_hand(landmark_script):
     np.testing.assert_allclose(measures[1], [0.03] * 5 + [0] * 5 + [0.03, 0, 0.06, 0], atol=1e-6)
     np.testing.assert_allclose(measures[2], [0, 0, 0.5, 0, 0, 0, 0, 1, 0, 0, 0.1, 1, 0.2, 1], atol=1e-6)
     np.testing.assert_allclose(measures[3], [0.2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0.04, 0, 0.08, 0], atol=1e-6)
-    matrices = {"smile": np.array([[3, 1], [0, 2]]), "pose": np.zeros((5, 5))}
-    found = landmark_script.metrics(np.concatenate([[4], measures.sum(axis=0)]), matrices)
+    found = landmark_script.metrics(measures.mean(axis=0), {"smile": np.array([[3, 1], [0, 2]])})
     assert found["mean_error"] == pytest.approx(0.17 / 4) and found["failure_rate"] == pytest.approx(1 / 4)
     assert found["mean_error_interocular"] == pytest.approx(0.34 / 4)
     assert found["landmarks"]["left eye"] == pytest.approx({"mean_error": 0.23 / 4, "failure_rate": 1 / 4})
     assert found["landmarks"]["right eye"] == pytest.approx({"mean_error": 0.03 / 4, "failure_rate": 0})
     assert found["landmarks"]["nose"] == pytest.approx({"mean_error": 0.53 / 4, "failure_rate": 1 / 4})
-    assert found["smile"] == pytest.approx(5 / 6) and "pose" not in found
+    assert found["smile"] == pytest.approx(5 / 6)
 
 
 def test_thresholds_of_failures(landmark_script):
@@ -562,7 +572,7 @@ def test_thresholds_of_failures(landmark_script):
     found = landmark_script.face_measures(predicted, true).numpy()
     np.testing.assert_array_equal(found[:, 5:10], np.repeat([[0], [0], [0], [1]], 5, axis=1))
     np.testing.assert_array_equal(found[:, [11, 13]], [[0, 0], [0, 1], [0, 1], [1, 1]])
-    measures = landmark_script.metrics(np.array([4, *found.sum(axis=0)]), {})
+    measures = landmark_script.metrics(found.mean(axis=0), {})
     names = ("mean_error", "failure_rate", "mean_error_interocular", "failure_rate_interocular")
     assert [measures[name] for name in names] == pytest.approx([0.045, 0.25, 0.1125, 0.75], rel=1e-4)
 
@@ -607,12 +617,6 @@ def test_draws_of_an_epoch(landmark_script):
         assert draws.shape == (1000, 5) and draws.dtype == np.float32
         assert (draws.min(axis=0) < -0.98).all() and (draws.max(axis=0) > 0.98).all()
         assert np.abs(draws.mean(axis=0)).max() < 0.1
-
-
-def test_confusion_leaves_out_what_is_unknown(landmark_script):
-    logits = tf.constant([[2.0, 1], [0, 1], [0, 1], [3, 0]])
-    found = landmark_script.confusion_matrix(logits, tf.constant([0, 0, -1, 1], tf.int64))
-    assert found.numpy().tolist() == [[1, 1], [1, 0]]
 
 
 def test_split_without_auxiliary_weight_gives_the_gradients_of_single(landmark_script, mtfl):
@@ -762,7 +766,7 @@ def test_a_loss_that_is_not_finite_and_units_that_are_too_large(run, landmark_sc
     assert result.status == 3 and "the loss is no longer finite" in result.err.splitlines()[-1], result
     monkeypatch.setattr(landmark_script, "MEMORY", 1e6)
     result = run("--cross_stitch_unit=activation", log_dir=tmp_path / "large")
-    assert_refused(result, "--cross_stitch_unit activation: pool_1 takes")
+    assert_refused(result, "--cross_stitch_unit activation: units take")
 
 
 @pytest.mark.slow
@@ -892,6 +896,9 @@ def test_learns_drawn_faces_and_predicts(landmark_script, tmp_path, capfd):
     for other, words in (("absent.jpg", []), (names[0], boxes)):
         failed = run("--predict", copy, other, "--model", model, *words, log_dir=None)
         assert failed.status == 2 and not Path(f"{copy}.landmarks.png").exists()
+    Path(f"{copy}.landmarks.png").mkdir()  # so that it cannot be written
+    failed = run("--predict", copy, "--model", model, *box, log_dir=None)
+    assert failed.status == 1 and failed.out.splitlines()[-9:] == predicted.out.splitlines()[-9:]  # points, attributes
     for words, named in (["absent.jpg", "--model", model], "absent.jpg"), ([names[0]], "expected --model"):
         failed = run("--predict", *words, log_dir=None)
         assert failed.status == 2 and named in failed.err.splitlines()[-1]
