@@ -88,7 +88,7 @@ class Failure(Exception):
         self.status = status
 
 
-# ---------------------------------------------------------- data (stratified, pixel_statistics: shared)
+# ---------------------------------------------------------- data (hold_out to pixel_statistics: shared)
 
 FILES = {"train": ("train-images-idx3", "train-labels-idx1"), "test": ("t10k-images-idx3", "t10k-labels-idx1")}
 DEBIAN = "/usr/share/datasets/fashion-mnist"  # of the package dataset-fashion-mnist
@@ -184,6 +184,15 @@ def find_data():
         socket.setdefaulttimeout(patience)
 
 
+def hold_out(strata, people, fraction):
+    """Returns the sorted indices of a random part, the same for every seed and every set of tasks.
+
+    It is stratified by `strata`, and nobody of `people` (who or which picture each image shows) is on both sides.
+    """
+    names, first = np.unique(people, return_index=True)
+    return np.flatnonzero(np.isin(people, names[stratified(strata[first], fraction, seed=0)]))
+
+
 def stratified(labels, fraction, seed):
     """Returns the sorted indices of a random part that holds `fraction` of every class, at least one of each."""
     shuffle = np.random.default_rng(seed).permutation
@@ -206,8 +215,8 @@ def prepare_data(args):
 
     A part (`train`, `test` and, if asked for, `validation`) is a pair of arrays: images, uint8
     (n, height, width, C), and labels, int64 (n, tasks). The classes are {task: their names}. A fraction is one of each
-    class of the file's first task, so that any --tasks get the same images. The record says where the data come
-    from, their sizes, the SHA-256 of all of them, and what to be warned of.
+    class of the file's first task, so that any --tasks get the same images; identical ones are held out together. The
+    record says where the data come from, their sizes, the SHA-256 of all of them, and what to be warned of.
     """
     source = args.data_dir or find_data()
     (images, labels), test, classes = read_folder(source)
@@ -220,7 +229,9 @@ def prepare_data(args):
         digest.update(np.ascontiguousarray(array))
     rows = {"train": np.arange(len(images))}
     if args.validation_fraction:
-        rows["validation"] = stratified(labels[:, 0], args.validation_fraction, seed=0)  # the same for every --seed
+        digests = [hashlib.sha256(image.tobytes()).digest() for image in images]
+        _, first, picture = np.unique(digests, return_index=True, return_inverse=True)
+        rows["validation"] = hold_out(labels[:, 0], first[picture], args.validation_fraction)
         rows["train"] = np.delete(rows["train"], rows["validation"])
         if not len(rows["train"]):
             raise Failure(f"--validation_fraction {args.validation_fraction}: nothing left to train on")

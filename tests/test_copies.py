@@ -16,7 +16,7 @@ GARMENTS, FACES, LANDMARKS = (
 )
 SHARED = {  # (the original, the copies): the functions and classes, in the order of the original
     (GARMENTS, FACES, LANDMARKS): """
-        Failure stratified pixel_statistics CrossStitch BatchNormalization replica_seed Dropout
+        Failure hold_out stratified pixel_statistics CrossStitch BatchNormalization replica_seed Dropout
         l2_regularisation replica_share batches learning_rates choose_strategy on_signals agree claim
         refuse_difference write_checkpoint restore_checkpoint open_events write_json read_json
         describe units_of log_setting log_training log_confusion write_results boolean
@@ -24,7 +24,7 @@ SHARED = {  # (the original, the copies): the functions and classes, in the orde
     (GARMENTS, FACES): """
         cross_entropies make_train_step evaluate log_evaluation train print_results kind_of_run""",
     (GARMENTS, LANDMARKS): "Preset",
-    (FACES, LANDMARKS): "orientation upright decode_all hold_out load_run",
+    (FACES, LANDMARKS): "orientation upright decode_all load_run",
 }
 PAIRS = [
     (name, original, copy) for (original, *copies), names in SHARED.items() for name in names.split() for copy in copies
@@ -67,6 +67,14 @@ def test_columns_of_garments_and_faces_are_built_alike():
     one, other = map(functions_of_the_network, (GARMENTS, FACES))
     for name in ("convolution", "dense", "stitch"):
         assert one[name] == other[name], name
+
+
+@pytest.mark.parametrize("path", [FACES, LANDMARKS])
+def test_the_same_is_asked_of_machine_and_libraries(path):
+    """The environment that TensorFlow starts in, and the constants that shared functions use."""
+    kept = re.compile(r"(os\.environ|CORES|MEMORY|BYTES_OF_A_WEIGHT|VERSIONS)\b.*|EVALUATION_PIXELS = \S+")
+    one, other = ([m[0] for m in map(kept.match, (ROOT / p).read_text().split("\n")) if m] for p in (GARMENTS, path))
+    assert one == other and len(one) == 9 and "TF_FORCE_GPU_ALLOW_GROWTH" in "".join(one)
 
 
 def fix():

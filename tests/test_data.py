@@ -12,7 +12,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import ROOT, load, write_folder
+from conftest import load, write_folder
 
 IMAGES, LABELS = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"
 
@@ -327,13 +327,24 @@ def test_splits(script):
     assert rows(prepared[0]["train"]) == rows(script.prepare_data(arguments(**vars(args) | {"seed": 0}))[0]["train"])
 
 
+def test_identical_images_stand_in_one_part(script, tmp_path):
+    """Each of 40 pictures is there twice: half of them are held out, with both copies."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8).repeat(2, axis=0)
+    for part in ("train", "test"):
+        np.savez(tmp_path / part, images=np.asfortranarray(images), digit=np.arange(80) // 2 % 2)
+    parts = script.prepare_data(arguments(data_dir=str(tmp_path), validation_fraction=0.5))[0]
+    assert [len(parts[part][0]) for part in ("train", "validation")] == [40, 40]
+    assert not rows(parts["train"]) & rows(parts["validation"])
+
+
+def test_a_class_of_the_test_part_alone(script, tmp_path):
+    for part, classes in (("train", 3), ("test", 4)):
+        np.savez(tmp_path / part, images=np.zeros((20, 8, 8), np.uint8), digit=np.arange(20) % classes)
+    assert script.read_folder(str(tmp_path))[2] == {"digit": ["0", "1", "2", "3"]}
+
+
 def test_stratified_by_hand(script):
     """0.4 of 2, 4 and 1 images: 0.8, 1.6 and 0.4 of one, to the nearest but never none."""
     labels = np.array([5, 0, 5, 0, 5, 3, 5])
     indices = script.stratified(labels, 0.4, seed=0)
     assert sorted(labels[indices]) == [0, 3, 5, 5] and indices.tolist() == sorted(set(indices.tolist()))
-
-
-def test_sample_notes_its_licence():
-    text = (ROOT / "data" / "fashion_mnist_sample" / "README.md").read_text()
-    assert "MIT" in text and "Zalando" in text and "data/make_fashion_mnist_sample.py" in text

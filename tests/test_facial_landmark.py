@@ -1,10 +1,12 @@
 """Facial landmarks: the lists as they lie on disk, the geometry, the losses and measures, and runs on drawn faces."""
 
+import contextlib
 import functools
 import json
 import re
 import shutil
-import time
+import signal
+import types
 from pathlib import Path
 
 import keras
@@ -318,8 +320,19 @@ def test_digest_and_majority(landmark_script, mtfl, tmp_path):
     shutil.copytree(mtfl, tmp_path / "other")
     path = tmp_path / "other" / "testing.txt"
     path.write_text(path.read_text()[:-2] + ("1" if path.read_text()[-2] != "1" else "2") + "\n")  # a pose
-    other = landmark_script.prepare_data(parse(landmark_script, f"--data_dir={tmp_path / 'other'}"))[-1]
-    assert other["sha256"] != record["sha256"]
+    digests = [record["sha256"]]
+    for change in ("an attribute", "a face", "a landmark"):
+        if change == "a face":
+            photo = landmark_script.read_boxes(str(tmp_path / "other" / "testImageList.txt"))[0][3]
+            Image.fromarray(np.zeros_like(Image.open(photo))).save(photo)
+        elif change == "a landmark":
+            path = tmp_path / "other" / "testImageList.txt"
+            row, *others = path.read_text().splitlines()
+            *numbers, last = row.split()
+            path.write_text("\n".join([" ".join([*numbers, str(float(last) + 1)]), *others]))
+        args = parse(landmark_script, f"--data_dir={tmp_path / 'other'}")
+        digests.append(landmark_script.prepare_data(args)[-1]["sha256"])
+    assert len(set(digests)) == 4
 
 
 def test_nothing_left(run, mtfl, tmp_path):
@@ -460,21 +473,16 @@ def test_the_poster_has_eight_sigmoids(landmark_script):
     np.testing.assert_allclose(losses[0], 0.5 * ((points - np.float64(outputs["landmarks"])) ** 2).sum(), rtol=1e-4)
 
 
-def test_preset_is_the_setting_of_the_poster(landmark_script):
-    args = parse(landmark_script, "--preset", "poster", "--n_epoch", "7")
-    assert (args.lr, args.n_epoch, args.weight_reg, args.cross_stitch_init, args.crop_scale) == (0.01, 7, "l2", 0.9, 1)
-    assert args.landmark_lambda * 0.5 == 1000 / 10 and args.aux_lambda == [0.125] and not args.augment
-    ours = parse(landmark_script)
-    assert ours.weight_reg == "none" and ours.augment and ours.n_epoch != 100
-
-
 def test_the_poster_in_full(landmark_script):
     """The preset's values, its division by 255 and Glorot's weights."""
     expected = {"lr": 0.01, "lr_half_life": 0, "n_epoch": 100, "n_batch_size": 128, "reg_lambda": 0, "keep_prob": 1}
     expected |= {"image_size": 39, "augment": False, "landmark_lambda": 200, "aux_lambda": [0.125]}
     expected |= {"cross_stitch_init": 0.9, "weight_reg": "l2", "weight_reg_lambda": 1}
     args = vars(landmark_script.parse_arguments(["--preset", "poster"])[0])
-    assert {name: args[name] for name in expected} == expected
+    assert {name: args[name] for name in expected} == expected and args["landmark_lambda"] * 0.5 == 1000 / 10
+    assert parse(landmark_script, "--preset", "poster", "--n_epoch", "7").n_epoch == 7
+    ours = parse(landmark_script)
+    assert ours.weight_reg == "none" and ours.augment and ours.n_epoch != 100
     images = np.arange(39 * 39, dtype=np.uint8).reshape(1, 39, 39, 1)
     network = build(landmark_script, "--preset=poster", "--image_size=39")
     np.testing.assert_allclose(network.get_layer("standardise")(images), images / 255, atol=1e-6)
@@ -490,6 +498,10 @@ def test_the_network_does_what_its_flags_say(landmark_script):
     for column in ("landmarks", "attributes"):
         assert network.get_layer(f"{column}_dropout").rate == pytest.approx(0.3)
         assert network.get_layer(f"{column}_bn_1").momentum == 0.6
+    column = [layer.name for layer in network.layers if layer.name.startswith("landmarks_")]
+    kinds = [("conv", "bn", "pool", "relu")] * 3 + [("conv", "bn", "relu"), ("flatten", "fc", "bn", "relu")]
+    levels = [f"landmarks_{kind}_{level}" for level, of_level in enumerate(kinds, 1) for kind in of_level]
+    assert sorted(column) == sorted([*levels, "landmarks_dropout", "landmarks_points"])
     start = network(np.zeros((1, 32, 32, 1), np.uint8))["landmarks"]
     np.testing.assert_array_equal(start, np.full((1, 5, 2), 0.5))
 
@@ -606,7 +618,27 @@ def test_one_step_by_hand(landmark_script, mtfl):
     total = np.dot([3, 1, 2, 0.5, 4], losses) + 0.1 * l2 + 0.01 * relation
     np.testing.assert_allclose(numbers[:-2], [total, *losses, relation], rtol=1e-4)
     assert numbers[-2] == pytest.approx(np.linalg.norm(errors, axis=-1).mean(), rel=1e-4)
-    assert all(np.abs(gradient).min() > 1e-4 for gradient in spies[0].kept[-2:])
+
+    weights = [v for v in network.trainable_variables if v.name != "alpha"]
+    with tf.GradientTape() as tape:  # the same with TensorFlow's functions, of which some are tried above
+        outputs = network(landmark_script.centre(faces, 32), training=True)
+        loss = 3 * 0.5 * tf.reduce_sum((outputs["landmarks"] - points) ** 2) / 16
+        for t, (task, rate) in enumerate(zip(landmark_script.TASKS, (1, 2, 0.5, 4))):
+            picked = tf.gather(tf.nn.log_softmax(outputs[task]), attributes[:, t], batch_dims=1)
+            loss -= rate * tf.reduce_mean(picked)
+        a, b = relations
+        for j, name in enumerate(("conv_1", "conv_2", "conv_3", "conv_4", "fc_5")):
+            one, other = (network.get_layer(f"{column}_{name}").kernel for column in ("landmarks", "attributes"))
+            loss += 0.01 * 0.5 * tf.reduce_sum((a[j] * one + b[j] - other) ** 2)
+        for v in weights:
+            if v.name == "kernel":
+                loss += 0.1 * 0.5 * tf.reduce_sum(v.value**2)
+    np.testing.assert_allclose(loss, total, rtol=1e-4)
+    alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
+    expected = tape.gradient(loss, [[v.value for v in weights] + relations, alphas])
+    for found, wanted in zip(spies, expected, strict=True):
+        for one, other in zip(found.kept, wanted, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4 * np.abs(other).max())
 
 
 def test_draws_of_an_epoch(landmark_script):
@@ -784,25 +816,59 @@ def test_other_networks(run, kind):
 def test_what_a_run_logs(run, landmark_script, mtfl, tmp_path, monkeypatch):
     """On data without a list of test faces; the table of a finished run is shown again.
 
-    With a half-life of a hundredth of an epoch the second one changes nothing that is trained.
+    With a half-life of a hundredth of an epoch the second one changes nothing that is trained. The clock is one on
+    which a step takes a second and each evaluation a thousand.
     """
     shutil.copytree(mtfl, tmp_path / "bare")
     (tmp_path / "bare" / "testImageList.txt").unlink()
-    asked, draws_of, began = [], landmark_script.draws_of, time.monotonic()
-    monkeypatch.setattr(landmark_script, "draws_of", lambda *key: asked.append(key) or draws_of(*key))
+    asked, drawn, draws_of, evaluate, now = [], [], landmark_script.draws_of, landmark_script.evaluate, [0]
+    facts, seeds, set_random_seed = [], [], keras.utils.set_random_seed
+
+    class Draws:
+        def __init__(self, *key):
+            asked.append(key)
+
+        def __getitem__(self, batch):
+            drawn.append(batch)
+            return draws_of(*asked[-1])[batch]
+
+    def tick(seconds=1):
+        now[0] += seconds
+        return now[0]
+
+    monkeypatch.setattr(landmark_script, "draws_of", Draws)
+    monkeypatch.setattr(landmark_script, "time", types.SimpleNamespace(perf_counter=tick))
+    monkeypatch.setattr(landmark_script, "evaluate", lambda *given: tick(1000) and evaluate(*given))
+    monkeypatch.setattr(landmark_script, "agree", lambda _, **named: facts.append(named))
+    monkeypatch.setattr(keras.utils, "set_random_seed", lambda seed: seeds.append(seed) or set_random_seed(seed))
     flags = {"n_epoch": 2, "n_batch_size": 60, "seed": 7, "eval_every": 3, "weight_reg": "l2", "lr_half_life": 0.01}
     result = run(**flags, data_dir=tmp_path / "bare")
-    seconds = time.monotonic() - began
     assert result.status == 0, result
     results, events = json.loads((result.log_dir / "results.json").read_text()), read_events(result.log_dir)
     n = results["data"]["sizes"]["train"]
     assert asked == [(7, 0, n)] * 4 + [(7, 1, n)] * 4
+    assert all(sorted(np.concatenate(drawn[k : k + 4])) == list(range(n)) for k in (0, 4))
+    assert seeds == [7] and [set(named) for named in facts] == [
+        {"arguments", "data", "versions", "run"},
+        {"checkpoint"},
+    ]
     assert unchanged_weights(result.log_dir) == 2 * 15 + 10 + 4  # of steps 6 and 8, all but moving averages
     for part in ("aflw", "validation"):
         for tag in ("mean_error", "failure_rate"):
             steps, values = zip(*events[f"landmarks/{tag}_{part}"])
             assert steps == (3, 6, 8) and values[-1] == np.float32(results[part][tag])
-    assert results["images_per_second"] > 3 * 60 / seconds
+    losses = [f"{task}/loss" for task in ("landmarks", *landmark_script.TASKS)]
+    for tag in ("summary/loss_total", "summary/related_weights", "landmarks/mean_error_train", *losses):
+        assert [step for step, _ in events[tag]] == list(range(1, 9)), tag  # ten times in a run, if there are as many
+    total, related, error, of_landmarks, *of_attributes = (
+        float(events[tag][0][1])
+        for tag in ("summary/loss_total", "summary/related_weights", "landmarks/mean_error_train", *losses)
+    )
+    rest = total - of_landmarks - 0.003 * sum(of_attributes) - 1e-6 * related  # the L2 term
+    assert 0 < rest < 0.01 and related > 10 and 0.01 < error < 1
+    speeds = [float(value) for _, value in events["throughput/images_per_second"]]
+    assert speeds == pytest.approx([60, 60, 60, n - 180, (n - 120) / 2, (n - 60) / 3, 60, (n - 180 + 60) / 2])
+    assert results["images_per_second"] == round(sorted([60, (n - 60) / 3, (n - 120) / 2])[1], 1)
     state = checkpoint_arrays(last_checkpoint(result.log_dir))
     a, b = (state[f"relations/{k}/.ATTRIBUTES/VARIABLE_VALUE"] for k in (0, 1))
     assert np.abs(a - 1).min() > 0 and np.abs(a - 1).max() < 0.1 and np.abs(b).min() > 0 and np.abs(b).max() < 0.1
@@ -812,21 +878,47 @@ def test_what_a_run_logs(run, landmark_script, mtfl, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_pretraining_holds_the_units_and_then_stitches(run):
-    flags = {"n_batch_size": 120, "log_every": 1, "n_epoch": 2, "pretrain_epoch": 1}  # 2 steps an epoch
+    flags = {"n_batch_size": 120, "log_every": 1, "n_epoch": 3, "pretrain_epoch": 1}  # 2 steps an epoch
     result = run(**flags, cross_stitch_init=0.9, lr=1e-4)
     alpha = dict(read_events(result.log_dir)["units/fc_5/alpha_self"])
     assert [alpha[step] for step in range(3)] == [1] * 3 and alpha[3] == pytest.approx(0.9, abs=1e-3)
+    state = checkpoint_arrays(last_checkpoint(result.log_dir))
+    (end,) = (x for name, x in state.items() if x.shape == (2, 2, 256) and "OPTIMIZER_SLOT" not in name)
+    assert 2e-4 < np.abs(end - np.array([[0.9, 0.1], [0.1, 0.9]])[..., None]).max() < 6e-4  # four steps of Adam
 
 
 @pytest.mark.slow
-def test_the_preset_runs_and_resumes(run):
-    result = run("--preset", "poster", n_epoch=1)
+def test_the_preset_runs_and_resumes(run, mtfl, tmp_path):
+    """On data without the faces of AFLW."""
+    shutil.copytree(mtfl, tmp_path / "without")
+    (tmp_path / "without" / "testing.txt").unlink()
+    result = run("--preset", "poster", n_epoch=1, data_dir=tmp_path / "without")
     assert "--preset poster: lr 0.01, lr_half_life 0.0, n_epoch 1, " in result.out  # as it is with the flags after it
     assert result.status == 0 and "pool_4 (2, 2, 80)" in result.out, result
     again = run("--resume", result.log_dir, n_epoch=2, data_dir=None, image_size=None, log_dir=None)
     assert again.status == 0 and "epoch 2/2" in again.out and again.out.count("--preset poster") == 1, again
     arguments = json.loads((result.log_dir / "results.json").read_text())["arguments"]
     assert (arguments["preset"], arguments["lr"], arguments["image_size"]) == ("poster", 0.01, 32)
+
+
+@pytest.mark.slow
+def test_a_signal(run, landmark_script, mtfl, tmp_path, monkeypatch):
+    """It is there before the first step, after which the run stops; with other faces it does not go on."""
+
+    @contextlib.contextmanager
+    def at_once(action):
+        action(signal.SIGTERM, None)
+        yield
+
+    monkeypatch.setattr(landmark_script, "on_signals", at_once)
+    stopped = run(n_epoch=1, n_batch_size=60)
+    assert stopped.status == 143 and last_checkpoint(stopped.log_dir).name == "step-0000000001", stopped
+    assert "stopped at step 1 of 4; go on with: " in stopped.err.splitlines()[-1]
+    shutil.copytree(mtfl, tmp_path / "other")
+    (tmp_path / "other" / "testing.txt").unlink()
+    other = run("--resume", stopped.log_dir, log_dir=None, image_size=None, data_dir=tmp_path / "other")
+    expected = f"error: --resume: expected the data that it was begun with, --data_dir {mtfl}"
+    assert other.status == 2 and other.err.splitlines()[-1] == expected
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import keras
@@ -33,11 +34,34 @@ def build(script):
 def test_what_stays_float32_and_what_does_not(build, unit):
     network = build("mixed_bfloat16", unit)
     assert {v.dtype for v in network.trainable_variables} == {"float32"}
-    kinds = {layer.name: str(layer.compute_dtype) for layer in network.layers}
+    kinds = {layer.name: layer.compute_dtype for layer in network.layers}
     exact = {"images", "standardise", "item_dropout", "group_dropout", "item", "group"}
     assert {name for name, kind in kinds.items() if kind == "float32"} <= exact
     assert {kinds[name] for name in ("item_conv_1", "item_bn_1", "pool_1", "fc_3", "group_fc_3")} == {"bfloat16"}
     assert {x.dtype for x in network.output.values()} == {"float32"}
+
+
+@pytest.mark.parametrize("name, channels", [("script", 1), ("faces_script", 3), ("landmark_script", 1)])
+def test_what_all_three_networks_have(request, name, channels):
+    """Batch norm over all devices; standardised pixels, dropout and outputs in float32, all between in bfloat16."""
+    script = request.getfixturevalue(name)
+    mean, deviation = np.full((64, 64, channels), 120.0), np.full((64, 64, channels), 60.0)
+    classes = [] if name == "landmark_script" else [{"one": range(3), "other": range(2)}]
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+            network = script.build_network(script.parse_arguments([])[0], *classes, mean, deviation)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    pixels = network.get_layer("standardise")(np.full((1, 64, 64, channels), 180, np.uint8))
+    np.testing.assert_allclose(pixels, np.ones((1, 64, 64, channels)), rtol=1e-6)
+    norms = [layer for layer in network.layers if isinstance(layer, script.BatchNormalization)]
+    assert len(norms) in (6, 8, 10) and all(norm.synchronized for norm in norms)
+    exact = {layer.name for layer in network.layers if layer.compute_dtype == "float32"}
+    assert {x.dtype for x in network.output.values()} == {"float32"}
+    assert not any(re.search(r"_(conv|bn|pool|relu|fc)_|^pool|^fc", name) for name in exact)
+    assert "standardise" in exact and sum("dropout" in name for name in exact) == 2
+    assert {v.dtype for v in network.trainable_variables} == {"float32"}
 
 
 def test_gradients_come_near_those_of_float32(script, build, garments):

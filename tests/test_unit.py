@@ -103,17 +103,6 @@ def test_mixing_is_the_mean_of_what_alpha_holds(script):
     np.testing.assert_allclose(unit.mixing(), means, atol=1e-6)
 
 
-def test_activation_unit_equals_one_dense_layer_over_all_columns(script):
-    inputs = random_inputs(2, (5, 2, 2, 3))
-    unit, alpha = random_unit(script, "activation", inputs)
-    dense = keras.layers.Dense(24, use_bias=False)
-    flat = np.concatenate([x.reshape(5, 12) for x in inputs], axis=1)
-    dense.build(flat.shape)
-    dense.set_weights([alpha.T])
-    found = np.concatenate([np.reshape(y, (5, 12)) for y in unit(inputs)], axis=1)
-    np.testing.assert_allclose(found, dense(flat), atol=1e-5)
-
-
 def test_a_kind_that_does_not_exist_is_refused(script):
     """As "channels", which must not pass for another kind."""
     with pytest.raises(KeyError, match="channels"):
