@@ -118,7 +118,7 @@ def test_slow_bfloat16_is_told(script, build, monkeypatch, capsys, flags, slow):
 def test_memory_that_is_not_there_is_refused_before_it_is_taken(run, script, monkeypatch):
     """The first unit mixes 2 x 14 x 14 x 32 activations with 12,544² weights; the machine is said to have 1 GB.
 
-    Of 8 x 8 pixels the first two have 1,024² and 256² weights, of 16 bytes with gradients and moments.
+    Of 8 x 8 pixels the first two have 1,024² and 512² weights, of 16 bytes with gradients and moments.
     """
     for memory, data, expected in (
         (1e9, {"data_dir": script.SAMPLE}, "2.5 GB up to pool_1, expected less than this machine's 1.0 GB"),

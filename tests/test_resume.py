@@ -409,9 +409,12 @@ def test_weights_that_are_not_finite_are_not_saved(script, tmp_path):
 def test_a_checkpoint_is_on_the_disk_before_an_older_one_goes(script, tmp_path, monkeypatch):
     """And so are the events that were logged before it."""
     done, unlink = [], Path.unlink
-    monkeypatch.setattr(
-        script.os, "fsync", lambda fd: done.append(("saved", Path(f"/proc/self/fd/{fd}").readlink().stem))
-    )
+
+    def fsync(descriptor):
+        (path,) = (p for p in (tmp_path / "checkpoints").iterdir() if p.stat().st_ino == os.fstat(descriptor).st_ino)
+        done.append(("saved", path.stem))
+
+    monkeypatch.setattr(script.os, "fsync", fsync)
     monkeypatch.setattr(Path, "unlink", lambda path: done.append(("gone", path.stem)) or unlink(path))
     checkpoint = tf.train.Checkpoint(network=[tf.Variable(1.0)])
     with tf.summary.create_file_writer(str(tmp_path)).as_default(step=1):
