@@ -505,7 +505,7 @@ def test_a_run_on_drawn_people_of_vggface2(run, vggface2):
 
 
 MALICIOUS = """
-import keras, sys
+import keras
 from keras.layers import Flatten, Lambda
 x = keras.Input((4, 4, 3))
 y = Lambda(lambda v: __import__("os").system("touch pwned") or v, output_shape=(4, 4, 3))(x)
