@@ -267,6 +267,7 @@ def decode_all(decode, shape, paths, *columns):
         progress.update(len(kept))
     what = "missing or damaged" + ", or its box lies beside it" * bool(columns)
     if bad := [paths[k] for k in sorted(set(range(len(paths))) - set(kept))]:
+        progress.update(len(kept), finalize=True)  # ends its line
         print(f"skipped {len(bad)} of {len(paths)} images, each {what}: {', '.join(bad[:5])!a}")
     if len(bad) > 0.01 * len(paths):
         raise Failure(f"{bad[0]}: {what}, as {len(bad)} of {len(paths)} images, expected 1 % at most")
@@ -943,11 +944,12 @@ def choose_strategy(args, columns):
         cluster = resolver.cluster_spec()
         address = cluster.task_address(resolver.task_type, resolver.task_id)
         workers = [worker for job in sorted(cluster.jobs) for worker in cluster.job_tasks(job)]  # the chief first
-        if not {"chief", "worker"}.issuperset(cluster.jobs):
-            raise ValueError(f"jobs {', '.join(cluster.jobs)}")
+        counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
+        if not {"chief", "worker"}.issuperset(counts) or counts.get("chief", 0) > 1:
+            raise ValueError(f"found {counts}")
     except (ValueError, TypeError, AttributeError) as error:
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-        raise Failure(f"TF_CONFIG: expected {example}, with no jobs but chief and worker ({error})") from None
+        raise Failure(f"TF_CONFIG: expected {example}, with one chief at most, and no other jobs ({error})") from None
     print(f"{address}: waiting until all of {', '.join(workers)} are there", flush=True)
     with on_signals(signal.SIG_DFL):  # TensorFlow waits without Python, whose handlers cannot run; it ignores SIGTERM
         return tf.distribute.MultiWorkerMirroredStrategy(), address == workers[0]
@@ -1000,7 +1002,7 @@ def refuse_difference(strategy, record, resumed):
         raise Failure(f"--resume: expected {resumed['versions']}, with which the run was begun, found {VERSIONS}")
     for what, differing in (("cores", "the last bits may differ"), ("devices", "other random numbers are drawn")):
         if resumed and resumed.get(what, record[what]) != record[what]:
-            print(f"this run was begun on {resumed[what]} {what}, here are {record[what]}: {differing}")
+            print(f"this run was last on {resumed[what]} {what}, here are {record[what]}: {differing}")
     own = ("data_dir", "log_dir")  # a machine can have them elsewhere
     arguments = {name: value for name, value in record["arguments"].items() if name not in own}
     agree(strategy, arguments=arguments, data=data, versions=VERSIONS, run=resumed is not None)
@@ -1251,7 +1253,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are ours: one line, without the usage, with the flag that may have been meant."""
 
     def error(self, message):
-        unknown = re.match(r"unrecognized arguments: (--\w+)", message)
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         if near := unknown and difflib.get_close_matches(unknown[1], self._option_string_actions, 1):
             message += f"; did you mean {near[0]}?"
         raise Failure(message.removeprefix("argument "))
@@ -1262,8 +1264,8 @@ def parse_arguments(argv):
 
     With --resume, what the command line leaves out is taken from the run; what would change it is refused.
     """
-    if bad := [word for word in argv if not word.isprintable()]:
-        raise Failure(f"{bad[0]!a}: expected an argument of printable characters in UTF-8")
+    if bad := [word for word in argv if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", word)]:
+        raise Failure(f"{bad[0]!a}: expected an argument in UTF-8, without control characters")
     parser = make_parser()
     args, resumed = parser.parse_args(argv), None
     folder = args.log_dir if args.resume == "auto" else args.resume
@@ -1280,7 +1282,7 @@ def parse_arguments(argv):
         for name, value in vars(args).items():
             free = name in ("resume", "log_dir", "data_dir") or (name == "n_epoch" and value > then.get(name, value))
             if not free and value != then.get(name):
-                raise Failure(f"--resume {folder}: the run was begun with --{name} {then.get(name)}, got {value}")
+                raise Failure(f"--resume {folder}: the run has --{name} {then.get(name)}, got {value}")
     elif not args.log_dir:
         if "TF_CONFIG" in os.environ or args.resume:
             raise Failure("--log_dir: required with TF_CONFIG and with --resume auto, a folder that all workers see")
@@ -1306,7 +1308,8 @@ def main(argv=None):
     except Failure as failure:
         message, status = str(failure), failure.status
     except (OSError, MemoryError, tf.errors.OpError) as error:  # a full disk, a lost worker
-        message, status = str(error).strip().split("\n\n")[-1].split("\n")[0], 1  # without TensorFlow's own stack
+        last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]  # without TensorFlow's own stack
+        message, status = last.split("\n")[0], 1
     if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):  # 2, 3: it would end so again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -47,6 +48,7 @@ BAD = {
     "--eval_every -1": "--eval_every: expected a whole number in [0, inf), got '-1'",
     "--learning_rate 1": "unrecognized arguments: --learning_rate 1",
     "--n_epo 1": "unrecognized arguments: --n_epo 1; did you mean --n_epoch?",
+    "--lr-half-life 5": "unrecognized arguments: --lr-half-life 5; did you mean --lr_half_life?",
     "--lr": "--lr: expected one argument",
 }
 
@@ -96,11 +98,12 @@ def test_a_file_that_is_called_lock_is_left_as_it_is(script, tmp_path):
 def test_bad_tf_config(run, monkeypatch):
     wrong = '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}'
     with_ps = '{"cluster": {"worker": ["a:1"], "ps": ["a:2"]}, "task": {"type": "worker", "index": 0}}'
+    chiefs = '{"cluster": {"chief": ["a:1", "b:1"]}, "task": {"type": "chief", "index": 0}}'
     no_list, no_words, negative = (
         f'{{"cluster": {{"worker": {workers}}}, "task": {{"type": "worker", "index": {index}}}}}'
         for workers, index in (('"a:1"', 0), ("[5, 6]", 0), ('["a:1", "b:1"]', -1))
     )
-    for text in ("", "workers", "[]", wrong, with_ps, no_list, no_words, negative):
+    for text in ("", "workers", "[]", wrong, with_ps, chiefs, no_list, no_words, negative):
         monkeypatch.setenv("TF_CONFIG", text)
         result = run()
         assert result.status == 2 and result.err.splitlines()[-1].startswith("error: TF_CONFIG: expected")
@@ -146,6 +149,8 @@ def test_too_little_memory_is_one_line(run, script, monkeypatch):
     monkeypatch.setattr(script, "run", lambda *_: np.empty(2**57))
     result = run()
     assert result.status == 1 and result.err.splitlines()[-1].startswith("error: Unable to allocate 1.00 EiB")
+    monkeypatch.setattr(script, "run", mock.Mock(side_effect=MemoryError))  # as Python itself raises it
+    assert run().err.splitlines()[-1] == "error: MemoryError"
 
 
 @pytest.mark.parametrize("word", ["True", "true", "YES", "1"])
@@ -188,5 +193,8 @@ def test_paths_that_cannot_work_are_refused(run, script, tmp_path):
         with pytest.raises(script.Failure, match="expected a path of this machine"):
             script.parse_arguments(["--log_dir", log_dir])
     result = run("--data_dir", "caf\udce9", data_dir=None)
-    assert_refused(result, "'caf\\udce9': expected an argument of printable characters in UTF-8")
+    assert_refused(result, "'caf\\udce9': expected an argument in UTF-8, without control characters")
+    assert_refused(run("--data_dir", "a\nb", data_dir=None), "'a\\nb': expected an argument in UTF-8, without control")
+    screenshot = "3.04\u202fPM, \u3000and \u200d"  # as macOS writes a time, and other blanks of UTF-8
+    assert script.parse_arguments(["--log_dir", screenshot])[0].log_dir == screenshot
     assert_refused(run("--resume", "auto", log_dir=None), "--log_dir: required with TF_CONFIG and with --resume auto")

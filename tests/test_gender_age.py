@@ -174,7 +174,7 @@ def test_split_by_image_says_what_it_leaks(faces_script, vggface2):
     assert "same person" in prepare(faces_script, vggface2, "--split=image")[4]["warning"]
 
 
-def test_odd_images(faces_script, utkface, tmp_path, capsys):
+def test_odd_images(faces_script, utkface, tmp_path, capsys, monkeypatch):
     """Grey, CMYK and PNG named .jpg are read; truncated, empty and missing ones are named, counted and skipped."""
     from PIL import Image
 
@@ -189,10 +189,11 @@ def test_odd_images(faces_script, utkface, tmp_path, capsys):
     paths[3].write_bytes(paths[3].read_bytes()[:400])
     paths[4].write_bytes(b"")
     paths[5].unlink()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     images, kept = decode_all(faces_script, listed)
     assert kept.tolist() == [0, 1, 2, *range(6, 600)] and len(images) == 597
-    out = capsys.readouterr().out
-    assert "skipped 3 of 600 images" in out and all(listed[k] in out for k in (3, 4, 5))
+    out = capsys.readouterr().out  # the progress bar ends its line
+    assert "\nskipped 3 of 600 images" in out and all(listed[k] in out for k in (3, 4, 5))
     grey, cmyk, png = images[:3].astype(float)
     assert (grey == grey[..., :1]).all()
     assert np.abs(cmyk - png).mean() < 8  # the same face, but for the loss of JPEG

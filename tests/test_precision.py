@@ -103,7 +103,7 @@ def test_a_run_in_bfloat16(script, run, tmp_path, small, capfd):
     logits = network.predict(images, verbose=0)["item"]
     assert logits.dtype == np.float32 and np.mean(logits.argmax(axis=1) == labels[:, 0]) == results["test"]["item"]
     refused = run("--resume", whole, precision="float32", log_dir=None, data_dir=None)
-    assert refused.status == 2 and "begun with --precision bfloat16, got float32" in refused.err.splitlines()[-1]
+    assert refused.status == 2 and "the run has --precision bfloat16, got float32" in refused.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("flags, slow", [("flags : avx512_bf16", False), ("flags : avx2", True)])

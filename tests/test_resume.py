@@ -165,8 +165,8 @@ def test_more_epochs(run, finished, tmp_path):
     straight = run(**{**SHORT, "n_epoch": 5}, log_dir=tmp_path / "straight")
     longer = go_on(run, tmp_path / "longer", n_epoch=5)
     assert (straight.status, longer.status) == (0, 0)
-    assert f"begun on 99 cores, here are {record['cores']}: the last bits may differ\n" in longer.out
-    assert "begun on 4 devices, here are 1: other random numbers are drawn\n" in longer.out
+    assert f"last on 99 cores, here are {record['cores']}: the last bits may differ\n" in longer.out
+    assert "last on 4 devices, here are 1: other random numbers are drawn\n" in longer.out
     assert json.loads((tmp_path / "longer" / "results.json").read_text())["epochs"] == 5
     assert json.loads((tmp_path / "longer" / "run.json").read_text())["arguments"]["n_epoch"] == 5
     assert scalar_steps(tmp_path / "longer", "summary/loss_total") == list(range(1, 16))
@@ -260,7 +260,7 @@ def test_resume_auto(run, tmp_path, small):
     assert second.status == 0 and "epoch 2/2" in second.out, second
     assert "epoch" not in run(**flags).out
     refused = run(**{**flags, "lr": 0.01})
-    assert refused.status == 2 and "the run was begun with --lr 0.001, got 0.01" in refused.err.splitlines()[-1]
+    assert refused.status == 2 and "the run has --lr 0.001, got 0.01" in refused.err.splitlines()[-1]
 
 
 def test_killed_between_the_last_step_and_the_results(run, finished, unfinished):
@@ -288,7 +288,7 @@ def test_another_experiment_is_refused(run, unfinished, flag, value, then):
     before = contents(unfinished)
     result = go_on(run, unfinished, **{flag: value})
     assert result.status == 2
-    expected = f"error: --resume {unfinished}: the run was begun with --{flag} {then}, got"
+    expected = f"error: --resume {unfinished}: the run has --{flag} {then}, got"
     assert result.err.splitlines()[-1].startswith(expected)
     assert contents(unfinished) == before
 
