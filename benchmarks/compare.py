@@ -13,6 +13,7 @@ before commits were stored. How the defaults were chosen stands in benchmarks/TR
 """
 
 import argparse
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -760,9 +761,11 @@ def course_of_2018():
         within = [accuracy[(first - 1 < epochs) & (epochs <= last)] for first, last in windows]
         return np.array([np.nanmean(part) if part.size else np.nan for part in within])
 
-    def runs(names, setting):  # {experiment and seed: course}
-        entries = {(name, seed): entry for name in names for seed, entry in load(name).get(setting, {}).items()}
-        return {key: course(*np.transpose(e["curves"][0]["summary/accuracy_test"])) for key, e in entries.items()}
+    def runs(names, setting):  # {seed: course}; a seed that was run in both precisions counts once, by their mean
+        found = collections.defaultdict(list)
+        for seed, entry in [item for name in names for item in load(name).get(setting, {}).items()]:
+            found[seed].append(course(*np.transpose(entry["curves"][0]["summary/accuracy_test"])))
+        return {seed: np.mean(courses, axis=0) for seed, courses in found.items()}
 
     dense, papers = ("setting_2018", "dense_2018", "dense_2018_30"), ("setting_2018",)
     steps, *published = published_2018().T
