@@ -1,26 +1,40 @@
-"""Trains facial landmarks with auxiliary attributes, side by side in columns joined by cross-stitch units.
+"""Find landmarks in faces, with the help of attributes: networks side by side, joined by cross-stitch units.
 
-One column finds five landmarks (eyes, nose, corners of the mouth), the other tells gender, smile, glasses and pose.
-After each pooling layer and each fully connected layer a cross-stitch unit mixes the columns' activations with learned
-weights. A further loss can relate the weights of the two columns. One network alone (--network single) and one trunk
-with a head for each task (--network split) are there to compare.
+One column finds five landmarks (the eyes, the nose, the corners of the mouth), the other tells gender, smile, glasses
+and pose. A cross-stitch unit after each pooling layer and each fully connected layer mixes the activations of the
+columns with learned weights. A further loss can relate the weights of the two columns (--weight_reg), as a poster of
+CMU proposes (see References). One network alone (--network single) and one trunk with a head for each task (--network
+split) are there to compare.
 
-    python facial_landmark_multi_task_learning.py --data_dir MTFL --cross_stitch_enabled True     # or False
-    python -m tensorboard.main --logdir tf_logs                                 # the curves, side by side
+Train with units, then without, and compare the curves of the two runs:
+
+    python facial_landmark_multi_task_learning.py --data_dir MTFL --cross_stitch_enabled True
+    python facial_landmark_multi_task_learning.py --data_dir MTFL --cross_stitch_enabled False
+    python -m tensorboard.main --logdir tf_logs
+
+The folder holds MTFL (training.txt, testing.txt and their photos) and, if you have them, the lists of boxes
+trainImageList.txt and testImageList.txt of the data set that it is built on. Faces of your own need files of this form.
+
+To go on with a run that was stopped, or to let a finished run find the landmarks in photos:
+
+    python facial_landmark_multi_task_learning.py --resume LOG_DIR
     python facial_landmark_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
---data_dir holds MTFL (training.txt, testing.txt and their photos) and, if you have them, the lists of boxes
-trainImageList.txt and testImageList.txt of the set that it is built on.
-A stopped run goes on where it was:      ... --resume LOG_DIR
-Several GPUs of one machine are used without being asked. On several machines, start the same command
-on each of them with TF_CONFIG set, and with a --log_dir on storage that all of them see.
+All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
+set and with a --log_dir that all of them can see.
 
-To read the method, read down to `train`. What stands below it keeps a run safe, shows it, and reads its arguments.
-Papers: Misra, Shrivastava, Gupta, Hebert, "Cross-stitch Networks for Multi-task Learning", CVPR 2016,
-arXiv:1604.03539. Bhuin, Chadha, Tan, "Related Weights in Cross-stitch Network for Multi-task Learning", poster, CMU.
-Rozantsev, Salzmann, Fua, "Beyond Sharing Weights for Deep Domain Adaptation", arXiv:1603.06432. Zhang, Luo, Loy, Tang,
-"Facial Landmark Detection by Deep Multi-task Learning", ECCV 2014 (MTFL). Sun, Wang, Tang, "Deep Convolutional Network
-Cascade for Facial Point Detection", CVPR 2013 (the boxes, and the test set of 3,466 faces).
+Contents:
+    The method: tasks and layer sizes, cross-stitch units, network, related weights, losses, training loop.
+    The data: lists, crops, augmentation.
+    What makes it fast and safe: kernels and devices, several machines, checkpoints, event files, results.
+    Prediction, command line.
+
+References:
+    Misra, Shrivastava, Gupta, Hebert: Cross-stitch Networks for Multi-task Learning. CVPR 2016, arXiv:1604.03539.
+    Bhuin, Chadha, Tan: Related Weights in Cross-stitch Network for Multi-task Learning. Poster, CMU.
+    Rozantsev, Salzmann, Fua: Beyond Sharing Weights for Deep Domain Adaptation. arXiv:1603.06432.
+    Zhang, Luo, Loy, Tang: Facial Landmark Detection by Deep Multi-task Learning. ECCV 2014 (MTFL).
+    Sun, Wang, Tang: Deep Convolutional Network Cascade for Facial Point Detection. CVPR 2013 (boxes, and a test set).
 """
 
 # /// script
@@ -29,10 +43,11 @@ Cascade for Facial Point Detection", CVPR 2013 (the boxes, and the test set of 3
 # ///
 
 import argparse
+import builtins
 import collections
+import concurrent.futures
 import contextlib
 import difflib
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -42,48 +57,2010 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 import signal
+import socket
+import socketserver
 import statistics
 import sys
 import threading
 import time
 import warnings
 import zlib
+from typing import NamedTuple
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to save, Ctrl-C ends it without a traceback
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer of TensorFlow's start-up notes, which bury our own lines
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # of a GPU's memory no more than is needed
-os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # memory is kept for the next step, not handed back
-os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24))  # by default that would hold 64 GB at most
+    # Until a run has something to save, Ctrl-C and SIGTERM end the program without a traceback. In a notebook they
+    # must not: there the kernel would die.
+    if not hasattr(builtins, "get_ipython"):
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, lambda number, frame: os._exit(128 + number))
+    # TensorFlow and Keras read these when they are imported.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["TF_USE_LEGACY_KERAS"] = "0"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's start-up notes
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocate GPU memory only as it is needed
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory in the next step: a step is faster
+    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24))  # in effect without a limit; the default is 64 GB
 
 import keras
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(f"{__name__} needs Keras with TensorFlow; set KERAS_BACKEND=tensorflow before importing Keras.")
+
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from PIL import Image  # TensorBoard brings it along
+from PIL import Image, ImageOps  # TensorBoard brings Pillow along
 from tensorboard.plugins.hparams import api as hparams
 
-# What is called shared below is the same text in other scripts: tests/test_copies.py has the list, and mends copies.
+# ------------------------------------------------------------------------------------------------ tasks and layer sizes
+
 NAME = "facial_landmark_multi_task_learning"
-LANDMARKS = ["left eye", "right eye", "nose", "left mouth corner", "right mouth corner"]  # left in the picture
-TASKS = {  # attribute: names of its classes, in the order of the numbers 1, 2, ... of MTFL
+
+LANDMARKS = ["left eye", "right eye", "nose", "left mouth corner", "right mouth corner"]  # left as seen in the picture
+TASKS = {  # the attributes, and the names of their classes in the order of MTFL's numbers 1, 2, ...
     "gender": ["male", "female"],
     "smile": ["smiling", "not smiling"],
     "glasses": ["glasses", "no glasses"],
     "pose": ["left profile", "left", "frontal", "right", "right profile"],
 }
-UNITS = ("pool_1", "pool_2", "pool_3", "pool_4", "fc_5")  # what a unit can follow: pool_4 is conv_4, which has no pool
-BLOCKS = {  # preset: (filters, side of the kernel, pooling) of the convolutions, and the width of the dense layer
-    "ours": (((32, 3, True), (48, 3, True), (64, 3, True), (80, 3, False)), 256),
-    "wide": (((64, 3, True), (96, 3, True), (128, 3, True), (160, 3, False)), 512),
-    "poster": (((20, 4, True), (40, 3, True), (60, 3, True), (80, 2, False)), 120),
-}
-PRESETS = {
-    "ours": {},
-    "wide": {},  # one network as wide as two columns, with --network single: what does width alone give?
-    "poster": {  # the setting of the poster's code, where it differs from the defaults
+
+
+class Block(NamedTuple):
+    """The shape of a convolution block."""
+
+    filters: int
+    kernel_size: int
+    pooling: bool
+
+
+BLOCKS = [Block(32, 3, True), Block(48, 3, True), Block(64, 3, True), Block(80, 3, False)]
+DENSE_WIDTH = 256  # the size of the fully connected layer
+POSTER_BLOCKS = [Block(20, 4, True), Block(40, 3, True), Block(60, 3, True), Block(80, 2, False)]
+POSTER_DENSE_WIDTH = 120
+# The layers that a unit can follow. "pool_4" follows the fourth block, which has no pooling.
+STITCHED_LAYERS = ("pool_1", "pool_2", "pool_3", "pool_4", "fc_5")
+EVALUATION_BATCH_SIZE = 500
+TRAINING_MEASURE = ("mean error", "landmarks/mean_error_train")  # what is printed beside the training loss, and its tag
+
+
+# --------------------------------------------------------------------------------------------------- cross-stitch units
+
+
+@keras.saving.register_keras_serializable("cross_stitch")
+class CrossStitch(layers.Layer):
+    """Mix the activations of all columns with learned weights.
+
+    The unit takes a list of T tensors x_1 ... x_T, one for each task, all of shape (batch, ..., channels). It returns
+    a list of T tensors of the same shape (Misra et al., equation 1, for T tasks):
+
+        x̃_i = sum over j of alpha_ij x_j
+
+    Every channel has its own alpha_ij: the weight `alpha` has shape (T, T, channels). The subclasses have one alpha_ij
+    for the whole layer, and one weight for every pair of activations.
+
+    Args:
+        init: The initial alpha_ii, above 0 and at most 1. All other alpha_ij start at (1 - init) / (T - 1), so that
+            the weights of each task sum to one and keep the scale of its activations. With 1.0 the unit starts as the
+            identity.
+
+    Raises:
+        ValueError: `init` is out of range, or the unit is called with fewer than two tensors.
+    """
+
+    # It needs no `get_config`, since Keras 3 records the simple arguments of a constructor by itself.
+    def __init__(self, init=1.0, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 < init <= 1:
+            raise ValueError(f"init is {init}, and should be above 0 and at most 1.")
+        self.init = init
+
+    def build(self, input_shapes):
+        self.num_tasks = len(input_shapes)
+        if self.num_tasks < 2:
+            raise ValueError("A cross-stitch unit joins two columns or more.")
+        self.feature_shape = tuple(input_shapes[0][1:])  # without the batch
+        self.alpha = self.add_weight(name="alpha", shape=self.alpha_shape(), initializer=self.initial_alpha)
+
+    def call(self, xs):
+        tasks = range(self.num_tasks)
+        alpha = tf.convert_to_tensor(self.alpha)
+        return [tf.add_n([alpha[i, j] * xs[j] for j in tasks]) for i in tasks]
+
+    def initial_alpha(self, shape, dtype=None):
+        """Return the initial `alpha`, as Keras asks an initializer for it."""
+        return self.alpha_with(self.init)
+
+    def alpha_with(self, init):
+        """Return the `alpha` that starts from `init`, in place of the unit's own, as an array."""
+        others = (1 - init) / (self.num_tasks - 1)
+        mixing = np.full((self.num_tasks, self.num_tasks), others, np.float32)
+        np.fill_diagonal(mixing, init)
+        alpha = self.alpha_from_mixing(mixing)
+        if alpha.shape != self.alpha_shape():
+            raise ValueError(f"{type(self).__name__}.alpha_from_mixing returns {alpha.shape}, not {self.alpha_shape()}")
+        return alpha
+
+    # Another kind of unit overrides these three methods, and `call` if it computes something else.
+
+    def alpha_shape(self):
+        """Return the shape of `alpha`."""
+        return (self.num_tasks, self.num_tasks, self.feature_shape[-1])
+
+    def alpha_from_mixing(self, mixing):
+        """Return the `alpha` that mixes all activations by one matrix, `mixing` (T, T)."""
+        return np.broadcast_to(mixing[:, :, np.newaxis], self.alpha_shape())
+
+    def mean_alpha(self):
+        """Return the mean of alpha_ij over the channels, an array (T, T)."""
+        return np.mean(self.alpha, axis=2)
+
+
+@keras.saving.register_keras_serializable("cross_stitch")
+class LayerCrossStitch(CrossStitch):
+    """A cross-stitch unit with one alpha_ij for all channels. Its weight `alpha` has shape (T, T)."""
+
+    def alpha_shape(self):
+        return (self.num_tasks, self.num_tasks)
+
+    def alpha_from_mixing(self, mixing):
+        return mixing
+
+    def mean_alpha(self):
+        return np.array(self.alpha)
+
+
+@keras.saving.register_keras_serializable("cross_stitch")
+class ActivationCrossStitch(CrossStitch):
+    """A cross-stitch unit with one weight for every pair of activations, as in the implementation of 2018.
+
+    Each task has D activations in this layer. The weight `alpha` has shape (T * D, T * D) and consists of T x T blocks.
+    x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. At first block (i, j) is the identity times the
+    initial alpha_ij of `CrossStitch`.
+
+    After the first convolution block D is 6,272, so that `alpha` has 157 million entries. Training it takes 2.5 GB.
+    """
+
+    def call(self, xs):
+        flat = tf.concat([tf.reshape(x, (-1, self.num_features())) for x in xs], axis=1)
+        mixed = tf.matmul(self.alpha, flat, transpose_b=True)  # (T * D, batch): flat · alphaᵀ transposed, but faster
+        of_tasks = [tf.transpose(x) for x in tf.split(mixed, self.num_tasks, axis=0)]
+        return [tf.reshape(x, (-1, *self.feature_shape)) for x in of_tasks]
+
+    def num_features(self):
+        """Return D."""
+        return math.prod(self.feature_shape)
+
+    def alpha_shape(self):
+        size = self.num_tasks * self.num_features()
+        return (size, size)
+
+    def alpha_from_mixing(self, mixing):
+        # The Kronecker product replaces each entry of `mixing` by a block: that entry times the identity.
+        return np.kron(mixing, np.eye(self.num_features(), dtype=np.float32))
+
+    def mean_alpha(self):
+        """Return the mean of each block's diagonal, an array (T, T). The rest of the block is not counted."""
+        T, D = self.num_tasks, self.num_features()
+        blocks = np.reshape(self.alpha, (T, D, T, D))
+        return np.einsum("idjd->ij", blocks) / D
+
+
+UNITS = {"channel": CrossStitch, "layer": LayerCrossStitch, "activation": ActivationCrossStitch}
+
+
+# -------------------------------------------------------------------------------------------------------------- network
+
+
+def build_network(args, classes, mean, variance):
+    """Build the columns, the units between them, and the output layers.
+
+    With --split_after there is at first only one column, the trunk, and both columns go on from it. With --network
+    single there is only the column of the landmarks.
+
+    Args:
+        args: The command line.
+        classes: {attribute: the names of its classes}, empty for --network single.
+        mean, variance: Arrays (height, width, 1) that standardise each pixel. They become part of the network, so that
+            a saved network takes raw pixels.
+
+    Returns:
+        A `keras.Model` from uint8 faces (batch, height, width, 1) to {task: output}. The output `landmarks` has the
+        points (batch, 5, 2), x and y, in coordinates of the face's box, where (0, 0) is its upper left and (1, 1) its
+        lower right corner. Those of the attributes are logits (batch, classes).
+    """
+    if args.preset == "poster":
+        return build_poster_network(args, classes, mean.shape)
+
+    images = keras.Input(mean.shape, dtype="uint8", name="images")
+    pixels = layers.Normalization(axis=(1, 2, 3), mean=mean, variance=variance, dtype="float32")(images)
+    names = ["trunk"] if args.split_after else column_names(classes)
+    columns = {name: pixels for name in names}  # the activations that each column has computed so far
+
+    for level, block in enumerate(BLOCKS, start=1):
+        columns = {name: convolution_block(args, x, block, name, level) for name, x in columns.items()}
+        columns = stitch(args, columns, f"pool_{level}")
+        columns = end_trunk(args, columns, f"pool_{level}", column_names(classes))
+
+    level = len(BLOCKS) + 1
+    columns = {name: dense_block(args, x, name, level) for name, x in columns.items()}
+    columns = stitch(args, columns, f"fc_{level}")
+    columns = {name: dropout(args, x, name) for name, x in columns.items()}
+    columns = end_trunk(args, columns, f"fc_{level}", column_names(classes))
+
+    outputs = {"landmarks": landmarks_output(columns["landmarks"])}
+    for task in classes:
+        outputs[task] = output_layer(columns["attributes"], task, len(classes[task]))
+    return model_of(args, images, outputs)
+
+
+def convolution_block(args, x, block, column, level):
+    """Convolution, batch norm, max-pool (in some blocks) and ReLU: (batch, h, w, c) to (batch, h', w', filters).
+
+    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. The name of a layer has a point,
+    which no name of a unit has.
+    """
+    filters = max(1, round(args.width * block.filters))
+    convolution = layers.Conv2D(
+        filters,
+        block.kernel_size,
+        padding="same",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=f"{column}.conv_{level}",
+    )
+    x = convolution(x)
+    x = batch_norm(args, x, f"{column}.bn_{level}")
+    if block.pooling:
+        x = layers.MaxPooling2D(2)(x)
+    return layers.ReLU()(x)
+
+
+def dense_block(args, x, column, level):
+    """Fully connected layer, batch norm and ReLU: (batch, ...) to (batch, args.width * DENSE_WIDTH)."""
+    width = max(1, round(args.width * DENSE_WIDTH))
+    x = layers.Flatten()(x)
+    x = layers.Dense(width, use_bias=False, kernel_initializer="he_normal", name=f"{column}.fc_{level}")(x)
+    x = batch_norm(args, x, f"{column}.bn_{level}")
+    return layers.ReLU()(x)
+
+
+def batch_norm(args, x, name, dtype=None):
+    """Batch norm over the global batch, computed by the fastest code for the devices at hand."""
+    several_replicas = tf.distribute.has_strategy()
+    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=several_replicas, name=name, dtype=dtype)(x)
+
+
+def dropout(args, x, column):
+    """Dropout before the output layers: (batch, width) to float32 (batch, width)."""
+    return layers.Dropout(1 - args.keep_prob, name=f"{column}.dropout", dtype="float32")(x)
+
+
+def landmarks_output(x):
+    """Fully connected layer: (batch, width) to float32 points (batch, 5, 2), which start in the middle of the box."""
+    middle = keras.initializers.Constant(0.5)
+    points = layers.Dense(
+        2 * len(LANDMARKS),
+        kernel_initializer="zeros",
+        bias_initializer=middle,
+        name="landmarks.output",
+        dtype="float32",
+    )
+    return layers.Reshape((len(LANDMARKS), 2), dtype="float32")(points(x))
+
+
+def output_layer(x, task, num_classes):
+    """Fully connected layer of an attribute: (batch, width) to float32 logits (batch, classes)."""
+    return layers.Dense(num_classes, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32")(x)
+
+
+def build_poster_network(args, classes, shape):
+    """Build the network of the poster's code, with the same inputs and outputs as `build_network`.
+
+    It divides the pixels by 255, and has no batch norm, no padding, and one output for each attribute of two classes.
+    If there is a unit after its fully connected layer, that has one alpha for the whole layer.
+    """
+    images = keras.Input(shape, dtype="uint8", name="images")
+    pixels = layers.Normalization(
+        axis=(1, 2, 3), mean=np.zeros(shape), variance=np.full(shape, 255.0**2), dtype="float32"
+    )
+    names = ["trunk"] if args.split_after else column_names(classes)
+    columns = {name: pixels(images) for name in names}
+
+    for level, block in enumerate(POSTER_BLOCKS, start=1):
+        columns = {name: poster_convolution_block(args, x, block, name, level) for name, x in columns.items()}
+        columns = stitch(args, columns, f"pool_{level}")
+        columns = end_trunk(args, columns, f"pool_{level}", column_names(classes))
+
+    columns = {name: poster_dense_block(args, x, name) for name, x in columns.items()}
+    args_of_last_unit = argparse.Namespace(**{**vars(args), "cross_stitch_unit": "layer"})
+    columns = stitch(args_of_last_unit, columns, "fc_5")
+    columns = {name: dropout(args, x, name) for name, x in columns.items()}
+    columns = end_trunk(args, columns, "fc_5", column_names(classes))
+
+    points = layers.Dense(2 * len(LANDMARKS), name="landmarks.output", dtype="float32")(columns["landmarks"])
+    outputs = {"landmarks": layers.Reshape((len(LANDMARKS), 2), dtype="float32")(points)}
+    for task in classes:
+        outputs[task] = poster_output_layer(columns["attributes"], task, len(classes[task]))
+    return model_of(args, images, outputs)
+
+
+def poster_convolution_block(args, x, block, column, level):
+    """Convolution with a bias and without padding, max-pool (in some blocks) and ReLU."""
+    filters = max(1, round(args.width * block.filters))
+    x = layers.Conv2D(filters, block.kernel_size, name=f"{column}.conv_{level}")(x)
+    if block.pooling:
+        x = layers.MaxPooling2D(2)(x)
+    return layers.ReLU()(x)
+
+
+def poster_dense_block(args, x, column):
+    """Fully connected layer with a bias, and ReLU: (batch, ...) to (batch, args.width * POSTER_DENSE_WIDTH)."""
+    width = max(1, round(args.width * POSTER_DENSE_WIDTH))
+    x = layers.Dense(width, name=f"{column}.fc_5")(layers.Flatten()(x))
+    return layers.ReLU()(x)
+
+
+def poster_output_layer(x, task, num_classes):
+    """Fully connected layer of an attribute: (batch, width) to float32 logits (batch, classes).
+
+    For two classes there is one output z. The logits are 0 and z, since a softmax over these is the sigmoid of z.
+    """
+    if num_classes == 2:
+        z = layers.Dense(1, name=f"{task}.output", dtype="float32")(x)
+        return keras.ops.pad(z, ((0, 0), (1, 0)))
+    return layers.Dense(num_classes, name=f"{task}.output", dtype="float32")(x)
+
+
+def model_of(args, images, outputs):
+    """Return the model; if the weights of its columns are related, it has the weights of that relation, too."""
+    kind = keras.Model if args.weight_reg == "none" else RelatedColumns
+    return kind(images, outputs, name=NAME)
+
+
+def stitch(args, columns, layer):
+    """Apply a cross-stitch unit to {column: activations} after a layer.
+
+    Return the columns as they are if no unit is wanted there, or if there is only one column.
+    """
+    if not args.cross_stitch_enabled or layer not in args.cross_stitch_at or len(columns) == 1:
+        return columns
+    init = 1.0 if args.pretrain_epoch else args.cross_stitch_init  # while the columns train alone, the identity
+    unit = UNITS[args.cross_stitch_unit](init=init, name=layer)
+    mixed = unit(list(columns.values()))
+    return dict(zip(columns, mixed))
+
+
+def end_trunk(args, columns, layer, names):
+    """End the trunk where --split_after says so: each of the columns `names` goes on from its activations."""
+    if layer != args.split_after:
+        return columns
+    return {name: columns["trunk"] for name in names}
+
+
+def column_names(classes):
+    """Return the names of the columns: one for the landmarks and, if there are any, one for all attributes."""
+    return ["landmarks", "attributes"] if classes else ["landmarks"]
+
+
+def units_of(network):
+    """Return the cross-stitch units of a network."""
+    return [layer for layer in network.layers if isinstance(layer, CrossStitch)]
+
+
+# ------------------------------------------------------------------------------------------------------ related weights
+
+
+@keras.saving.register_keras_serializable("cross_stitch")
+class RelatedColumns(keras.Model):
+    """A network that also has the scalars a_j and b_j of `related_weights`, for each layer j that both columns have."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        num_layers = len(kernel_pairs(self))
+        self.scales = self.add_weight(name="scales", shape=(num_layers,), initializer="ones")
+        self.offsets = self.add_weight(name="offsets", shape=(num_layers,), initializer="zeros")
+
+
+def kernel_pairs(network):
+    """Return the kernels [(theta_j^1, theta_j^2), ...] of the layers that both columns have, in the network's order.
+
+    The first of each pair is that of the landmarks' column, the second that of the attributes'.
+    """
+    kernels = {layer.name: layer.kernel.value for layer in network.layers if hasattr(layer, "kernel")}
+    pairs = []
+    for name, kernel in kernels.items():
+        twin = name.replace("landmarks.", "attributes.")
+        if twin != name and twin in kernels:
+            pairs.append((kernel, kernels[twin]))
+    return pairs
+
+
+def related_weights(pairs, scales, offsets, kind):
+    """Return the sum over the layers j of r_w(theta_j^1, theta_j^2), a scalar.
+
+    With d_j = a_j theta_j^1 + b_j - theta_j^2,
+
+        "l2":  r_w = half the sum of the squares of d_j
+        "exp": r_w = exp(m) - 1, where m is the mean of the squares of d_j; above m = 10 its tangent
+
+    The poster writes r_w(theta^1, theta^2) and refers to Rozantsev et al., who have ||a theta^1 + b - theta^2||^2 and
+    exp(||a theta^1 + b - theta^2||^2) - 1 for all parameters of a layer. Like the poster's code, we take the kernels
+    alone and half the sum. For the exponential we take the mean instead of the sum, which for a hundred thousand
+    weights would overflow at the first step.
+
+    Args:
+        pairs: What `kernel_pairs` returns.
+        scales, offsets: The scalars a_j and b_j, both (layers,).
+        kind: "l2" or "exp".
+    """
+    losses = []
+    for j, (first, second) in enumerate(pairs):
+        d = scales[j] * first + offsets[j] - second
+        if kind == "l2":
+            losses.append(tf.nn.l2_loss(d))
+        else:
+            m = tf.reduce_mean(d**2)
+            losses.append(tf.math.expm1(tf.minimum(m, 10.0)) + math.exp(10) * tf.maximum(m - 10.0, 0.0))
+    return tf.add_n(losses)
+
+
+# --------------------------------------------------------------------------------------------- losses and training step
+
+
+def cross_entropy(logits, labels):
+    """Return the cross-entropy of each image: logits (batch, classes) and integer labels (batch,) to (batch,)."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+
+
+def l2_loss(network):
+    """Return half the sum of squares of all convolution and dense kernels.
+
+    Units, biases and batch norm are not regularised.
+    """
+    # A variable of Keras wraps one of TensorFlow, its `value`, which TensorFlow's own functions take.
+    kernels = [v.value for v in network.trainable_variables if v.name == "kernel"]
+    return tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
+
+
+def task_losses(outputs, labels, sigmoid_poses):
+    """Return {task: its loss, summed over the faces} for the outputs of a network.
+
+    That of the landmarks is half the sum of the squares over the ten coordinates (Zhang et al., ECCV 2014), that of an
+    attribute the cross-entropy of its softmax. The poster's code gave each of the five poses a sigmoid of its own
+    (`sigmoid_poses`): five yes-or-no questions.
+
+    Args:
+        outputs: What the network returns.
+        labels: {"landmarks": points (batch, 5, 2), attribute: integer labels (batch,)}.
+        sigmoid_poses: Whether the poses have sigmoids instead of a softmax.
+    """
+    losses = {"landmarks": tf.nn.l2_loss(labels["landmarks"] - outputs["landmarks"])}
+    for task in outputs:
+        if task == "pose" and sigmoid_poses:
+            answers = tf.one_hot(labels["pose"], outputs["pose"].shape[1])
+            of_poses = tf.nn.sigmoid_cross_entropy_with_logits(labels=answers, logits=outputs["pose"])
+            losses["pose"] = tf.reduce_sum(of_poses)
+        elif task != "landmarks":
+            losses[task] = tf.reduce_sum(cross_entropy(outputs[task], labels[task]))
+    return losses
+
+
+def weights_of_tasks(args, tasks):
+    """Return {task: the weight of its loss}."""
+    of_attributes = args.aux_lambda * len(TASKS) if len(args.aux_lambda) == 1 else args.aux_lambda
+    weights = {"landmarks": args.landmark_lambda, **dict(zip(TASKS, of_attributes))}
+    return {task: weights[task] for task in tasks}
+
+
+def make_train_step(strategy, network, optimizers, args, signature):
+    """Return the function that trains the network on one global batch.
+
+    It takes a batch (faces, {task: labels}, random numbers) and a number, and returns {tag: value} to be logged and the
+    sum of these numbers over all processes, `stop_requests`: by it each machine tells the others that it was asked to
+    stop.
+
+    Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
+    replicas. Each replica therefore divides its losses by the size of the global batch, and the losses of the weights
+    by the number of replicas.
+
+    Args:
+        strategy: The distribution strategy.
+        network: The network.
+        optimizers: The `Optimizers` of the columns and of the units.
+        args: The command line.
+        signature: The `tf.TensorSpec` of a batch. With it the last, smaller batch needs no graph of its own.
+    """
+    task_weights = weights_of_tasks(args, network.output)
+    size = network.input_shape[1]
+    optimizers.create_moments(strategy, network)
+
+    def replica_step(batch, stop_requests):
+        global_batch_size = tf.cast(tf.shape(batch[0])[0], tf.float32)
+        faces, labels, random_numbers = share_of_replica(batch)
+        if args.augment:
+            faces, labels = augment(faces, labels, random_numbers, size)
+        else:
+            faces = centre(faces, size)
+
+        with tf.GradientTape() as tape:
+            outputs = network(faces, training=True)
+            losses = task_losses(outputs, labels, sigmoid_poses=args.preset == "poster")
+            losses = {task: loss / global_batch_size for task, loss in losses.items()}
+            weighted = [task_weights[task] * losses[task] for task in losses]
+            relation = tf.constant(0.0)
+            if args.weight_reg != "none":
+                scales, offsets = network.scales.value, network.offsets.value
+                relation = related_weights(kernel_pairs(network), scales, offsets, args.weight_reg)
+            of_weights = args.weight_reg_lambda * relation + args.reg_lambda * l2_loss(network)
+            total = tf.add_n(weighted) + of_weights / strategy.num_replicas_in_sync
+        optimizers.apply_gradients(tape, total, network)  # sums the gradients over the replicas
+
+        distances = tf.norm(outputs["landmarks"] - labels["landmarks"], axis=-1)
+        return {
+            "summary/loss_total": total,
+            "summary/related_weights": relation / strategy.num_replicas_in_sync,
+            "landmarks/mean_error_train": tf.reduce_sum(distances) / (global_batch_size * len(LANDMARKS)),
+            **{f"{task}/loss": loss for task, loss in losses.items()},
+            "stop_requests": stop_requests,
+        }
+
+    return compile_step(strategy, replica_step, signature)
+
+
+def compile_step(strategy, replica_step, signature):
+    """Return `replica_step` as a `tf.function` that runs on all replicas and sums the values that it returns."""
+
+    @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
+    def train_step(batch, stop_requests):
+        values = strategy.run(replica_step, (batch, stop_requests))
+        # As one vector the values take one message between machines, instead of one each.
+        tags = sorted(values)
+        vector = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
+        total = strategy.reduce("SUM", vector, axis=None)
+        return dict(zip(tags, tf.unstack(total)))
+
+    return train_step
+
+
+class Optimizers:
+    """Adam for the weights of the columns, and a second Adam for the units, whose learning rate can differ.
+
+    (To scale the gradients of the units would do nothing: Adam divides by their size.)
+
+    TensorFlow 1's Adam has a fused kernel: it updates all weights in 5 ms on 2 cores, Keras's Adam in 15. Create it in
+    the scope of the strategy.
+    """
+
+    def __init__(self):
+        self.learning_rates = {"columns": tf.Variable(0.0), "units": tf.Variable(0.0)}
+        self.adams = {name: tf.compat.v1.train.AdamOptimizer(rate) for name, rate in self.learning_rates.items()}
+
+    def set_learning_rates(self, columns, units):
+        self.learning_rates["columns"].assign(columns)
+        self.learning_rates["units"].assign(units)
+
+    def variables_of(self, network):
+        """Return {"columns": variables, "units": variables}, without "units" where there are none."""
+        trainable = network.trainable_variables
+        alphas = [v.value for v in trainable if v.name == "alpha"]
+        others = [v.value for v in trainable if v.name != "alpha"]
+        return {"columns": others, "units": alphas} if alphas else {"columns": others}
+
+    def create_moments(self, strategy, network):
+        """Create Adam's moments now. The first step would have to be traced twice if it created them."""
+        with strategy.scope():
+            for name, variables in self.variables_of(network).items():
+                self.adams[name]._create_slots(variables)
+
+    def apply_gradients(self, tape, loss, network):
+        variables = self.variables_of(network)
+        gradients = tape.gradient(loss, variables)
+        for name in variables:
+            self.adams[name].apply_gradients(zip(gradients[name], variables[name]))
+
+
+# -------------------------------------------------------------------------------------------------------- training loop
+
+
+def train(args, resumed):
+    """Train the network, and write its checkpoints, curves and results to `args.log_dir`.
+
+    Args:
+        args: The command line.
+        resumed: What run.json says of the run to go on with, or None for a new run. A run that was stopped or killed
+            and is resumed ends with exactly the weights that it would have had without the interruption.
+
+    Raises:
+        Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
+            signal ended the run after its state had been saved (128 + signal).
+    """
+    strategy, is_chief = choose_strategy(args)
+    data = prepare_data(args)
+    record = describe_run(args, data, strategy)
+    refuse_differences(strategy, record, resumed)
+
+    keras.utils.set_random_seed(args.seed)
+    with strategy.scope():
+        network = build_network(args, data.classes, data.mean, data.variance)
+        optimizers = Optimizers()
+        checkpoints = Checkpoints(args.log_dir, network, optimizers)
+    record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
+
+    names = column_names(data.classes)
+    training = data.splits["train"]
+    held_out = {name: split for name, split in data.splits.items() if name != "train"}
+    steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
+    last_step = args.n_epoch * steps_per_epoch
+    eval_every = args.eval_every or steps_per_epoch
+    log_every = min(args.log_every, max(1, last_step // 10))  # at least ten values, however short the run is
+    speeds = []  # images per second, from each evaluation to the next
+
+    with noted_signals() as stop_requests:
+        if is_chief:
+            claim_folder(args.log_dir, resumed)
+            print_setting(args, record, network)
+        train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training))
+        predict = make_predict(network)
+        step = checkpoints.restore() if resumed else 0
+        agree(strategy, {"checkpoint": step})
+        if is_chief:
+            write_json(os.path.join(args.log_dir, "run.json"), record)
+            checkpoints.start(step)
+
+        events = open_event_file(args.log_dir, step) if is_chief else tf.summary.create_noop_writer()
+        with events.as_default():
+            if step == 0:
+                log_setting(args, data, network, train_step)
+                log_units(0, network, names)
+            meter = Meter(args, step, last_step, eval_every, is_chief)
+
+            for epoch in range(step // steps_per_epoch, args.n_epoch):
+                if step == args.pretrain_epoch * steps_per_epoch > 0:
+                    stitch_columns(network, args.cross_stitch_init)
+                optimizers.set_learning_rates(*learning_rates(args, epoch))
+                done = step % steps_per_epoch  # above 0 where an interrupted epoch goes on
+                for batch in itertools.islice(batches_of_epoch(args, training, epoch, strategy), done, None):
+                    values = {tag: float(value) for tag, value in train_step(batch, float(len(stop_requests))).items()}
+                    step += 1
+                    stop_requested = values.pop("stop_requests") > 0  # of this process or of another
+                    if not np.isfinite(list(values.values())).all():
+                        raise Failure(f"The loss is no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
+                    meter.count(len(batch[0]), values)
+
+                    if step % log_every == 0 or step == last_step:
+                        log_scalars(step, values | {"throughput/images_per_second": meter.images_per_second()})
+                        log_units(step, network, names)
+                    evaluate_now = step % eval_every == 0 or step == last_step
+                    if evaluate_now:
+                        speeds.append(meter.images_per_second())
+                        evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
+                        log_evaluations(step, evaluations)
+                        meter.report(epoch, step, speeds[-1], evaluations)
+                    if evaluate_now or stop_requested:
+                        # Flush first: a resumed run does not log the steps before its checkpoint again.
+                        events.flush()
+                        checkpoints.save(step, is_chief)
+                    if stop_requested:
+                        raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_requests))
+
+            if not speeds:  # all steps had been done before this process began
+                evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
+            elif is_chief:
+                log_confusions(step, test_confusions(evaluations), data.classes)
+        if is_chief:
+            finish_run(record, network, evaluations, step, speeds)
+            checkpoints.keep_last()
+
+
+def batches_of_epoch(args, split, epoch, strategy):
+    """Yield the batches of an epoch: images (batch, ...), {task: labels (batch, ...)}, random numbers for `augment`.
+
+    The order of the images and the random numbers, float32 (batch, NUM_RANDOM_NUMBERS), depend on the seed and the
+    epoch alone, so that a resumed run can go on within an epoch, and any number of replicas trains on the same images.
+    Each replica needs an image. If the last batch has too few, it holds them several times, which does not change
+    their mean.
+    """
+    size = len(split.images)
+    random = np.random.default_rng([args.seed, epoch])
+    order = random.permutation(size)
+    random_numbers = random.uniform(-1, 1, (size, NUM_RANDOM_NUMBERS)).astype(np.float32)
+    for start in range(0, size, args.n_batch_size):
+        indices = order[start : start + args.n_batch_size]
+        indices = np.tile(indices, math.ceil(strategy.num_replicas_in_sync / len(indices)))
+        labels = {task: labels[indices] for task, labels in split.labels.items()}
+        yield split.images[indices], labels, random_numbers[indices]
+
+
+def signature_of(args, split):
+    """Return the `tf.TensorSpec` of the arrays of a batch, whose size is left open."""
+    batch = next(batches_of_epoch(args, split, 0, tf.distribute.get_strategy()))
+    return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch)
+
+
+def learning_rates(args, epoch):
+    """Return the learning rates of the columns and of the units in an epoch, counted from 0.
+
+    The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
+    columns are pretrained, that of the units is 0.
+    """
+    rate = args.lr
+    if args.lr_half_life > 0:
+        rate = args.lr * 0.5 ** (epoch / args.lr_half_life)
+    if epoch < args.pretrain_epoch:
+        return rate, 0.0
+    return rate, rate * args.cross_stitch_lr_scale
+
+
+def stitch_columns(network, init):
+    """Let the units, which were the identity while the columns trained alone, start from `init`."""
+    for unit in units_of(network):
+        unit.alpha.assign(unit.alpha_with(init))
+
+
+def make_predict(network):
+    """Return a function from uint8 images (n, height, width, channels) to {task: outputs (n, ...)}, NumPy arrays.
+
+    Every process predicts by itself. (`network.predict` cannot run while several machines train together.) The memory
+    that it takes does not depend on the number of images.
+    """
+    signature = [tf.TensorSpec((None, *network.input_shape[1:]), tf.uint8)]
+    forward = tf.function(lambda images: network(images, training=False), signature, autograph=False)
+
+    def predict(images):
+        starts = range(0, len(images), EVALUATION_BATCH_SIZE)
+        outputs = [forward(images[start : start + EVALUATION_BATCH_SIZE]) for start in starts]
+        return {task: np.concatenate([output[task] for output in outputs]) for task in outputs[0]}
+
+    return predict
+
+
+class Evaluation(NamedTuple):
+    """What was measured on one split.
+
+    `measures` is {name: number} as in results.json. `confusions` is {attribute: confusion matrix (classes, classes)},
+    which counts faces; its rows are the true classes, its columns the predicted ones. `sheet` is a picture, uint8
+    (height, width, 3), that shows the first faces with their true and predicted landmarks.
+    """
+
+    measures: dict
+    confusions: dict
+    sheet: np.ndarray
+
+
+def evaluate(predict, split):
+    """Return the `Evaluation` of a split. Attributes are measured where they are known."""
+    outputs = predict(split.images)
+    measures = landmark_measures(outputs["landmarks"], split.labels["landmarks"])
+    confusions = {}
+    for task in [task for task in outputs if task in split.labels and task != "landmarks"]:
+        predicted = np.argmax(outputs[task], axis=1)
+        matrix = tf.math.confusion_matrix(split.labels[task], predicted, outputs[task].shape[1]).numpy()
+        confusions[task] = matrix
+        measures[task] = float(np.trace(matrix) / np.sum(matrix))
+    return Evaluation(measures, confusions, draw_sheet(split, outputs["landmarks"]))
+
+
+def landmark_errors(predicted, points):
+    """Return the distances between predicted and true landmarks, each (n, 5, 2), as an array (n, 5).
+
+    They are in widths of the box, as are the coordinates.
+    """
+    return np.linalg.norm(np.float64(predicted) - points, axis=-1)
+
+
+def landmark_measures(predicted, points):
+    """Return what results.json holds of the landmarks, from predicted and true ones (n, 5, 2).
+
+    The error of a face is the mean of its five distances, in widths of the box or, `interocular`, in distances between
+    the true eyes. A face is a failure if its error is above 5 % of the box, or above 10 % between the eyes.
+    """
+    distances = landmark_errors(predicted, points)
+    errors = distances.mean(axis=1)
+    between_eyes = np.linalg.norm(np.float64(points[:, 0]) - points[:, 1], axis=-1)
+    interocular = errors / np.maximum(between_eyes, 1e-6)
+    return {
+        "mean_error": float(errors.mean()),
+        "failure_rate": float(np.mean(errors > 0.05)),
+        "mean_error_interocular": float(interocular.mean()),
+        "failure_rate_interocular": float(np.mean(interocular > 0.1)),
+        "landmarks": dict(zip(LANDMARKS, distances.mean(axis=0).tolist())),
+    }
+
+
+def draw_sheet(split, predicted):
+    """Draw the first 16 faces of a split, true landmarks in green, and `predicted` ones (n, 5, 2) in red over them."""
+    rows, zoom = 4, 4
+    size = split.images.shape[1]
+    sheet = np.zeros((rows, rows, zoom * size, zoom * size, 3), np.uint8)
+    for index, (face, true, guess) in enumerate(zip(split.images[: rows**2], split.labels["landmarks"], predicted)):
+        image = sheet[index // rows, index % rows]
+        image[:] = np.kron(face, np.ones((zoom, zoom, 1), np.uint8))
+        for points, colour in ((true, (0, 220, 0)), (guess, (230, 0, 0))):
+            mark(image, points * zoom * size - 0.5, colour, radius=2.5)
+    return np.concatenate(np.concatenate(sheet, axis=1), axis=1)
+
+
+def mark(image, points, colour, radius):
+    """Draw a disc about each of the points (n, 2), x and y in pixels, into a uint8 image (height, width, 3)."""
+    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
+    for point_x, point_y in points:
+        image[(x - point_x) ** 2 + (y - point_y) ** 2 <= radius**2] = colour
+
+
+def log_evaluations(step, evaluations):
+    """Log the errors and accuracies of each split, as `landmarks/mean_error_test`, and faces with their landmarks."""
+    for split, evaluation in evaluations.items():
+        for name in ("mean_error", "failure_rate"):
+            tf.summary.scalar(f"landmarks/{name}_{split}", evaluation.measures[name], step=step)
+        for task in evaluation.confusions:
+            tf.summary.scalar(f"{task}/accuracy_{split}", evaluation.measures[task], step=step)
+    shown = evaluations.get("test") or evaluations["aflw"]
+    tf.summary.image("landmarks/faces", shown.sheet[np.newaxis], step=step)
+
+
+def test_confusions(evaluations):
+    """Return {attribute: confusion matrix} of the test faces of AFLW, the only ones whose attributes are known."""
+    return evaluations["aflw"].confusions if "aflw" in evaluations else {}
+
+
+def metrics_of_interest(data):
+    """Return the tags that TensorBoard's table of hyper-parameters shows."""
+    return [f"landmarks/mean_error_{split}" for split in data.splits if split != "train"]
+
+
+def summary_of(evaluations):
+    """Return the mean errors in one line."""
+    errors = [f"{split} {evaluation.measures['mean_error']:.4f}" for split, evaluation in evaluations.items()]
+    return "mean error: " + ", ".join(errors)
+
+
+def print_results(results):
+    """Print the measures of a finished run as a table. `results` is the content of its results.json."""
+    splits = [split for split in ("test", "aflw", "validation") if split in results]
+    majority = results["data"]["majority"]
+    rows = {
+        "mean_error": {split: results[split]["mean_error"] for split in splits},
+        "failure_rate": {split: results[split]["failure_rate"] for split in splits},
+        "mean_error_interocular": {split: results[split]["mean_error_interocular"] for split in splits},
+        "failure_rate_interocular": {split: results[split]["failure_rate_interocular"] for split in splits},
+    }
+    for task in results["classes"]:
+        rows[f"accuracy of {task}"] = {split: results[split][task] for split in splits if task in results[split]}
+        rows["  of its majority class, " + task] = majority[task]
+    for name in LANDMARKS:
+        rows[f"mean_error of {name}"] = {split: results[split]["landmarks"][name] for split in splits}
+
+    say(f"\n{'':34}" + "".join(f"{split:>12}" for split in splits))
+    for label, values in rows.items():
+        cells = [f"{values[split]:12.4f}" if split in values else f"{'':12}" for split in splits]
+        say(f"{label:34}" + "".join(cells))
+
+
+# ----------------------------------------------------------------------------------------------------------------- data
+
+
+class Split(NamedTuple):
+    """One split of the data: uint8 faces (n, height, width, 1), and their labels by task.
+
+    The labels `landmarks` are float32 points (n, 5, 2), x and y, in coordinates of the face's box. Those of an
+    attribute are int64 (n,); they are missing where nobody knows them.
+    """
+
+    images: np.ndarray
+    labels: dict
+
+
+class Data(NamedTuple):
+    """What a network is trained and tested on.
+
+    `splits` has a `Split` for "train" and for each part that is evaluated, as "test" and "validation". `classes` is
+    {task: names of classes}, in the order of the labels. `mean` and `variance` (height, width, channels) are those of
+    each pixel of the training images. `description` goes into run.json and results.json.
+    """
+
+    splits: dict
+    classes: dict
+    mean: np.ndarray
+    variance: np.ndarray
+    description: dict
+
+
+class Faces(NamedTuple):
+    """The faces that a list names.
+
+    `paths` are the files of the photos. `boxes` (n, 3) are left, top and side, and `points` (n, 5, 2) the landmarks, x
+    and y, all in pixels of the photo; the centre of its first pixel is at (0, 0). `attributes` is {attribute: int64
+    (n,)}, empty where they are unknown. `guessed` says that the boxes were made from the landmarks.
+    """
+
+    paths: list
+    boxes: np.ndarray
+    points: np.ndarray
+    attributes: dict
+    guessed: bool
+
+
+BOX_FACTOR = 1.78  # side of a box over the larger extent of its landmarks: the median over the 10,000 training faces
+MARGIN = 4  # for the augmentation a face has a margin of 1 / MARGIN of its side, on each side
+LAYOUT = (
+    "MTFL (http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: training.txt, testing.txt and their photos), with the "
+    "boxes trainImageList.txt and testImageList.txt of http://mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm if at hand"
+)
+
+
+def prepare_data(args):
+    """Read the lists and the faces, and hold out a part of the training faces for validation.
+
+    The splits are `train`, `validation` and, of `test` and `aflw`, those that are there. Only the training faces have
+    their margin. A photo that is tested on is not trained on, and identical photos are held out together.
+
+    Raises:
+        Failure: The data are missing or damaged, or do not fit the arguments.
+    """
+    window = args.image_size + 2 * (args.image_size // MARGIN)  # the side of a face with its margin
+    lists = read_lists(args.data_dir)
+    if lists["train"].guessed:
+        lists["train"] = lists["train"]._replace(boxes=jitter(lists["train"].boxes, args.seed))
+    splits, photos = {}, {}
+    for name, faces in lists.items():
+        size = window if name == "train" else args.image_size
+        splits[name], photos[name] = read_faces(faces, args.image_size, size)
+    digest = sha256_of([array for split in splits.values() for array in (split.images, *split.labels.values())])
+
+    train, of_train = splits.pop("train"), photos.pop("train")
+    tested = np.flatnonzero(np.isin(of_train, np.concatenate(list(photos.values()))))
+    if len(tested) > 0:
+        say(f"{len(tested)} training faces are left out: their photos are among those to test on")
+    rest, held_out = divide(args, train.labels["pose"], of_train, tested)
+    validation = select(train, held_out)
+    splits["validation"] = validation._replace(images=centre(validation.images, args.image_size))
+    splits = {"train": select(train, rest), **splits}
+
+    guessed = [name for name, faces in lists.items() if faces.guessed]
+    report_guessed_boxes(guessed)
+    description = {
+        "name": "MTFL",
+        "source": args.data_dir,
+        "sha256": digest,
+        "sizes": {name: len(split.images) for name, split in splits.items()},
+        "majority": report_majority(splits),
+        "boxes_from_landmarks": guessed,
+        "left_out": len(tested),
+    }
+    classes = {} if args.network == "single" else TASKS
+    mean, variance = pixel_statistics(centre(splits["train"].images, args.image_size))
+    return Data(splits, classes, mean, variance, description)
+
+
+def read_lists(data_dir):
+    """Return {split: `Faces`} of the lists in a folder: `train`, and `test` and `aflw` if they are there."""
+    training, boxes, test, aflw = (
+        os.path.join(data_dir, name)
+        for name in ("training.txt", "trainImageList.txt", "testImageList.txt", "testing.txt")
+    )
+    lists = {"train": read_attributes(training)}
+    if os.path.exists(boxes):
+        lists["train"] = with_boxes(lists["train"], boxes)
+    if os.path.exists(test):
+        lists["test"] = read_boxes(test)
+    if os.path.exists(aflw):
+        lists["aflw"] = read_attributes(aflw)
+    if len(lists) == 1:
+        raise Failure(
+            f"--data_dir {data_dir} has neither testImageList.txt nor testing.txt, so there is nothing to test on."
+        )
+    return {name: without_impossible(name, faces) for name, faces in lists.items()}
+
+
+def read_rows(path):
+    """Return the paths of the photos in a list, and its numbers (n, 14). Each line has a path and 14 numbers."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # NumPy warns of lines that hold nothing, as the last of MTFL
+            rows = np.loadtxt(path, dtype=str, comments=None, ndmin=2, encoding="utf-8-sig")
+        numbers = rows[:, 1:].astype(float)
+        if numbers.shape[1] != 14 or not np.isfinite(numbers).all():
+            raise ValueError(f"a line has {numbers.shape[1]} numbers, or one that is not finite")
+    except (OSError, ValueError) as error:
+        raise Failure(f"{path} should list faces, a path and 14 numbers in each line ({error}).") from None
+    folder = os.path.dirname(path)
+    return [os.path.join(folder, name.replace("\\", "/")) for name in rows[:, 0]], numbers
+
+
+def read_attributes(path):
+    """Return the `Faces` of a list in the form of training.txt, with boxes about their landmarks.
+
+    A line has x1..x5, y1..y5, counted from 1, then gender, smile, glasses and pose, whose classes count from 1.
+    """
+    paths, numbers = read_rows(path)
+    points = numbers[:, :10].reshape(-1, 2, 5).transpose(0, 2, 1) - 1
+    attributes = {}
+    for column, (task, names) in enumerate(TASKS.items(), start=10):
+        wrong = ~np.isin(numbers[:, column], range(1, len(names) + 1))
+        if wrong.any():
+            first = int(wrong.argmax())
+            raise Failure(
+                f"{path}, face {first + 1}: {task} is {numbers[first, column]:g}, and should be from 1 to {len(names)}."
+            )
+        attributes[task] = numbers[:, column].astype(np.int64) - 1
+    equal = (points == points[:, :1]).all(axis=(1, 2))
+    if equal.any():
+        raise Failure(f"{path}, face {equal.argmax() + 1}: its five landmarks are all in one place.")
+    return Faces(paths, boxes_around(points), points, attributes, guessed=True)
+
+
+def read_boxes(path):
+    """Return the `Faces`, without attributes, of a list in the form of trainImageList.txt.
+
+    A line has left, right, top and bottom, then x and y of each landmark, counted from 0. The listed boxes are square
+    but for a pixel; the height of a box here is its width, about the same centre.
+    """
+    paths, numbers = read_rows(path)
+    left, right, top, bottom = numbers[:, :4].T
+    wrong = (left >= right) | (top >= bottom)
+    if wrong.any():
+        first = int(wrong.argmax())
+        raise Failure(
+            f"{path}, face {first + 1}: its box is {left[first]:g} {right[first]:g} {top[first]:g} {bottom[first]:g}; "
+            "left should be less than right, and top less than bottom."
+        )
+    side = right - left
+    boxes = np.stack([left, (top + bottom - side) / 2, side], axis=1)
+    return Faces(paths, boxes, numbers[:, 4:].reshape(-1, 5, 2), {}, guessed=False)
+
+
+def with_boxes(faces, path):
+    """Return `faces` with the boxes that a list in the form of trainImageList.txt has for their photos."""
+    listed = read_boxes(path)
+    box_of = dict(zip(listed.paths, listed.boxes))
+    num_faces = collections.Counter(faces.paths)
+    num_boxes = collections.Counter(listed.paths)
+    for photo in faces.paths:  # the path of a photo tells which box is that of the face
+        if num_faces[photo] != 1 or num_boxes[photo] != 1:
+            raise Failure(
+                f"{path} should have one box for each face of training.txt, and each photo one face; {photo} has "
+                f"{num_faces[photo]} faces and {num_boxes[photo]} boxes."
+            )
+    return faces._replace(boxes=np.array([box_of[photo] for photo in faces.paths]), guessed=False)
+
+
+def without_impossible(name, faces):
+    """Return the faces whose landmarks can be true; name the first of the others, and count them.
+
+    Lists mark a landmark that is missing as -1 -1 or 0 0, and the network would learn this as a place. Real landmarks
+    lie in their box or close to it; one that is farther away than half its side is a mistake.
+    """
+    marks = faces.points + (1 if faces.attributes else 0)  # as they are written in the list
+    missing = ((marks == -1).all(axis=2) | (marks == 0).all(axis=2)).any(axis=1)
+    in_box = to_box(faces.points, faces.boxes)
+    far = ((in_box < -0.5) | (in_box > 1.5)).any(axis=(1, 2))
+    impossible = missing | far
+    if not impossible.any():
+        return faces
+    first = int(impossible.argmax())
+    what = "is missing" if missing[first] else "lies far from its box"
+    say(f"{name}: skipped {impossible.sum()} of {len(impossible)} faces; a landmark of {faces.paths[first]} {what}")
+    if impossible.all():
+        raise Failure(f"{name}: no face is left; a landmark of {faces.paths[first]} {what}.")
+    kept = np.flatnonzero(~impossible)
+    return Faces(
+        [faces.paths[index] for index in kept],
+        faces.boxes[kept],
+        faces.points[kept],
+        {task: labels[kept] for task, labels in faces.attributes.items()},
+        faces.guessed,
+    )
+
+
+def boxes_around(points):
+    """Return the boxes (n, 3), left, top and side, around points (n, 5, 2): BOX_FACTOR times their larger extent."""
+    low, high = points.min(axis=1), points.max(axis=1)
+    side = BOX_FACTOR * (high - low).max(axis=1, keepdims=True)
+    return np.concatenate([(low + high - side) / 2, side], axis=1)
+
+
+def jitter(boxes, seed):
+    """Return the boxes (n, 3) moved by up to 8 % of their side and scaled by up to 15 %, at random.
+
+    A box made from the landmarks would give them away. Boxes of a face detector vary by about as much.
+    """
+    draws = np.random.default_rng(seed).uniform(-1, 1, boxes.shape)
+    side = boxes[:, 2:] * np.exp(0.15 * draws[:, 2:])
+    centre = boxes[:, :2] + boxes[:, 2:] / 2 + 0.08 * boxes[:, 2:] * draws[:, :2]
+    return np.concatenate([centre - side / 2, side], axis=1)
+
+
+def to_box(points, boxes):
+    """Convert points (n, 5, 2) from pixels of the photo to coordinates of their boxes (n, 3), 0 to 1 inside."""
+    return (points - boxes[:, None, :2]) / boxes[:, None, 2:]
+
+
+def from_box(points, boxes):
+    """Convert points (n, 5, 2) from coordinates of their boxes (n, 3) to pixels of the photo."""
+    return points * boxes[:, None, 2:] + boxes[:, None, :2]
+
+
+def read_faces(faces, image_size, window):
+    """Read the faces of a list.
+
+    Returns:
+        A `Split` with faces (n, window, window, 1), of which the middle (n, image_size, image_size, 1) shows the box,
+        and the SHA-256 of each photo's file, an array (n,) of strings.
+    """
+    read = functools.partial(read_face, image_size=image_size, window=window)
+    images, kept = decode_images(read, list(zip(faces.paths, faces.boxes)), (window, window, 1))
+    points = to_box(faces.points, faces.boxes)[kept].astype(np.float32)
+    labels = {"landmarks": points, **{task: labels[kept] for task, labels in faces.attributes.items()}}
+    photos = [hashlib.sha256(pathlib.Path(faces.paths[index]).read_bytes()).hexdigest() for index in kept]
+    return Split(images, labels), np.array(photos)
+
+
+def read_face(path, box, image_size, window):
+    """Return the face in a photo, grey, uint8 (window, window, 1). The box is its middle (image_size, image_size)."""
+    left, top, side = box
+    enlarged = side * window / image_size
+    margin = (enlarged - side) / 2
+    return crop(read_image(path), (left - margin, top - margin, enlarged), window)
+
+
+def crop(photo, box, size):
+    """Cut a square out of a photo, a Pillow image, and scale it to a grey face, uint8 (size, size, 1), antialiased.
+
+    What lies beyond the photo is black. Raise ValueError if all of the square does.
+    """
+    left, top, side = box
+    # In the lists the centre of pixel k is at k. Pillow counts from the edges: there the pixel reaches from k to k + 1.
+    left, top = left + 0.5, top + 0.5
+    if left >= photo.width or top >= photo.height or left + side <= 0 or top + side <= 0:
+        raise ValueError("its box lies beside the photo")
+    if side > 20 * max(photo.size):
+        raise ValueError("its box is more than 20 times as large as the photo")
+    reach = 1 + side / size  # how far a pixel of the face looks beyond its own place
+    start_x, start_y = math.floor(left - reach), math.floor(top - reach)
+    part = photo.crop((start_x, start_y, math.ceil(left + side + reach), math.ceil(top + side + reach)))
+    square = (left - start_x, top - start_y, left - start_x + side, top - start_y + side)
+    face = part.convert("L").resize((size, size), Image.Resampling.BILINEAR, box=square)
+    return np.asarray(face)[:, :, np.newaxis]
+
+
+def centre(faces, size):
+    """Return the middle (n, size, size, 1) of faces with their margin (n, window, window, 1)."""
+    margin = (faces.shape[1] - size) // 2
+    return faces[:, margin : margin + size, margin : margin + size]
+
+
+def divide(args, poses, photos, tested):
+    """Return the sorted indices of the faces to train on and of those to validate on.
+
+    The validation faces are stratified by `poses` (n,), and identical `photos` (n,) stand on one side. Those at the
+    indices `tested` are left out.
+    """
+    _, first, inverse = np.unique(photos, return_index=True, return_inverse=True)
+    held_out = hold_out(poses, first[inverse], args.validation_fraction)
+    held_out = np.setdiff1d(held_out, tested)
+    rest = np.setdiff1d(np.arange(len(poses)), [*held_out, *tested])
+    if len(rest) == 0 or len(held_out) == 0:
+        raise Failure(
+            f"--data_dir {args.data_dir} with --validation_fraction {args.validation_fraction} leaves no face to train "
+            "on, or none to validate on."
+        )
+    rest = rest[stratified(poses[rest], args.train_fraction, seed=args.seed)]
+    return rest, held_out
+
+
+def report_guessed_boxes(guessed):
+    """Print which splits have boxes that were made from the landmarks."""
+    for name in guessed:
+        what = "which flatters its figures" if name == "aflw" else "and varied as those of a detector vary"
+        say(f"{name}: the boxes were made from the landmarks, {BOX_FACTOR} times their extent, {what}")
+
+
+def report_majority(splits):
+    """Print, and return as {attribute: {split: accuracy}}, how often the most frequent training class is right."""
+    majority = {}
+    for task, names in TASKS.items():
+        most_frequent = int(np.bincount(splits["train"].labels[task]).argmax())
+        shares = {
+            name: float(np.mean(split.labels[task] == most_frequent))
+            for name, split in splits.items()
+            if task in split.labels
+        }
+        told = ", ".join(f"{share:.4f} of {name}" for name, share in shares.items())
+        say(f"{task}: always {names[most_frequent]}: {told}")
+        majority[task] = {name: share for name, share in shares.items() if name != "train"}
+    return majority
+
+
+NUM_RANDOM_NUMBERS = 5  # for each face, of which `augment` makes use
+
+
+def augment(faces, labels, random_numbers, size):
+    """Return crops (n, size, size, 1) at random places, and the labels that go with them.
+
+    Each face is mirrored or not, turned by up to 10 degrees, scaled by up to 10 % and moved by up to 5 % of its box.
+    A mirrored face has the other eye on the left, and looks to the other side.
+
+    Args:
+        faces: uint8 faces with their margin (n, window, window, 1).
+        labels: {"landmarks": points (n, 5, 2), attribute: labels (n,)}.
+        random_numbers: (n, 5), uniform in [-1, 1): mirror, angle, size, and the move to the right and down.
+        size: The side of a crop.
+    """
+    mirrored = random_numbers[:, 0] > 0
+    direction = tf.where(mirrored, -1.0, 1.0)
+    angle = random_numbers[:, 1] * (math.pi / 18)
+    zoom = tf.exp(0.1 * random_numbers[:, 2])
+    move = 0.05 * random_numbers[:, 3:]
+
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    first_row = tf.stack([cos * direction, -sin], axis=1)
+    second_row = tf.stack([sin * direction, cos], axis=1)
+    turn = tf.stack([first_row, second_row], axis=1)  # (n, 2, 2): mirrors, then turns
+    points = labels["landmarks"] - 0.5
+    points = tf.einsum("nij,nkj->nki", turn * zoom[:, None, None], points) + move[:, None] + 0.5
+    other_side = tf.gather(points, [1, 0, 2, 4, 3], axis=1)
+    points = tf.where(mirrored[:, None, None], other_side, points)
+    last_pose = len(TASKS["pose"]) - 1
+    pose = tf.where(mirrored, last_pose - labels["pose"], labels["pose"])
+
+    # The inverse tells which place of the face each pixel of a crop comes from. The middle of pixel k is at k.
+    inverse = tf.transpose(turn, (0, 2, 1)) / zoom[:, None, None]  # the transpose of an orthogonal matrix inverts it
+    first_pixel = tf.fill([2], (1 - size) / 2) - move * size  # as seen from the middle of the moved crop
+    offset = tf.einsum("nij,nj->ni", inverse, first_pixel) + (faces.shape[1] - 1) / 2
+    zeros = tf.zeros_like(move)
+    crops = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(faces, tf.float32),
+        transforms=tf.concat([inverse[:, 0], offset[:, :1], inverse[:, 1], offset[:, 1:], zeros], axis=1),
+        output_shape=(size, size),
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )
+    return tf.cast(tf.round(crops), tf.uint8), {**labels, "landmarks": points, "pose": pose}
+
+
+def decode_images(read, items, shape):
+    """Read images in parallel. Those that cannot be read are named and skipped, if they are at most 1 % of all.
+
+    Args:
+        read: A function that takes an item and returns a uint8 array of the given shape.
+        items: A list of tuples, the arguments of `read`; the first is the path of the file.
+        shape: The shape of an image.
+
+    Returns:
+        The images (n, *shape), and the indices of their items (n,).
+    """
+    images = np.empty((len(items), *shape), np.uint8)
+    kept, skipped = [], []
+    bar = keras.utils.Progbar(len(items), verbose=int(sys.stdout.isatty()), unit_name="image")
+    with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
+        futures = [pool.submit(read, *item) for item in items]
+        for index, future in enumerate(futures):
+            try:
+                images[len(kept)] = future.result()
+                kept.append(index)
+            except Exception as error:  # Pillow raises many types for damaged files
+                skipped.append(f"{items[index][0]} ({error or type(error).__name__})")
+            bar.update(index + 1)
+    if skipped:
+        say(f"skipped {len(skipped)} of {len(items)} images that cannot be read: {'; '.join(skipped[:5])}")
+    if len(skipped) > 0.01 * len(items):
+        raise Failure(f"{len(skipped)} of {len(items)} images cannot be read, more than 1 %. The first: {skipped[0]}.")
+    return images[: len(kept)], np.array(kept)
+
+
+def hold_out(strata, groups, fraction):
+    """Return the sorted indices of a random part, which is the same for every seed and every choice of tasks.
+
+    It is stratified by `strata` (n,), and no one of the `groups` (n,) is on both sides.
+    """
+    names, first = np.unique(groups, return_index=True)
+    chosen = names[stratified(strata[first], fraction, seed=0)]
+    return np.flatnonzero(np.isin(groups, chosen))
+
+
+def select(split, indices):
+    """Return the images of a split at `indices`, with their labels."""
+    return Split(split.images[indices], {task: labels[indices] for task, labels in split.labels.items()})
+
+
+def stratified(labels, fraction, seed):
+    """Return the sorted indices of a random part that holds `fraction` of every class, and at least one of each."""
+    random = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        chosen.append(members[: max(1, round(fraction * len(members)))])
+    return np.sort(np.concatenate(chosen))
+
+
+def pixel_statistics(images):
+    """Return the mean and the variance of each pixel of uint8 images, two arrays (height, width, channels).
+
+    Variances below 1 are raised to 1, since a pixel that is constant in the training images may vary in others.
+    """
+    mean = images.mean(axis=0, dtype=np.float64)
+    squares = np.einsum("n...,n...->...", images, images, dtype=np.float64)  # needs no copy of the images in float64
+    mean_square = squares / len(images)
+    return mean, np.maximum(mean_square - mean**2, 1)
+
+
+def sha256_of(arrays):
+    """Return the SHA-256 of the shapes and the contents of arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def read_image(path):
+    """Return the picture in a file as a Pillow image, RGB, as a picture viewer shows it.
+
+    It is turned as its EXIF data say, and what is transparent is white. Pillow would cut off the brighter values of
+    16-bit grey pictures, so these are scaled first.
+
+    Raises:
+        ValueError: The range of its values is unknown. Pillow raises further types of exceptions for damaged files.
+    """
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is unknown")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its pixels have more than 16 bits")
+        image = Image.fromarray(np.round(grey / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+# --------------------------------------------------------------------------------------- fast kernels and devices
+
+
+@keras.saving.register_keras_serializable("cross_stitch")
+class FusedBatchNormalization(layers.BatchNormalization):
+    """Keras's batch normalisation over the last axis; on one device it trains with TensorFlow's fused kernel.
+
+    For a batch of 128 with 28 x 28 x 32 activations the kernel takes 3.5 ms on 2 cores, and Keras's own code 17.4 ms.
+    Where several replicas share a batch (`synchronized`), Keras's own code computes the statistics of all of them.
+    """
+
+    def call(self, inputs, training=False):
+        if not training or not self.trainable or self.synchronized:
+            return super().call(inputs, training=training)
+
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        maps = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # the kernel takes four dimensions only
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            maps, gamma, beta, epsilon=self.epsilon, is_training=True
+        )
+        # Keras divides the squared deviations by n, the kernel by n - 1, which gives NaN for n = 1.
+        n = tf.cast(tf.size(maps) // maps.shape[-1], variance.dtype)
+        variance = tf.math.multiply_no_nan(variance, (n - 1) / n)
+        self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
+        self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+        return tf.reshape(outputs, tf.shape(inputs))
+
+
+def available_cores():
+    """Return the number of cores that this process may use, in a container at most as many as its quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count()
+    try:
+        quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass  # there is no such file, so there is no quota
+    return cores
+
+
+def threads_per_operation(args, num_columns):
+    """Return the size of the pool of threads that TensorFlow's operations share.
+
+    The columns run at the same time. The thread that starts an operation works on it, too, so one core for each column
+    is taken, and the pool gets the others. (On more than 4 cores this has been counted, not timed.) If there is only
+    one column, or if the time goes into the products of dense units, one operation runs at a time and gets all cores.
+    """
+    dense_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
+    if num_columns == 1 or dense_units:
+        return available_cores()
+    return max(1, available_cores() - num_columns)
+
+
+def number_of_columns(args):
+    """Return the number of columns above the trunk."""
+    return 2 if args.network == "cross_stitch" else 1
+
+
+def choose_strategy(args):
+    """Prepare TensorFlow, and return the distribution strategy and whether this process writes the run.
+
+    Where TF_CONFIG is set, several machines train together, and the chief among them writes. Otherwise all GPUs of this
+    machine do, or its only device.
+    """
+    keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
+    tf.config.experimental.enable_op_determinism()
+    with contextlib.suppress(RuntimeError):  # raised if TensorFlow runs already, as in a notebook
+        threads = threads_per_operation(args, number_of_columns(args))
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    if "TF_CONFIG" in os.environ:
+        return join_cluster()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) > 1:
+        return tf.distribute.MirroredStrategy(devices), True
+    return tf.distribute.get_strategy(), True
+
+
+def share_of_replica(batch):
+    """Return this replica's part of a global batch, a nested structure of tensors.
+
+    The images are in memory, and slicing them by hand is simpler than a distributed dataset. Any number of replicas
+    sees the same global batches.
+    """
+    context = tf.distribute.get_replica_context()
+    replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+
+    def share(tensor):
+        size = tf.shape(tensor)[0]
+        return tensor[size * replica // replicas : size * (replica + 1) // replicas]
+
+    return tf.nest.map_structure(share, batch)
+
+
+# ----------------------------------------------------------------------------------------------------- several machines
+
+
+def join_cluster():
+    """Wait for all processes of TF_CONFIG; return the strategy of them all, and whether this one is the chief.
+
+    Raises:
+        Failure: TF_CONFIG is not as it should be, or TensorFlow has already been used in this process.
+    """
+    try:
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        cluster = resolver.cluster_spec()
+        own_address = cluster.task_address(resolver.task_type, resolver.task_id)
+        addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]  # the chief first
+        counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
+        ports = [int(address.rpartition(":")[2]) for address in addresses]
+        if not set(counts) <= {"chief", "worker"} or counts.get("chief", 0) > 1 or min(ports) < 1:
+            raise ValueError(f"the jobs are {counts}")
+    except (ValueError, TypeError, AttributeError) as error:
+        example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+        raise Failure(f"TF_CONFIG should look like {example}, with one chief at most ({error}).") from None
+
+    bypass_proxies(addresses)
+    wait_for_processes(own_address, [address for address in addresses if address != own_address])
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise Failure(f"TF_CONFIG is set, but TensorFlow was used in this process before ({reason}).") from None
+    return strategy, own_address == addresses[0]
+
+
+def bypass_proxies(addresses):
+    """Keep the traffic between the processes away from web proxies, through which gRPC would send even localhost."""
+    hosts = [address.rpartition(":")[0] for address in addresses]
+    for variable in ("no_proxy", "no_grpc_proxy"):
+        known = [host for host in os.environ.get(variable, "").split(",") if host]
+        os.environ[variable] = ",".join(dict.fromkeys(known + hosts))
+
+
+GREETING = b"cross-stitch\n"
+
+
+class GreetingHandler(socketserver.BaseRequestHandler):
+    """Answer the greeting of another process, which has sent its address."""
+
+    def handle(self):
+        self.request.settimeout(5)
+        with contextlib.suppress(OSError):
+            address = self.request.recv(1000).decode(errors="replace")
+            self.request.sendall(GREETING)
+            self.server.seen.add(address)
+
+
+class GreetingServer(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+
+def wait_for_processes(own_address, others):
+    """Return when all `others`, a list of "host:port", are there; say who is missing until then.
+
+    TensorFlow would wait, too, but without a word and deaf to signals. So the processes greet each other first, on the
+    ports that TensorFlow is about to use. A process has been seen when it has answered a greeting, or sent one.
+    """
+    try:
+        server = GreetingServer(("", int(own_address.rpartition(":")[2])), GreetingHandler)
+    except OSError as error:
+        raise Failure(f"TF_CONFIG: this process cannot listen at {own_address} ({error}).") from None
+    server.seen = set()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    say(f"{own_address} waits for {', '.join(others) or 'nobody'}")
+
+    began = time.monotonic()
+    next_report = began + 5
+    while missing := [address for address in others if address not in server.seen]:
+        reasons = {address: greet(address, own_address, server.seen) for address in missing}
+        reasons = {address: reason for address, reason in reasons.items() if address not in server.seen}
+        if reasons and time.monotonic() > next_report:
+            say("still waiting for " + ", ".join(f"{address} ({reason})" for address, reason in reasons.items()))
+            next_report = time.monotonic() + 60
+        time.sleep(0.2)
+    server.shutdown()
+    server.server_close()
+
+
+def greet(address, own_address, seen):
+    """Greet the process at `address` and add it to `seen` if it answers; otherwise return the reason."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=2) as connection:
+            connection.sendall(own_address.encode())
+            if connection.recv(len(GREETING)) == GREETING:
+                seen.add(address)
+        return "something else answers there"
+    except OSError as error:
+        return error.strerror or str(error) or type(error).__name__
+
+
+def agree(strategy, facts):
+    """Raise Failure unless all processes of TF_CONFIG come with the same facts, {name: something that JSON holds}."""
+    if "TF_CONFIG" not in os.environ:
+        return
+    checksums = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
+    of_replicas = strategy.run(tf.function(lambda: tf.constant([checksums], tf.int64)))
+    gathered = strategy.gather(of_replicas, axis=0).numpy()  # (processes, facts)
+    differing = [name for name, column in zip(facts, gathered.T) if len(set(column)) > 1]
+    if differing:
+        raise Failure(f"TF_CONFIG: the processes differ in {', '.join(differing)}; these must be the same in all.")
+
+
+@contextlib.contextmanager
+def noted_signals():
+    """In this context Ctrl-C and SIGTERM only add their number to the list that it gives.
+
+    Only the main thread can set signal handlers; Ray Train calls `main` from another, which ends by other means.
+    """
+    received = []
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def exit_status_of(stop_requests):
+    """Return the exit status of a run that a signal ended: this process's first one, or SIGTERM of another."""
+    return 128 + (stop_requests[0] if stop_requests else signal.SIGTERM)
+
+
+# --------------------------------------------------------------------------------- the run's folder and its checkpoints
+
+
+def claim_folder(log_dir, resumed):
+    """Make the folder of a new run, and refuse one that holds a run.
+
+    The folder `checkpoints` in it can only be made once, so of two runs that begin in one folder the second is refused.
+    """
+    try:
+        os.makedirs(log_dir, exist_ok=True)
+        if resumed is None:
+            of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*")
+            if any(of_a_run.fullmatch(name) for name in os.listdir(log_dir)):
+                raise FileExistsError
+            os.mkdir(os.path.join(log_dir, "checkpoints"))
+    except FileExistsError:
+        raise Failure(f"{log_dir} already holds a run. Go on with it by --resume, or name another --log_dir.") from None
+    except OSError as error:
+        raise Failure(f"--log_dir {log_dir} cannot be made or written ({error}).") from None
+
+
+def describe_run(args, data, strategy):
+    """Return what run.json says of a run, before its network is built."""
+    return {
+        "arguments": vars(args),
+        "data": data.description,
+        "classes": data.classes,
+        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
+        "devices": strategy.num_replicas_in_sync,
+    }
+
+
+def refuse_differences(strategy, record, resumed):
+    """Raise Failure where data, classes or versions differ from the run to resume, or between processes."""
+    if resumed:
+        if record["data"]["sha256"] != resumed["data"].get("sha256"):
+            raise Failure(
+                f"--resume: {record['data']['source']} does not hold the data that the run was begun with, from "
+                f"{resumed['data'].get('source')}."
+            )
+        for what in ("classes", "versions"):
+            if record[what] != resumed[what]:
+                raise Failure(
+                    f"--resume: the run was begun with {what} {resumed[what]}, and they are {record[what]} now."
+                )
+    arguments = {name: value for name, value in record["arguments"].items() if name not in ("data_dir", "log_dir")}
+    facts = {"arguments": arguments, "data": record["data"]["sha256"], "versions": record["versions"]}
+    agree(strategy, facts | {"run to resume": resumed is not None})
+
+
+class Checkpoints:
+    """The last two checkpoints of a run, with all that it needs to go on as if it had not been interrupted.
+
+    Create it in the scope of the strategy.
+    """
+
+    def __init__(self, log_dir, network, optimizers):
+        self.log_dir = log_dir
+        self.folder = os.path.join(log_dir, "checkpoints")
+        self.variables = network.variables
+        self.step = tf.Variable(0, dtype=tf.int64)
+        weights = [v.value for v in network.variables]  # `Checkpoint(model=network)` would miss the seeds of dropout
+        self.checkpoint = tf.train.Checkpoint(step=self.step, weights=weights, optimizers=optimizers.adams)
+        self.manager = None
+
+    def paths(self):
+        """Return the path of each checkpoint that was written to its end, the oldest first.
+
+        TensorFlow writes the file that ends in .index last.
+        """
+        names = [path.stem for path in pathlib.Path(self.folder).glob("ckpt-*.index")]
+        steps = [int(name.removeprefix("ckpt-")) for name in names if re.fullmatch(r"ckpt-\d+", name)]
+        return [os.path.join(self.folder, f"ckpt-{step}") for step in sorted(steps)]
+
+    def restore(self):
+        """Load the newest checkpoint that is not damaged, and return its step. Return 0 if nothing was trained yet."""
+        for path in reversed(self.paths()):
+            try:
+                self.refuse_other_shapes(path)
+                self.checkpoint.read(path).assert_existing_objects_matched()
+                return int(self.step)
+            except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
+                say(f"{path} is damaged ({type(error).__name__}). Trying the one before it.")
+        if any(pathlib.Path(self.log_dir).glob("*tfevents*")):  # the first checkpoint is older than these
+            raise Failure(f"{self.folder} has no checkpoint that can be read, so the run cannot be resumed.")
+        return 0
+
+    def refuse_other_shapes(self, path):
+        """Raise Failure if the network's variables have other shapes than those in a checkpoint."""
+        shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+        for index, variable in enumerate(self.variables):
+            saved = shapes.get(f"weights/{index}/.ATTRIBUTES/VARIABLE_VALUE")
+            if saved is not None and tuple(saved) != tuple(variable.shape):
+                raise Failure(
+                    f"--resume: {variable.path} has shape {tuple(saved)} in the checkpoint and {tuple(variable.shape)} "
+                    "in the network. The script has changed since the run was begun."
+                )
+
+    def start(self, step):
+        """Begin to write checkpoints. A new run writes its first one now.
+
+        The manager reads the list of checkpoints from a file. Write that file anew, since it may have been lost or
+        emptied when the machine died.
+        """
+        if paths := self.paths():
+            state = tf.compat.v1.train.generate_checkpoint_state_proto(self.folder, paths[-1], paths)
+            pathlib.Path(self.folder, "checkpoint").write_text(str(state))
+        self.manager = tf.train.CheckpointManager(self.checkpoint, self.folder, max_to_keep=2)
+        if step == 0:
+            self.save(0)
+
+    def save(self, step, is_chief=True):
+        """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite."""
+        if not all(np.isfinite(v.numpy()).all() for v in self.variables):
+            raise Failure(f"The weights are no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
+        if is_chief:
+            self.step.assign(step)
+            self.manager.save(checkpoint_number=step)
+
+    def keep_last(self):
+        """Remove all checkpoints but the last, when the run is finished."""
+        for path in self.paths()[:-1]:
+            for file in pathlib.Path(self.folder).glob(f"{os.path.basename(path)}.*"):
+                file.unlink()
+
+
+def write_json(path, content):
+    """Write `content` as JSON to the file `path`: the whole of it or, if anything fails, nothing."""
+    with open(f"{path}.partial", "w") as file:
+        json.dump(content, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.partial", path)
+
+
+def read_json(path, *keys):
+    """Return the content of a JSON file that a run has written; raise Failure unless it has a dict for each key."""
+    try:
+        content = json.loads(pathlib.Path(path).read_text())
+        if not all(isinstance(content[key], dict) for key in keys):
+            raise ValueError("a part of it is missing")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise Failure(f"{path} is not the file that a run writes ({type(error).__name__}: {error}).") from None
+    return content
+
+
+# ---------------------------------------------------------------------------------------------- event files and results
+
+
+def open_event_file(log_dir, step):
+    """Open a new event file in the run's folder, for a process that goes on after `step` steps.
+
+    It begins with a START event. At every START but the first in a folder, TensorBoard discards that step and later
+    ones, which an interrupted process had logged after its last checkpoint. A new run has to write the first one.
+    """
+    writer = tf.summary.create_file_writer(log_dir)
+    first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
+    session_log = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+    event = tf.compat.v1.Event(step=first_step, wall_time=time.time(), session_log=session_log)
+    # There is no public function that writes an event of this kind.
+    tf.raw_ops.ImportEvent(writer=writer._resource, event=event.SerializeToString())
+    return writer
+
+
+def log_setting(args, data, network, train_step):
+    """Log the arguments and the data as texts, the hyper-parameters, and the graph of a training step."""
+    tf.summary.graph(train_step.get_concrete_function().graph)
+    for tag, values in (("arguments", vars(args)), ("data", data.description)):
+        tf.summary.text(tag, [(name, str(value)) for name, value in values.items()], step=0)
+    simple = (bool, int, float, str)
+    values = {name: value if isinstance(value, simple) else str(value) for name, value in vars(args).items()}
+    metrics = [hparams.Metric(tag) for tag in metrics_of_interest(data)]
+    tf.summary.experimental.set_step(0)  # the plugin asks for it
+    hparams.hparams_config([hparams.HParam(name) for name in values], metrics)
+    hparams.hparams(values)
+
+
+def log_scalars(step, values):
+    """Log {tag: value}."""
+    for tag, value in values.items():
+        tf.summary.scalar(tag, value, step=step)
+
+
+def log_units(step, network, names):
+    """Log the mean alpha of every unit for every pair of columns, for instance `units/pool_1/item_from_group`.
+
+    With more than four columns these would be too many. Then log the mean of their own alphas, and of all others.
+    """
+    for unit in units_of(network):
+        mean = unit.mean_alpha()
+        if len(names) <= 4:
+            for i, j in itertools.product(range(len(names)), repeat=2):
+                tf.summary.scalar(f"units/{unit.name}/{names[i]}_from_{names[j]}", mean[i, j], step=step)
+        else:
+            own = np.eye(len(names), dtype=bool)
+            tf.summary.scalar(f"units/{unit.name}/own", mean[own].mean(), step=step)
+            tf.summary.scalar(f"units/{unit.name}/others", mean[~own].mean(), step=step)
+        if not isinstance(unit, ActivationCrossStitch):  # its hundreds of millions of zeros would hide everything
+            tf.summary.histogram(f"units/{unit.name}/alpha", unit.alpha.value, step=step)
+
+
+def log_confusions(step, confusions, classes):
+    """Log {task: confusion matrix} as tables: a row for each true class, a column for each predicted one.
+
+    A matrix with more than 100 classes is left out. Nobody could read it, and thousands would take gigabytes.
+    """
+    for task, matrix in confusions.items():
+        if len(matrix) <= 100:
+            header = ["true, predicted:", *classes[task]]
+            rows = [[name, *(str(count) for count in row)] for name, row in zip(classes[task], matrix)]
+            tf.summary.text(f"{task}/confusion_matrix", [header, *rows], step=step)
+
+
+class Meter:
+    """Measure the speed, and show the progress, from each evaluation to the next."""
+
+    def __init__(self, args, step, last_step, eval_every, is_chief):
+        self.n_epoch = args.n_epoch
+        self.last_step = last_step
+        self.eval_every = eval_every
+        self.is_chief = is_chief
+        self.restart(step)
+
+    def restart(self, step):
+        """Begin anew after `step` steps."""
+        self.began = time.perf_counter()
+        self.images = 0
+        self.values = []  # the loss and the TRAINING_MEASURE of each step
+        steps = min(self.eval_every - step % self.eval_every, self.last_step - step)
+        show = self.is_chief and sys.stdout.isatty()
+        self.bar = keras.utils.Progbar(steps, verbose=int(show), stateful_metrics=["loss"])
+
+    def count(self, images, values):
+        """Count the images of a step, and show its loss."""
+        self.images += images
+        self.values.append((values["summary/loss_total"], values[TRAINING_MEASURE[1]]))
+        self.bar.add(1, [("loss", values["summary/loss_total"])])
+
+    def images_per_second(self):
+        return self.images / (time.perf_counter() - self.began)
+
+    def report(self, epoch, step, speed, evaluations):
+        """Print what the steps since the last evaluation gave, and begin anew. `speed` is in images per second."""
+        loss, measure = np.mean(self.values, axis=0)
+        if self.is_chief:
+            say(
+                f"epoch {epoch + 1}/{self.n_epoch}, step {step}: {speed:,.0f} images/s; "
+                f"training loss {loss:.4f}, {TRAINING_MEASURE[0]} {measure:.4f}; {summary_of(evaluations)}"
+            )
+        self.restart(step)
+
+
+def print_setting(args, record, network):
+    """Print the data, the network and where to look, before training starts."""
+    data = record["data"]
+    sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
+    say(f"{data['name']} from {data['source']}: {sizes}")
+    say("; ".join(f"{task}: {describe_classes(names)}" for task, names in record["classes"].items()))
+    if "warning" in data:
+        say(data["warning"])
+    megabytes = 16 * record["parameters"] / 1e6  # four float32 for each: value, gradient, Adam's two moments
+    devices = "1 device" if record["devices"] == 1 else f"{record['devices']} devices"
+    threads = tf.config.threading.get_intra_op_parallelism_threads()
+    say(
+        f"{record['parameters']:,} trainable weights, {megabytes:,.0f} MB with gradients and Adam's moments; "
+        f"{args.precision} on {devices}, threads in the pool: {threads}; seed {args.seed}"
+    )
+    units = [f"{unit.name} {tuple(unit.alpha.shape)}" for unit in units_of(network)]
+    say(f"cross-stitch units with the shape of their alpha: {', '.join(units) or 'none'}")
+    watch = [sys.executable, "-m", "tensorboard.main", "--logdir", os.path.dirname(args.log_dir.rstrip("/")) or "."]
+    say(f"writing to {args.log_dir}; to watch: {shlex.join(watch)}")
+
+
+def describe_classes(names):
+    """Return the number and the names of classes in a few words."""
+    if names == [str(number) for number in range(len(names))]:
+        return f"{len(names)} classes (0..{len(names) - 1})"
+    some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return f"{len(names)} classes ({some})"
+
+
+def finish_run(record, network, evaluations, step, speeds):
+    """Write the trained network and results.json, and print the results."""
+    args = record["arguments"]
+    results = {
+        **record,
+        **{split: evaluation.measures for split, evaluation in evaluations.items()},
+        "epochs": args["n_epoch"],
+        "steps": step,
+        "seed": args["seed"],
+        "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
+        "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
+    }
+    network.save(os.path.join(args["log_dir"], "model.keras"))
+    write_json(os.path.join(args["log_dir"], "results.json"), results)
+    print_results(results)
+
+
+def say(text):
+    """Print a line at once. Characters that the terminal does not know are printed as escapes.
+
+    The run goes on in silence when nobody reads its output any more.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# ----------------------------------------------------------------------------------------------------------- prediction
+
+
+def load_run(model_path):
+    """Return the network in a run's model.keras, and the content of results.json beside it."""
+    if model_path is None:
+        raise Failure("--predict needs --model with the model.keras of a run.")
+    results = read_json(os.path.join(os.path.dirname(model_path), "results.json"), "arguments", "classes")
+    try:
+        network = keras.models.load_model(model_path)
+    except Exception as error:  # Keras raises many types for damaged files
+        versions = results.get("versions", {})
+        raise Failure(
+            f"--model {model_path} cannot be loaded ({type(error).__name__}). It was written with Keras "
+            f"{versions.get('keras')}; this is Keras {keras.__version__}."
+        ) from None
+    if network.name != NAME:
+        raise Failure(f"--model {model_path} was trained by {network.name}.py, not by {NAME}.py.")
+    return network, results
+
+
+def predict_pictures(args):
+    """Print landmarks and attributes of the face in each photo of --predict, and draw the landmarks into a copy.
+
+    The copies, PHOTO.landmarks.png, go to the folder --out; small photos are drawn larger. The face is in --box, or in
+    the middle square. The others are predicted if one photo cannot be read or drawn.
+    """
+    network, results = load_run(args.model)
+    failures = []
+    for path in args.predict:
+        try:
+            photo = read_image(path)
+            box = box_of_face(args, photo)
+            face = crop(photo, box, network.input_shape[1])
+        except Exception as error:  # Pillow raises many types for damaged files
+            failures.append(f"{path} ({error or type(error).__name__})")
+            continue
+        outputs = {task: output[0] for task, output in network.predict(face[np.newaxis], verbose=0).items()}
+        points = from_box(outputs["landmarks"][np.newaxis], box[np.newaxis])[0]
+        print_face(path, points, outputs, results)
+        try:
+            say(f"  drawn into {draw_landmarks(path, photo, points, box, args.out)}")
+        except OSError as error:
+            failures.append(f"{path}, whose landmarks cannot be drawn ({error})")
+    refuse_unreadable(failures)
+
+
+def box_of_face(args, photo):
+    """Return left, top and side of the square that holds the face of a photo, an array (3,)."""
+    if args.box:
+        left, right, top, bottom = args.box
+        side = right - left
+        return np.array([left, (top + bottom - side) / 2, side])
+    side = min(photo.size)
+    return np.array([(photo.width - side) / 2 - 0.5, (photo.height - side) / 2 - 0.5, side])
+
+
+def print_face(path, points, outputs, results):
+    """Print the landmarks, points (5, 2) in pixels, and the attributes of a face with their probabilities."""
+    say(f"{path}:")
+    for name, (x, y) in zip(LANDMARKS, points):
+        say(f"  {name:20} x {x:7.1f}  y {y:7.1f}")
+    for task in results["classes"]:
+        sigmoids = task == "pose" and results["arguments"]["preset"] == "poster"
+        probabilities = (tf.sigmoid if sigmoids else tf.nn.softmax)(outputs[task]).numpy()
+        best = int(np.argmax(probabilities))
+        say(f"  {task:20} {results['classes'][task][best]} {probabilities[best]:.3f}")
+
+
+def draw_landmarks(path, photo, points, box, folder):
+    """Draw points (5, 2), in pixels, into a copy of a photo in `folder`, and return the path of the copy."""
+    zoom = max(1, 400 // max(photo.size))
+    image = np.kron(np.asarray(photo), np.ones((zoom, zoom, 1), np.uint8))
+    mark(image, (points + 0.5) * zoom - 0.5, (230, 0, 0), radius=max(1.5, zoom * float(box[2]) / 60))
+    copy = os.path.join(folder, f"{os.path.basename(path)}.landmarks.png")
+    Image.fromarray(image).save(copy)
+    return copy
+
+
+def refuse_unreadable(failures):
+    """Raise Failure if there are pictures that could not be read, after the others have been predicted."""
+    if failures:
+        raise Failure(f"--predict: not a picture that can be read: {'; '.join(failures)}.")
+
+
+# --------------------------------------------------------------------------------------------------------- command line
+
+FAILED, WRONG_INPUT, DIVERGED = 1, 2, 3  # exit statuses; those above 128 tell which signal stopped a run
+
+
+class Failure(Exception):
+    """An error that ends the program with one line on standard error and the given exit status."""
+
+    def __init__(self, message, status=WRONG_INPUT):
+        super().__init__(" ".join(str(message).split()))
+        self.status = status
+
+
+PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
+    "default": {},
+    "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},  # of Misra et al.; they pretrain, too
+    "poster": {  # as the poster's code has them; its network is in `build_poster_network`
         "lr": 0.01,
         "lr_half_life": 0.0,
         "n_epoch": 100,
@@ -94,1308 +2071,344 @@ PRESETS = {
         "augment": False,
         "landmark_lambda": 200.0,  # 1000 times the mean of ten squares is 200 times half their sum
         "aux_lambda": [0.125],  # the mean over eight outputs
-        "cross_stitch_at": list(UNITS),
+        "cross_stitch_at": list(STITCHED_LAYERS),
         "cross_stitch_init": 0.9,
         "weight_reg": "l2",
         "weight_reg_lambda": 1.0,
     },
 }
-EVALUATION_PIXELS = 2**19  # predicted at once, 327 faces of 40x40
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # of this machine, in bytes
-BYTES_OF_A_WEIGHT = 16  # in float32: its value, its gradient and Adam's two moments
-VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
 
 
-class Failure(Exception):
-    """Ends the program with one line and the given exit status; above 128 a signal stopped it, its state saved."""
-
-    def __init__(self, message, status=2):
-        super().__init__(" ".join(str(message).split()))
-        self.status = status
+PREDICTION_ARGUMENTS = ("predict", "model", "box", "out")  # they say nothing of what is trained
 
 
-# ------------------------------------------------------- data (orientation to pixel_statistics: shared)
+def make_parser():
+    """Return the parser of the command line."""
+    parser = Parser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
 
-LAYOUT = (
-    "MTFL (http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: training.txt, testing.txt and their photos), with the "
-    "boxes trainImageList.txt and testImageList.txt of http://mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm if at hand"
-)
-BOX_FACTOR = 1.78  # side of a box over the larger extent of its landmarks: the median over the 10,000 training faces
-MARGIN = 4  # a face is held with a margin of one MARGIN-th of its crop on each side, for the augmentation
-
-
-def read_rows(path):
-    """Returns the photos' paths and an array (n, 14) of the numbers of a list; raises Failure if it holds others."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # NumPy's of lines that hold nothing, as the last of MTFL
-            rows = np.loadtxt(path, dtype=str, comments=None, ndmin=2, encoding="utf-8")
-        numbers = rows[:, 1:].astype(float)
-        if numbers.shape[1] != 14 or not np.isfinite(numbers).all():
-            raise ValueError(f"the numbers are {numbers.shape[1]} a line, or not finite")
-    except (OSError, ValueError) as error:
-        raise Failure(f"{path}: expected faces, a path and 14 numbers a line ({error})") from None
-    return [os.path.join(os.path.dirname(path), name.replace("\\", "/")) for name in rows[:, 0]], numbers
-
-
-def read_attributes(path):
-    """Returns paths, points (n, 5, 2) in pixels from 0, and classes (n, 4) of a list in the form of training.txt.
-
-    A line of it holds x1..x5, y1..y5, counted from 1, then gender, smile, glasses and pose, whose classes count from 1.
-    """
-    names, numbers = read_rows(path)
-    classes = numbers[:, 10:]
-    for k, task in enumerate(TASKS):
-        wrong = ~np.isin(classes[:, k], range(1, len(TASKS[task]) + 1))
-        if wrong.any():
-            first = wrong.argmax()
-            what = f"{task} in 1 to {len(TASKS[task])}, found {classes[first, k]:g}"
-            raise Failure(f"{path}, face {first + 1}: expected {what}")
-    points = numbers[:, :10].reshape(-1, 2, 5).transpose(0, 2, 1) - 1
-    equal = (points == points[:, :1]).all(axis=(1, 2))
-    if equal.any():
-        raise Failure(f"{path}, face {equal.argmax() + 1}: expected five landmarks, found them all in one place")
-    return names, points, classes.astype(np.int64) - 1
-
-
-def read_boxes(path):
-    """Returns paths, boxes (n, 3) and points (n, 5, 2), in pixels from 0, of a list in the form of trainImageList.txt.
-
-    A line of it holds left, right, top, bottom, then x and y of each point. A box here is left, top and side of the
-    square of the same width and centre; the listed ones are square but for a pixel.
-    """
-    names, numbers = read_rows(path)
-    left, right, top, bottom = numbers[:, :4].T
-    side = right - left
-    wrong = (side <= 0) | (bottom <= top)
-    if wrong.any():
-        raise Failure(f"{path}, face {wrong.argmax() + 1}: expected left < right and top < bottom")
-    return names, np.stack([left, (top + bottom - side) / 2, side], axis=1), numbers[:, 4:].reshape(-1, 5, 2)
-
-
-def boxes_around(points):
-    """Returns the boxes (n, 3), left, top and side, around points (n, 5, 2): BOX_FACTOR times their larger extent."""
-    low, high = points.min(axis=1), points.max(axis=1)
-    side = BOX_FACTOR * (high - low).max(axis=1, keepdims=True)
-    return np.concatenate([(low + high - side) / 2, side], axis=1)
-
-
-def jitter(boxes, seed):
-    """Returns the boxes (n, 3) moved by up to 8 % of their side and scaled by up to 15 %, at random.
-
-    A box made from the landmarks would give them away; detected ones vary by about as much.
-    """
-    draws = np.random.default_rng(seed).uniform(-1, 1, boxes.shape)
-    side = boxes[:, 2:] * np.exp(0.15 * draws[:, 2:])
-    centre = boxes[:, :2] + boxes[:, 2:] / 2 + 0.08 * boxes[:, 2:] * draws[:, :2]
-    return np.concatenate([centre - side / 2, side], axis=1)
-
-
-def to_box(points, boxes):
-    """Returns points (n, 5, 2) in pixels of the photo in coordinates of their boxes (n, 3), 0 to 1 inside."""
-    return (points - boxes[:, None, :2]) / boxes[:, None, 2:]
-
-
-def from_box(points, boxes):
-    """Returns points (n, 5, 2) in coordinates of their boxes (n, 3) in pixels of the photo: the inverse of to_box."""
-    return points * boxes[:, None, 2:] + boxes[:, None, :2]
-
-
-def crop(photo, box, size, scale):
-    """Returns the face of a photo, uint8 (height, width, 3), grey, as a uint8 tensor (size, size, 1), antialiased.
-
-    It is the square of `scale` times the side of `box` (left, top, side) about the same centre; what lies beyond the
-    photo is black. Pixel k of the photo has its centre at k, as the lists count. A box beside the photo is an error.
-    """
-    zoom = size / (scale * box[2])
-    start = box[1::-1] + box[2] / 2 * (1 - scale) + 0.5  # top and left, where pixel k reaches from k to k + 1
-    reach = 1 + 1 / zoom  # how far a pixel of the face looks beyond its own place
-    low, high = tf.math.floor(start - reach), tf.math.ceil(start + scale * box[2] + reach)
-    low, high = (tf.clip_by_value(tf.cast(x, tf.int32), 0, tf.shape(photo)[:2]) for x in (low, high))
-    tf.debugging.assert_less(low, high, "the box lies beside the photo")
-    photo = photo[low[0] : high[0], low[1] : high[1]]  # before float32 makes it four times as large
-    face = tf.raw_ops.ScaleAndTranslate(
-        images=tf.image.rgb_to_grayscale(tf.cast(photo, tf.float32))[None],
-        size=(size, size),
-        scale=tf.stack([zoom, zoom]),
-        translation=(tf.cast(low, tf.float32) - start) * zoom,
-        kernel_type="triangle",
-        antialias=True,
-    )[0]
-    return tf.ensure_shape(tf.cast(tf.clip_by_value(tf.round(face), 0, 255), tf.uint8), (size, size, 1))
-
-
-def decode(path, orientation, box, size, scale):
-    """Returns `crop` of the photo in a file, upright."""
-    photo = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-    return crop(upright(photo, orientation), box, size, scale)
-
-
-def orientation(path):
-    """Returns the EXIF orientation of an image file, 1 to 8, or 1 where it has none or is no image."""
-    try:
-        with Image.open(path) as image:
-            found = image.getexif().get(0x0112, 1)
-    except Exception:  # whatever a damaged file makes of it; decoding will tell
-        return 1
-    return found if found in range(1, 9) else 1
-
-
-def upright(image, orientation):
-    """Returns an image (height, width, C) as its EXIF orientation says that it is to be seen."""
-    image = tf.cond(orientation > 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
-    mirrored = tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
-    upside_down = tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8]))
-    image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
-    return tf.cond(upside_down, lambda: image[::-1], lambda: image)
-
-
-def decode_all(decode, shape, paths, *columns):
-    """Returns the images that decode(path, orientation, ...) can give, uint8 (n, *shape), and their indices in `paths`.
-
-    `columns` hold what else `decode` takes for each path: boxes. Images that cannot be decoded are named and counted;
-    raises Failure if they are more than 1 %.
-    """
-    rows = np.arange(len(paths)), [os.fsencode(path) for path in paths], [orientation(path) for path in paths], *columns
-    data = tf.data.Dataset.from_tensor_slices(rows)
-    decoded = data.map(lambda k, *row: (k, decode(*row)), num_parallel_calls=tf.data.AUTOTUNE)
-    progress = keras.utils.Progbar(len(paths), verbose=sys.stdout.isatty(), unit_name="image")
-    images, kept = np.empty((len(paths), *shape), np.uint8), []
-    for k, image in decoded.ignore_errors().as_numpy_iterator():
-        images[len(kept)] = image
-        kept.append(int(k))
-        progress.update(len(kept))
-    what = "missing or damaged" + ", or its box lies beside it" * bool(columns)
-    if bad := [paths[k] for k in sorted(set(range(len(paths))) - set(kept))]:
-        progress.update(len(kept), finalize=True)  # ends its line
-        print(f"skipped {len(bad)} of {len(paths)} images, each {what}: {', '.join(bad[:5])!a}")
-    if len(bad) > 0.01 * len(paths):
-        raise Failure(f"{bad[0]}: {what}, as {len(bad)} of {len(paths)} images, expected 1 % at most")
-    return images[: len(kept)], np.array(kept)
-
-
-def hold_out(strata, people, fraction):
-    """Returns the sorted indices of a random part, the same for every seed and every set of tasks.
-
-    It is stratified by `strata`, and nobody of `people` (who or which picture each image shows) is on both sides.
-    """
-    names, first = np.unique(people, return_index=True)
-    return np.flatnonzero(np.isin(people, names[stratified(strata[first], fraction, seed=0)]))
-
-
-def stratified(labels, fraction, seed):
-    """Returns the sorted indices of a random part that holds `fraction` of every class, at least one of each."""
-    shuffle = np.random.default_rng(seed).permutation
-    members = [shuffle(np.flatnonzero(labels == label)) for label in np.unique(labels)]
-    return np.sort(np.concatenate([m[: max(1, round(fraction * len(m)))] for m in members]))
-
-
-def pixel_statistics(images):
-    """Returns the mean and the standard deviation of each pixel of uint8 images (n, height, width, C), float64.
-
-    The deviation is at least one grey level: a pixel constant in a small training part may vary in a test image.
-    """
-    mean = images.mean(axis=0, dtype=np.float64)
-    square = np.einsum("n...,n...->...", images, images, dtype=np.float64) / len(images)
-    return mean, np.sqrt(np.maximum(square - mean**2, 1))
-
-
-def prepare_data(args):
-    """Returns the parts, the per-pixel mean and deviation of the training crops, and a record.
-
-    A part (`train`, `validation`, and of `test` and `aflw` those that are there) is a triple of arrays: faces, uint8
-    (n, window, window, 1), with their margin; points, float32 (n, 5, 2), in coordinates of the box; and attributes,
-    int64 (n, 4), -1 where unknown. Training faces whose photo, the same file, is to be tested on are left out. The
-    record says where the data come from, their sizes, the SHA-256 of all of it, and for each attribute the accuracy
-    that the most frequent class alone would have.
-    """
-    if args.data_dir is None or not os.path.exists(os.path.join(args.data_dir, "training.txt")):
-        raise Failure(f"--data_dir {args.data_dir or ''}: expected a folder with {LAYOUT}")
-    lists = ("training.txt", "trainImageList.txt", "testImageList.txt", "testing.txt")
-    training, boxes_of_training, test, aflw = (os.path.join(args.data_dir, name) for name in lists)
-    paths, points, attributes = read_attributes(training)
-    found, guessed = {}, []
-    if os.path.exists(boxes_of_training):
-        names, boxes, _ = read_boxes(boxes_of_training)
-        box_of, faces, rows = dict(zip(names, boxes)), collections.Counter(paths), collections.Counter(names)
-        if wrong := [path for path in paths if (faces[path], rows[path]) != (1, 1)]:  # its path tells a face's box
-            what = f"one box for each face of training.txt, one face a photo; {wrong[0]} has"
-            raise Failure(f"{boxes_of_training}: expected {what} {faces[wrong[0]]} faces and {rows[wrong[0]]} boxes")
-        found["train"] = paths, np.array([box_of[path] for path in paths]), points, attributes
-    else:
-        found["train"] = paths, boxes_around(points), points, attributes
-        guessed.append("train")
-    if os.path.exists(test):
-        names, boxes, points = read_boxes(test)
-        found["test"] = names, boxes, points, np.full((len(names), len(TASKS)), -1)
-    if os.path.exists(aflw):
-        paths, points, attributes = read_attributes(aflw)
-        found["aflw"] = paths, boxes_around(points), points, attributes
-        guessed.append("aflw")
-    if len(found) == 1:
-        raise Failure(f"--data_dir {args.data_dir}: expected testImageList.txt or testing.txt, to test on")
-
-    window = args.image_size + 2 * (args.image_size // MARGIN)
-    read = functools.partial(decode, size=window, scale=args.crop_scale * window / args.image_size)
-    digest, parts, hashes = hashlib.sha256(), {}, {}
-    for part, (paths, boxes, points, attributes) in found.items():
-        if part == "train" and part in guessed:
-            boxes = jitter(boxes, args.seed)
-        images, kept = decode_all(read, (window, window, 1), paths, boxes.astype(np.float32))
-        points = to_box(points, boxes)[kept].astype(np.float32)
-        parts[part] = images, points, attributes[kept]
-        hashes[part] = np.array([hashlib.sha256(pathlib.Path(paths[k]).read_bytes()).hexdigest() for k in kept])
-        for array in parts[part]:
-            digest.update(np.ascontiguousarray(array))
-
-    pose = parts["train"][2][:, -1]
-    of_train = hashes.pop("train")
-    tested = np.flatnonzero(np.isin(of_train, np.concatenate(list(hashes.values()))))
-    _, first, photo = np.unique(of_train, return_index=True, return_inverse=True)  # numbered as listed, by first
-    if len(tested):
-        print(f"{len(tested)} training faces are left out: their photos are among those to test on")
-    held_out = np.setdiff1d(hold_out(pose, first[photo], args.validation_fraction), tested)
-    rest = np.setdiff1d(np.arange(len(pose)), [*held_out, *tested])
-    if not len(rest) or not len(held_out):
-        what = f"--data_dir {args.data_dir}, --validation_fraction {args.validation_fraction}"
-        raise Failure(f"{what}: nothing left to train on or to validate by")
-    rest = rest[stratified(pose[rest], args.train_fraction, seed=args.seed)]
-    parts["validation"] = [array[held_out] for array in parts["train"]]
-    parts["train"] = [array[rest] for array in parts["train"]]
-    mean, deviation = pixel_statistics(centre(parts["train"][0], args.image_size))
-
-    majority = {}
-    for t, task in enumerate(TASKS):
-        frequent = np.bincount(parts["train"][2][:, t]).argmax()
-        shares = {part: float(np.mean(parts[part][2][:, t] == frequent)) for part in parts if part != "test"}
-        majority[task] = {part: share for part, share in shares.items() if part != "train"}
-        print(f"{task}: always {TASKS[task][frequent]}: " + ", ".join(f"{v:.4f} of {k}" for k, v in shares.items()))
-    for part in guessed:
-        what = "which flatters its figures" if part == "aflw" else "and varied as detected ones vary"
-        print(f"{part}: boxes made from the landmarks, {BOX_FACTOR} times their extent, {what}")
-    sizes = {part: len(parts[part][0]) for part in sorted(parts)}
-    record = {"name": "MTFL", "source": args.data_dir, "sizes": sizes, "sha256": digest.hexdigest()}
-    record |= {"majority": majority, "boxes_from_landmarks": guessed, "left_out": len(tested)}
-    return parts, mean, deviation, record
-
-
-def centre(faces, size):
-    """Returns the crops (n, size, size, 1) in the middle of faces with their margin (n, window, window, 1)."""
-    margin = (faces.shape[1] - size) // 2
-    return faces[:, margin : margin + size, margin : margin + size]
-
-
-def augment(faces, points, attributes, draws, size, scale):
-    """Returns crops (n, size, size, 1) at random places, and the points and attributes that go with them.
-
-    Each face is mirrored or not, turned by up to 10 degrees, scaled by up to 10 % and moved by up to 5 % of its box.
-    A mirrored face has the other eye on the left, and looks to the other side.
-
-    Arguments:
-        faces, points, attributes: as prepare_data gives them; `scale` is the side of a crop over that of its box.
-        draws: (n, 5), uniform in [-1, 1): mirror, angle, size, and the move to the right and down.
-    """
-    window = faces.shape[1]
-    mirror = draws[:, 0] > 0
-    flip = tf.where(mirror, -1.0, 1.0)
-    angle, zoom, move = draws[:, 1] * (math.pi / 18), tf.exp(0.1 * draws[:, 2]), 0.05 * draws[:, 3:]
-    cos, sin = tf.cos(angle), tf.sin(angle)
-    turn = tf.stack([tf.stack([cos * flip, -sin], 1), tf.stack([sin * flip, cos], 1)], 1)  # mirrors, then turns
-    points = tf.einsum("nij,nkj->nki", turn * zoom[:, None, None], points - 0.5) + move[:, None] + 0.5
-    other_side = tf.gather(points, [1, 0, 2, 4, 3], axis=1)
-    points = tf.where(mirror[:, None, None], other_side, points)
-    pose = tf.where(mirror, len(TASKS["pose"]) - 1 - attributes[:, -1], attributes[:, -1])
-    attributes = tf.concat([attributes[:, :-1], pose[:, None]], axis=1)
-
-    # The inverse tells where each pixel of a crop comes from; the middle of pixel k is at k.
-    back = tf.transpose(turn, (0, 2, 1)) / zoom[:, None, None]  # of an orthogonal matrix the transpose is the inverse
-    start = tf.fill([2], (1 - size) / 2) - move * (size / scale)  # the first pixel, from the crop's moved centre
-    offset = tf.einsum("nij,nj->ni", back, start) + (window - 1) / 2
-    rows = tf.concat([back[:, 0], offset[:, :1], back[:, 1], offset[:, 1:], tf.zeros_like(move)], axis=1)
-    crops = tf.raw_ops.ImageProjectiveTransformV3(
-        images=tf.cast(faces, tf.float32),
-        transforms=rows,
-        output_shape=(size, size),
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
+    network = parser.add_argument_group("network").add_argument
+    network(
+        "--network",
+        choices=("cross_stitch", "single", "split"),
+        default="cross_stitch",
+        help="two columns; landmarks alone; split: as --split_after fc_5",
     )
-    return tf.cast(tf.round(crops), tf.uint8), points, attributes
 
-
-# --------------------------------------------------------------------------- cross-stitch unit (shared)
-
-
-@keras.saving.register_keras_serializable("cross_stitch")
-class CrossStitch(layers.Layer):
-    """The cross-stitch unit: every column's output is a learned linear combination of all columns' inputs.
-
-    Takes x_1..x_T, one tensor per task, T > 1, all of one shape (batch, ..., C), and returns as many of that shape,
-    x̃_i = Σ_j α_ij x_j (arXiv:1604.03539, equation 1, for T tasks). Raises KeyError if there is no such `unit`.
-
-    Arguments:
-        unit: what one α_ij is. "channel": one number per channel, α of shape (T, T, C), as in the paper.
-            "layer": one number, α of shape (T, T). "activation": a matrix over the D flattened activations of
-            a column, α of shape (T·D, T·D), whose block (i, j) takes x_j to its share of x̃_i.
-        init: the initial α_ii; α_ij is (1 - init) / (T - 1), so that scales are kept. 1 is the identity.
-    """
-
-    def __init__(self, unit="channel", init=1.0, **kwargs):
-        super().__init__(**kwargs)
-        self.unit, self.init = unit, init
-
-    def build(self, input_shapes):
-        t, (_, *shape) = len(input_shapes), input_shapes[0]
-        self.tasks, self.size = t, math.prod(shape)
-        shapes = {"channel": (t, t, shape[-1]), "layer": (t, t), "activation": (t * self.size, t * self.size)}
-        self.alpha = self.add_weight(name="alpha", shape=shapes[self.unit], initializer=self.initial_alpha)
-
-    def initial_alpha(self, shape, dtype=None, init=None):
-        """Returns α of the given shape as it is before training, or with another `init` than the unit's own."""
-        init = self.init if init is None else init
-        cross = (1 - init) / (self.tasks - 1)
-        mix = tf.fill((self.tasks, self.tasks), cross) + (init - cross) * tf.eye(self.tasks)
-        if self.unit == "activation":
-            return tf.reshape(mix[:, None, :, None] * tf.eye(self.size)[None, :, None, :], shape)  # blocks α_ij · I
-        return tf.broadcast_to(mix[..., None], shape) if self.unit == "channel" else mix
-
-    def call(self, inputs):
-        alpha = tf.convert_to_tensor(self.alpha)
-        if self.unit != "activation":
-            return [tf.add_n([alpha[i, j] * x for j, x in enumerate(inputs)]) for i in range(self.tasks)]
-        flat = tf.concat([tf.reshape(x, (-1, self.size)) for x in inputs], axis=1)
-        mixed = tf.split(tf.matmul(alpha, flat, transpose_b=True), self.tasks)  # flat · αᵀ is slow on some processors
-        return [tf.reshape(tf.transpose(x), tf.shape(inputs[0])) for x in mixed]
-
-    def mixing(self):
-        """Returns the (T, T) NumPy array of the means of α_ij: over channels, or over the diagonal of a block."""
-        alpha = tf.convert_to_tensor(self.alpha)
-        if self.unit == "activation":
-            blocks = tf.reshape(alpha, (self.tasks, self.size, self.tasks, self.size))
-            alpha = tf.linalg.diag_part(tf.transpose(blocks, (0, 2, 1, 3)))
-        return (tf.reduce_mean(alpha, axis=2) if alpha.shape.rank == 3 else alpha).numpy()
-
-
-# ------------------------------------------------------ network (BatchNormalization to Dropout: shared)
-
-
-@keras.saving.register_keras_serializable("cross_stitch")
-class BatchNormalization(layers.BatchNormalization):
-    """Keras's batch normalisation over the last axis, trained by TensorFlow's fused kernel, several times as fast.
-
-    Takes and returns (batch, height, width, C) or (batch, C); has scale and centre. Where several replicas share a
-    batch (`synchronized`), Keras's own code computes the same over all of them.
-    """
-
-    def call(self, inputs, training=False):
-        if self.synchronized or not (training and self.trainable):
-            return super().call(inputs, training=training)
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        x = inputs if inputs.shape.rank == 4 else inputs[:, None, None]  # the kernel takes images
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=self.epsilon)
-        n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
-        biased = tf.math.multiply_no_nan(variance, (n - 1) / n)  # the kernel's is unbiased, NaN of one; Keras's is not
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
-            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
-        return tf.reshape(outputs, tf.shape(inputs))
-
-
-def replica_seed(generator):
-    """Returns the next seed, (2,), of a Keras SeedGenerator: one for each replica, where Keras's own is one for all."""
-    replica = tf.distribute.get_replica_context()  # None while the network is built
-    return tf.cast(generator.next(), tf.int32) + (replica.replica_id_in_sync_group if replica else 0)
-
-
-@keras.saving.register_keras_serializable("cross_stitch")
-class Dropout(layers.Dropout):
-    """Keras's dropout, with a mask of its own on each replica."""
-
-    def call(self, inputs, training=False):
-        if not training or not self.rate:
-            return inputs
-        return tf.nn.experimental.stateless_dropout(inputs, self.rate, replica_seed(self.seed_generator))
-
-
-def build_network(args, mean, deviation):
-    """Returns the network: uint8 crops (batch, height, width, 1) in, {task: output} out.
-
-    `landmarks` are points (batch, 5, 2) in coordinates of the box; the attributes (not of --network single) are
-    logits (batch, classes). `mean` and `deviation` (height, width, 1) standardise each pixel. The poster's network
-    divides by 255 instead, has no batch norm, no padding and one sigmoid for each attribute of two classes; if it has a
-    unit after fc_5, that is of kind "layer". Call it in the scope of the distribution strategy.
-    """
-    poster = args.preset == "poster"
-    blocks, width = BLOCKS[args.preset]
-    initial = {"kernel_initializer": "glorot_uniform" if poster else "he_normal"}
-    hidden = {"use_bias": poster, **initial}  # ours have a batch norm after them, which has a bias of its own
-
-    def convolution(column, level, filters, kernel, pool, x):
-        padding = "valid" if poster else "same"
-        x = layers.Conv2D(filters, kernel, padding=padding, name=f"{column}_conv_{level}", **hidden)(x)
-        if not poster:
-            x = BatchNormalization(name=f"{column}_bn_{level}", **norm)(x)
-        if pool:
-            x = layers.MaxPooling2D(2, name=f"{column}_pool_{level}")(x)
-        return layers.ReLU(name=f"{column}_relu_{level}")(x)  # after the pool: the same, on a quarter of the numbers
-
-    def dense(column, level, x):
-        x = layers.Flatten(name=f"{column}_flatten_{level}")(x)
-        x = layers.Dense(width, name=f"{column}_fc_{level}", **hidden)(x)
-        if not poster:
-            x = BatchNormalization(name=f"{column}_bn_{level}", **norm)(x)
-        return layers.ReLU(name=f"{column}_relu_{level}")(x)
-
-    def landmarks(x):
-        start = initial if poster else {"kernel_initializer": "zeros", "bias_initializer": middle_of_the_box}
-        x = layers.Dense(2 * len(LANDMARKS), name="landmarks_points", **start, **exact)(x)
-        return layers.Reshape((len(LANDMARKS), 2), name="landmarks", **exact)(x)
-
-    def attribute(task, x):
-        if poster and len(TASKS[task]) == 2:  # one logit z; a softmax over 0 and z is the sigmoid of z
-            x = layers.Dense(1, name=f"{task}_logit", **initial, **exact)(x)
-            return layers.ZeroPadding1D((1, 0), name=f"{task}_pad", **exact)(x[..., None])[..., 0]
-        return layers.Dense(len(TASKS[task]), name=task, **initial, **exact)(x)
-
-    def stitch(name, columns):
-        if not args.cross_stitch_enabled or len(columns) == 1 or name not in args.cross_stitch_at:
-            return columns
-        init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
-        unit = "layer" if poster and name == "fc_5" else args.cross_stitch_unit
-        if unit == "activation":
-            needed.append(BYTES_OF_A_WEIGHT * (len(columns) * math.prod(columns[0].shape[1:])) ** 2)
-        if sum(needed) > MEMORY:
-            what = f"{sum(needed) / 1e9:.1f} GB up to {name}, expected less than this machine's {MEMORY / 1e9:.1f} GB"
-            raise Failure(f"--cross_stitch_unit activation: units take {what}")
-        return CrossStitch(unit, init, name=name)(columns)
-
-    norm = {"momentum": args.bn_momentum, "synchronized": tf.distribute.has_strategy()}
-    exact = {"dtype": "float32"}  # of outputs, whatever --precision is
-    middle_of_the_box = keras.initializers.Constant(0.5)
-    names = ["landmarks", "attributes"] if args.network == "cross_stitch" else ["landmarks"]
-    needed = []  # bytes of each dense unit
-    images = keras.Input(mean.shape, dtype="uint8", name="images")
-    if poster:
-        mean, deviation = np.zeros_like(mean), np.full_like(deviation, 255)
-    x = layers.Normalization((1, 2, 3), mean, deviation**2, name="standardise", **exact)(images)
-    columns = [x for _ in names]
-    for level, block in enumerate(blocks, 1):
-        columns = stitch(f"pool_{level}", [convolution(name, level, *block, x) for name, x in zip(names, columns)])
-    columns = stitch("fc_5", [dense(name, 5, x) for name, x in zip(names, columns)])
-    columns = [Dropout(1 - args.keep_prob, name=f"{n}_dropout", **exact)(x) for n, x in zip(names, columns)]
-    outputs = {"landmarks": landmarks(columns[0])}
-    if args.network != "single":
-        outputs |= {task: attribute(task, columns[-1]) for task in TASKS}
-    return keras.Model(images, outputs, name=NAME)
-
-
-# ------------------------------------------------------- losses and metrics (l2_regularisation: shared)
-
-
-def task_losses(outputs, points, attributes, sigmoid_pose=False):
-    """Returns the loss of each of the network's outputs, summed over the faces, as a list of scalars.
-
-    `outputs` is what the network gives, `points` (batch, 5, 2) and `attributes` (batch, 4) what it should.
-    For the landmarks it is ½‖y - f(x)‖² over the ten coordinates (Zhang et al., ECCV 2014), for an
-    attribute the cross-entropy of its softmax. The poster's code gave each of the five poses a sigmoid of its own,
-    `sigmoid_pose`: the cross-entropies of five yes-or-no questions.
-    """
-    losses = []
-    for task, x in outputs.items():
-        if task == "landmarks":
-            losses.append(tf.nn.l2_loss(points - x))
-            continue
-        labels = attributes[:, list(TASKS).index(task)]
-        if task == "pose" and sigmoid_pose:
-            loss = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.one_hot(labels, x.shape[1]), logits=x)
-        else:
-            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=x)
-        losses.append(tf.reduce_sum(loss))
-    return losses
-
-
-def kernel_pairs(network):
-    """Returns the kernels (θ_j^1, θ_j^2) of the layers that the columns of landmarks and of attributes both have."""
-    kernels = {layer.name: layer.kernel.value for layer in network.layers if hasattr(layer, "kernel")}
-    twins = {name: name.replace("landmarks_", "attributes_", 1) for name in kernels}
-    return [(kernels[name], kernels[twin]) for name, twin in twins.items() if name != twin and twin in kernels]
-
-
-def related_weights(pairs, scales, offsets, kind):
-    """Returns Σ_j r_w(θ_j^1, θ_j^2) over the layers j that both columns have.
-
-    `pairs` are the kernels (θ_j^1, θ_j^2) of the column of the landmarks and that of the attributes; `scales` and
-    `offsets` hold the scalars a_j and b_j, (layers,) each, with d_j = a_j θ_j^1 + b_j - θ_j^2.
-        "l2": r_w = ½‖d‖²
-        "exp": r_w = exp(m) - 1, m the mean of the squares of d; beyond m = 10 continued by its tangent
-    The poster writes r_w(θ^1, θ^2) without saying more, after Rozantsev et al. (arXiv:1603.06432):
-    ‖aθ^1 + b - θ^2‖² and exp(‖aθ^1 + b - θ^2‖²) - 1, where θ are all the parameters of a layer. This reading takes
-    kernels alone, as the poster's code does; the half is that code's; and under the exponential it takes the mean
-    instead of the sum, which over a hundred thousand weights would overflow at the first step.
-    """
-    total = []
-    for j, (first, second) in enumerate(pairs):
-        d = scales[j] * first + offsets[j] - second
-        if kind == "l2":
-            total.append(tf.nn.l2_loss(d))
-        else:
-            m = tf.reduce_mean(d**2)
-            total.append(tf.math.expm1(tf.minimum(m, 10.0)) + math.exp(10) * tf.maximum(m - 10.0, 0.0))
-    return tf.add_n(total)
-
-
-def l2_regularisation(network):
-    """Returns Σ ½‖W‖² over the kernels of convolutions and dense layers; units, biases and batch norm are free."""
-    return tf.add_n([tf.nn.l2_loss(v.value) for v in network.trainable_variables if v.name == "kernel"])
-
-
-def face_measures(predicted, points):
-    """Returns the measures of each face, (n, 14), from points (n, 5, 2) in coordinates of the box.
-
-    The five distances of the landmarks in widths of the box; whether each is above 5 %; their mean, and whether it is
-    above 5 %, a failure; the mean over the distance between the eyes, and whether it is above 10 %.
-    """
-    distances = tf.norm(predicted - points, axis=-1)
-    mean = tf.reduce_mean(distances, axis=-1, keepdims=True)
-    by_eyes = mean / tf.maximum(tf.norm(points[:, 0] - points[:, 1], axis=-1, keepdims=True), 1e-6)
-    failures = [tf.cast(x, tf.float32) for x in (distances > 0.05, mean > 0.05, by_eyes > 0.1)]
-    return tf.concat([distances, failures[0], mean, failures[1], by_eyes, failures[2]], axis=-1)
-
-
-def metrics(means, matrices):
-    """Returns what results.json holds of a part, from the means of face_measures, (14,), over its faces.
-
-    `matrices` is {attribute: confusion matrix}, rows true classes, of the attributes that are known.
-    """
-    means = means.tolist()
-    found = {"mean_error": means[10], "failure_rate": means[11]}
-    found |= {"mean_error_interocular": means[12], "failure_rate_interocular": means[13]}
-    found |= {task: float(np.trace(matrix) / matrix.sum()) for task, matrix in matrices.items()}
-    found["landmarks"] = {name: {"mean_error": e, "failure_rate": f} for name, e, f in zip(LANDMARKS, means, means[5:])}
-    return found
-
-
-# --------------------------------------------------- training (replica_share to learning_rates: shared)
-
-
-def replica_share(*batch):
-    """Returns this replica's share of each tensor of the global batch."""
-    context = tf.distribute.get_replica_context()
-    replica, replicas, n = context.replica_id_in_sync_group, context.num_replicas_in_sync, tf.shape(batch[0])[0]
-    return [x[n * replica // replicas : n * (replica + 1) // replicas] for x in batch]
-
-
-def batches(args, n, step, replicas):
-    """Yields the indices into n training images of each global batch after `step` steps, epoch after epoch.
-
-    The order in an epoch depends on the seed and on the epoch alone. Each replica needs an image: a last batch with
-    fewer holds its images several times, which leaves their mean as it is.
-    """
-    first, done = divmod(step, -(-n // args.n_batch_size))
-    for epoch in itertools.count(first):
-        order = np.random.default_rng([args.seed, epoch]).permutation(n)
-        for start in range(done * args.n_batch_size, n, args.n_batch_size):
-            batch = order[start : start + args.n_batch_size]
-            yield np.tile(batch, -(-replicas // len(batch)))
-        done = 0
-
-
-def learning_rates(args, epoch):
-    """Returns Adam's learning rate for the columns and that for the units in an epoch, counted from 0."""
-    rate = args.lr * 0.5 ** (epoch / args.lr_half_life) if args.lr_half_life else args.lr
-    return rate, rate * args.cross_stitch_lr_scale * (epoch >= args.pretrain_epoch)
-
-
-def make_train_step(strategy, network, optimizers, args, relations):
-    """Returns the tf.function (faces, points, attributes, draws, stop) -> numbers that trains one global step.
-
-    The numbers are a vector: the total loss; unweighted, the loss of each output and related_weights; the mean error
-    of the landmarks on the batch, and the sum of `stop` over the replicas, by which each machine tells the others that
-    it was asked to. `optimizers` are those of the columns and of the units: TensorFlow 1's Adam, a fused kernel.
-    `relations` are the a and b of related_weights, (pairs,) each, trained too; empty where it is not asked for.
-    """
-    alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
-    weights = [v.value for v in network.trainable_variables if v.name != "alpha"]
-    trained = [pair for pair in zip(optimizers, (weights + relations, alphas)) if pair[1]]  # a baseline has no α
-    pairs, rates = kernel_pairs(network), [args.landmark_lambda, *np.broadcast_to(args.aux_lambda, len(TASKS)).tolist()]
-
-    def replica_step(faces, points, attributes, draws, stop):
-        n, replicas = tf.cast(tf.shape(faces)[0], tf.float32), strategy.num_replicas_in_sync
-        x, y, a, d = replica_share(faces, points, attributes, draws)
-        if args.augment:
-            x, y, a = augment(x, y, a, d, args.image_size, args.crop_scale)
-        else:
-            x = centre(x, args.image_size)
-        with tf.GradientTape() as tape:
-            outputs = network(x, training=True)
-            losses = [loss / n for loss in task_losses(outputs, y, a, args.preset == "poster")]
-            relation = related_weights(pairs, *relations, args.weight_reg) if relations else tf.constant(0.0)
-            regularisation = args.weight_reg_lambda * relation + args.reg_lambda * l2_regularisation(network)
-            loss = tf.add_n([rate * loss for rate, loss in zip(rates, losses)]) + regularisation / replicas
-        gradients = tape.gradient(loss, [variables for _, variables in trained])
-        for (optimizer, variables), of_variables in zip(trained, gradients):
-            optimizer.apply_gradients(zip(of_variables, variables))  # which sums them over the replicas
-        error = tf.reduce_sum(tf.norm(outputs["landmarks"] - y, axis=-1)) / (n * len(LANDMARKS))
-        return tf.stack([loss, *losses, relation / replicas, error, stop])
-
-    with strategy.scope():  # slots that the step itself had to create would have it traced twice
-        for optimizer, variables in trained:
-            optimizer._create_slots(variables)
-
-    @tf.function(autograph=False)  # nothing branches on a tensor, and a start takes a second less
-    def train_step(*inputs):
-        return strategy.reduce("SUM", strategy.run(replica_step, inputs), axis=None)
-
-    return train_step
-
-
-def evaluate(predict, part, size):
-    """Returns the means of face_measures, (14,), over a part, and {attribute: confusion matrix} where they are known.
-
-    Every process predicts for itself, so many faces at once that the memory they take does not depend on their size.
-    """
-    faces, points, attributes = part
-    count = max(1, EVALUATION_PIXELS // size**2)
-    outputs = [predict(centre(faces[k : k + count], size)) for k in range(0, len(faces), count)]
-    outputs = {task: tf.concat([output[task] for output in outputs], axis=0) for task in outputs[0]}
-    means = np.float64(face_measures(outputs.pop("landmarks"), points)).mean(axis=0)
-    known, matrices = outputs if attributes.min() >= 0 else {}, {}
-    for (task, logits), labels in zip(known.items(), attributes.T):
-        predicted = tf.argmax(logits, axis=1)
-        matrices[task] = tf.math.confusion_matrix(labels, predicted, logits.shape[1]).numpy()
-    return means, matrices
-
-
-def log_evaluation(found, epoch):
-    """Logs and returns the measures of {part: what `evaluate` found}; prints errors after `epoch` if that is given."""
-    measured = {part: metrics(*of_part) for part, of_part in found.items()}
-    for part, of_part in measured.items():
-        for tag in ("mean_error", "failure_rate"):
-            tf.summary.scalar(f"landmarks/{tag}_{part}", of_part[tag])
-        for task in [task for task in TASKS if task in of_part]:
-            tf.summary.scalar(f"{task}/accuracy_{part}", of_part[task])
-    if epoch:
-        errors = "  ".join(f"{part} {of_part['mean_error']:.4f}" for part, of_part in measured.items())
-        print(f"{epoch}  mean error  {errors}", flush=True)
-    return measured
-
-
-@functools.lru_cache(maxsize=1)
-def draws_of(seed, epoch, n):
-    """Returns the random numbers of an epoch's augmentation of n faces, float32 (n, 5) in [-1, 1)."""
-    random = np.random.default_rng([seed, epoch])
-    random.permutation(n)  # the order of the faces, as in `batches`
-    return random.uniform(-1, 1, (n, 5)).astype(np.float32)
-
-
-def train(args, resumed):
-    """Trains the network as `args` says and leaves the run in args.log_dir.
-
-    `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure: with status 3 when
-    the loss is no longer finite, with 130 or 143 when a signal ended the run, its state saved.
-    """
-    strategy, chief = choose_strategy(args, 2 if args.network == "cross_stitch" else 1)
-    parts, mean, deviation, data = prepare_data(args)
-    record = {"arguments": vars(args), "data": data, "versions": VERSIONS}
-    record |= {"cores": CORES, "devices": strategy.num_replicas_in_sync}
-    refuse_difference(strategy, record, resumed)
-    keras.utils.set_random_seed(args.seed)
-    with strategy.scope():
-        network = build_network(args, mean, deviation)
-        rates = [tf.Variable(0.0), tf.Variable(0.0)]  # of the columns, of the units
-        optimizers = [tf.compat.v1.train.AdamOptimizer(rate) for rate in rates]
-        tags = ["summary/loss_total", *(f"{task}/loss" for task in network.output)]
-        tags += ["summary/related_weights", "landmarks/mean_error_train", "throughput/images_per_second"]
-        shown = tf.Variable(tf.zeros(len(tags)))  # the last step's numbers, which are logged only after its checkpoint
-        pairs = kernel_pairs(network) if args.weight_reg != "none" else []
-        relations = [tf.Variable(tf.fill((len(pairs),), start)) for start in (1.0, 0.0) if pairs]  # a and b
-        weights = [v.value for v in network.variables]
-        checkpoint = tf.train.Checkpoint(network=weights, optimizers=optimizers, shown=shown, relations=relations)
-    record["classes"] = {task: TASKS[task] for task in list(network.output)[1:]}
-    record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
-    faces, held_out = len(parts["train"][0]), sorted(parts.keys() - {"train"})
-    replicas, steps_per_epoch = strategy.num_replicas_in_sync, -(-faces // args.n_batch_size)
-    every, total = args.eval_every or steps_per_epoch, args.n_epoch * steps_per_epoch
-    log_every = min(args.log_every, max(1, total // 10))
-    stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many came to any machine
-    claimed = claim(args.log_dir, resumed) if chief else contextlib.nullcontext()
-    with claimed, on_signals(lambda kind, _: stop.append(kind)):
-        if chief:
-            describe(args, record, network, replicas)
-        specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in parts["train"]]
-        train_step = make_train_step(strategy, network, optimizers, args, relations)
-        train_step = train_step.get_concrete_function(*specs, tf.TensorSpec((None, 5)), tf.TensorSpec([]))
-        crops = [tf.TensorSpec(network.input.shape, tf.uint8)]
-        predict = tf.function(lambda x: network(x, training=False), crops, autograph=False)
-        first = restore_checkpoint(checkpoint, args.log_dir) if resumed else 0
-        agree(strategy, checkpoint=first)
-        if chief:
-            write_json(os.path.join(args.log_dir, "run.json"), record)
-        if first == 0:  # a new run, or one that was killed before it had trained
-            write_checkpoint(checkpoint, args.log_dir, 0, chief)
-        numbers, indices = shown.numpy().tolist(), batches(args, faces, first, replicas)
-        writer = open_events(args.log_dir, first) if chief else tf.summary.create_noop_writer()
-        with writer.as_default():
-            log_setting(args, data, [f"landmarks/mean_error_{part}" for part in held_out])
-            if first == 0:
-                tf.summary.graph(train_step.graph)
-            for step in range(first, total + 1):
-                tf.summary.experimental.set_step(step)
-                evaluating = step > 0 and (step % every == 0 or step == total)
-                if step > first and (evaluating or asked):  # before anything is logged under this step
-                    shown.assign(numbers)
-                    write_checkpoint(checkpoint, args.log_dir, step, chief)
-                if asked:  # this machine or another
-                    raise Failure(f"stopped at step {step} of {total}", 128 + (stop[0] if stop else signal.SIGTERM))
-                if step % log_every == 0 or step == total:
-                    log_training(network, step, dict(zip(tags, numbers)))
-                if evaluating:
-                    found = {part: evaluate(predict, parts[part], args.image_size) for part in held_out}
-                    epoch = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}"
-                    epoch += f"  {numbers[-1]:,.0f} images/s"
-                    results = log_evaluation(found, epoch if chief else "")
-                    log_faces(network, parts["test" if "test" in parts else "aflw"], args.image_size, args.crop_scale)
-                    speeds.append(numbers[-1])
-                if step == total:
-                    log_confusion(found["aflw"][1] if "aflw" in found else {}, TASKS)
-                    break
-                if step == first or evaluating:
-                    began, seen, steps = time.perf_counter(), 0, min(every - step % every, total - step)
-                    bar = keras.utils.Progbar(steps, verbose=chief and sys.stdout.isatty(), stateful_metrics=["loss"])
-                if step == args.pretrain_epoch * steps_per_epoch > 0:
-                    for unit in units_of(network):
-                        unit.alpha.assign(unit.initial_alpha(unit.alpha.shape, init=args.cross_stitch_init))
-                for variable, rate in zip(rates, learning_rates(args, step // steps_per_epoch)):
-                    variable.assign(rate)
-                batch = next(indices)
-                draws = draws_of(args.seed, step // steps_per_epoch, faces)[batch]
-                *numbers, asked = train_step(*(x[batch] for x in parts["train"]), draws, len(stop)).numpy().tolist()
-                if not np.isfinite(numbers).all():
-                    of_task = dict(zip(tags, numbers))
-                    raise Failure(f"step {step + 1}: the loss is no longer finite: {of_task}; try a smaller --lr", 3)
-                seen += len(batch)
-                numbers.append(seen / (time.perf_counter() - began))
-                bar.add(1, [("loss", numbers[0])])
-        if chief:
-            write_results({**record, **results, "steps": total}, network, speeds)
-
-
-def mark(image, points, colour, radius):
-    """Draws a disc about each of points (n, 2), x and y in pixels, into a uint8 image (height, width, 3), in place."""
-    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
-    for across, down in points:
-        image[(x - across) ** 2 + (y - down) ** 2 <= radius**2] = colour
-
-
-def log_faces(network, part, size, scale):
-    """Logs a sheet of the first faces of a part, with true points in green and predicted points in red over them.
-
-    `part` is one of prepare_data, `size` the side of a crop in pixels, `scale` that side over the side of the box.
-    """
-    rows = 4
-    crops = centre(part[0][: rows**2], size)
-    predicted = network(crops, training=False)["landmarks"].numpy()
-    sheet = []
-    for crop, true, guess in zip(crops, part[1], predicted):
-        image = np.repeat(np.kron(crop, np.ones((4, 4, 1), np.uint8)), 3, axis=-1)
-        for points, colour in ((true, (0, 220, 0)), (guess, (230, 0, 0))):
-            mark(image, ((points - 0.5) / scale + 0.5) * 4 * size - 0.5, colour, 2.5)
-        sheet.append(image)
-    sheet += [np.zeros_like(sheet[0])] * (rows**2 - len(sheet))
-    picture = np.concatenate([np.concatenate(sheet[k : k + rows], axis=1) for k in range(0, rows**2, rows)])
-    tf.summary.image("landmarks/faces", picture[None])
-
-
-def print_results(results):
-    """Prints the measures of a finished run as a table, a row for each, a column for each part."""
-    parts = [part for part in ("test", "aflw", "validation") if part in results]
-    print(f"\n{'':26}" + "".join(f"{part:>12}" for part in parts))
-    measures = ["mean_error", "failure_rate", "mean_error_interocular", "failure_rate_interocular"]
-    for name in measures + list(results["classes"]):
-        label = f"accuracy of {name}" if name in results["classes"] else name
-        print(f"{label:26}" + "".join(f"{results[p][name]:12.4f}" if name in results[p] else f"{'':12}" for p in parts))
-        if name in results["classes"]:
-            majority = results["data"]["majority"][name]
-            cells = (f"{majority[part]:12.4f}" if part in majority else f"{'':12}" for part in parts)
-            print(f"{'  of its majority class':26}" + "".join(cells))
-    print("mean_error of the landmarks")
-    for name in LANDMARKS:
-        print(f"  {name:24}" + "".join(f"{results[p]['landmarks'][name]['mean_error']:12.4f}" for p in parts))
-
-
-# -------------------------------------------------- checkpoints and summaries (but for predict: shared)
-
-
-def choose_strategy(args, columns):
-    """Returns the distribution strategy for the devices at hand, and whether this process writes the run.
-
-    TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device. Operations will
-    be deterministic, and layers compute in --precision where they do not say otherwise.
-    """
-    keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
-    tf.config.experimental.enable_op_determinism()
-    dense = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"  # else columns run side by side
-    with contextlib.suppress(RuntimeError):  # TensorFlow is running already, as in a notebook
-        tf.config.threading.set_intra_op_parallelism_threads(max(1, CORES // (1 if dense else columns)))
-    if "TF_CONFIG" not in os.environ:
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
-    try:
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        cluster = resolver.cluster_spec()
-        address = cluster.task_address(resolver.task_type, resolver.task_id)
-        workers = [worker for job in sorted(cluster.jobs) for worker in cluster.job_tasks(job)]  # the chief first
-        counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
-        if not {"chief", "worker"}.issuperset(counts) or counts.get("chief", 0) > 1:
-            raise ValueError(f"found {counts}")
-    except (ValueError, TypeError, AttributeError) as error:
-        example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-        raise Failure(f"TF_CONFIG: expected {example}, with one chief at most, and no other jobs ({error})") from None
-    print(f"{address}: waiting until all of {', '.join(workers)} are there", flush=True)
-    with on_signals(signal.SIG_DFL):  # TensorFlow waits without Python, whose handlers cannot run; it ignores SIGTERM
-        return tf.distribute.MultiWorkerMirroredStrategy(), address == workers[0]
-
-
-@contextlib.contextmanager
-def on_signals(action):
-    """A context in which Ctrl-C and SIGTERM do `action`. Threads but the main one, as those of Ray Train, get none."""
-    kinds = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {kind: signal.signal(kind, action) for kind in kinds}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
-
-
-def agree(strategy, **facts):
-    """Raises Failure unless all workers of TF_CONFIG come with the same facts, each something that JSON holds."""
-    if "TF_CONFIG" in os.environ:
-        codes = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
-        found = strategy.gather(strategy.run(tf.function(lambda: tf.constant([codes], tf.int64))), axis=0).numpy()
-        if differing := [what for what, column in zip(facts, found.T) if len(set(column)) > 1]:
-            raise Failure(f"TF_CONFIG: expected the same {', '.join(differing)} on all workers, found different ones")
-
-
-@contextlib.contextmanager
-def claim(log_dir, resumed):
-    """A context in which no other process can write into the run's folder, which holds no run unless it is resumed."""
-    try:
-        os.makedirs(log_dir, exist_ok=True)
-        of_a_run = r"run\.json|results\.json|model\.keras|checkpoints|.*tfevents.*"
-        if not resumed and any(re.fullmatch(of_a_run, name) for name in os.listdir(log_dir)):
-            raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
-        lock = open(os.path.join(log_dir, "lock"), "a")  # noqa: SIM115 (closed below, by with)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        what = "which no other process is writing" if isinstance(error, BlockingIOError) else "that can be written"
-        raise Failure(f"--log_dir {log_dir}: expected a folder {what} ({error})") from None
-    with lock:
-        yield
-
-
-def refuse_difference(strategy, record, resumed):
-    """Raises Failure where data or libraries are others than those of the run to resume, or than another worker's."""
-    data = record["data"]["sha256"]
-    if resumed and resumed["data"].get("sha256") != data:
-        raise Failure(f"--resume: expected the data that it was begun with, --data_dir {resumed['data'].get('source')}")
-    if resumed and resumed["versions"] != VERSIONS:
-        raise Failure(f"--resume: expected {resumed['versions']}, with which the run was begun, found {VERSIONS}")
-    for what, differing in (("cores", "the last bits may differ"), ("devices", "other random numbers are drawn")):
-        if resumed and resumed.get(what, record[what]) != record[what]:
-            print(f"this run was last on {resumed[what]} {what}, here are {record[what]}: {differing}")
-    own = ("data_dir", "log_dir")  # a machine can have them elsewhere
-    arguments = {name: value for name, value in record["arguments"].items() if name not in own}
-    agree(strategy, arguments=arguments, data=data, versions=VERSIONS, run=resumed is not None)
-
-
-def write_checkpoint(checkpoint, log_dir, step, chief=True):
-    """Writes the state after `step` steps into log_dir/checkpoints, the chief alone, and removes all but the last two.
-
-    TensorFlow writes the index last, so a checkpoint that has one was written to its end. What a run did not write
-    stays where it is. Raises Failure with status 3 if a weight is not finite.
-    """
-    if not all(np.isfinite(tf.convert_to_tensor(v)).all() for v in checkpoint.network):
-        raise Failure(f"step {step}: the weights are no longer finite; try a smaller --lr", 3)
-    tf.summary.flush()  # what was logged before this step is not logged again
-    if not chief:
-        return
-    folder, name = pathlib.Path(log_dir, "checkpoints"), f"step-{step:010d}"
-    checkpoint.write(str(folder / name))
-    for path in folder.glob(f"{name}.*"):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    kept = sorted(path.stem for path in folder.glob("step-??????????.index") if path.stem <= name)[-2:]
-    for path in folder.iterdir():
-        ours = re.fullmatch(r"(step-\d{10})(_temp|\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?)", path.name)
-        if ours and ours[1] not in kept:  # older ones, damaged ones, and what a dead process left half-written
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def restore_checkpoint(checkpoint, log_dir):
-    """Reads the newest good checkpoint of the run into `checkpoint`; returns its step, 0 if none was begun.
-
-    A damaged one, as its checksums tell, is passed over with a line that says so; raises Failure if none is good.
-    """
-    for path in sorted(pathlib.Path(log_dir, "checkpoints").glob("step-??????????.index"), reverse=True):
-        prefix = str(path.with_suffix(""))
-        try:
-            checkpoint.read(prefix).assert_existing_objects_matched()
-            return int(prefix[-10:])
-        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
-            print(f"{prefix} is damaged ({type(error).__name__}): trying the one before it", flush=True)
-    if any(pathlib.Path(log_dir).glob("*tfevents*")):  # these come after the first checkpoint
-        raise Failure(f"--resume {log_dir}: all checkpoints in its folder are damaged or gone, expected a whole one")
-    return 0
-
-
-def open_events(log_dir, step):
-    """Returns the summary writer of the run; its event files lose what they hold of `step` and later, and the setting.
-
-    That is logged again. Each file is replaced by a copy up to there, or up to a record torn when the process ended.
-    What comes after such a record, or a damaged one, cannot be read: a line says so.
-    """
-    copy, setting = os.path.join(log_dir, "rewound"), re.compile("arguments$|data$|_hparams_/")  # of log_setting
-    for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
-        with tf.io.TFRecordWriter(copy) as events:
-            try:
-                for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-                    event = tf.compat.v1.Event.FromString(record)
-                    again = event.step >= step or any(setting.match(value.tag) for value in event.summary.value)
-                    if event.file_version or not again:
-                        events.write(record)
-            except tf.errors.DataLossError:
-                print(f"{path} is torn or damaged: what it holds after that place is left out", flush=True)
-        os.replace(copy, path)
-    return tf.summary.create_file_writer(log_dir)
-
-
-def write_json(path, content):
-    """Writes `content` as JSON into the file `path`: the whole of it or, if anything fails, none."""
-    with open(f"{path}.partial", "w") as file:
-        json.dump(content, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f"{path}.partial", path)
-
-
-def read_json(path, *parts):
-    """Returns the content of a JSON file that a run has written; raises Failure unless it has all `parts`."""
-    try:
-        content = json.loads(pathlib.Path(path).read_text())
-        if not all(isinstance(content[part], dict) for part in parts):
-            raise ValueError
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        what = f"{', '.join(parts)} ({type(error).__name__} {error})"
-        raise Failure(f"{path}: expected the JSON file that a run writes, with {what}") from None
-    return content
-
-
-def describe(args, record, network, replicas):
-    """Prints the data, the network and where to look, before training starts."""
-    data = record["data"]
-    sizes = ", ".join(f"{size:,} {part}" for part, size in data["sizes"].items())
-    print(f"{data['name']} from {data['source']}: {sizes}")
-    if "warning" in data:
-        print(data["warning"])
-    devices = f"{replicas} device{'s' * (replicas > 1)}"
-    memory = f"{BYTES_OF_A_WEIGHT * record['parameters'] / 1e6:,.0f} MB with gradients and Adam's moments"
-    print(f"{record['parameters']:,} trainable weights, {memory}; {args.precision} on {devices}; seed {args.seed}")
-    units = [f"{unit.name} {tuple(unit.alpha.shape)}" for unit in units_of(network)]
-    print(f"cross-stitch units, with the shapes of alpha[to, from]: {', '.join(units) or 'none'}")
-    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-    cpu = pathlib.Path("/proc/cpuinfo")
-    slow = any(gpu.get("compute_capability", (8, 0)) < (8, 0) for gpu in gpus)
-    if args.precision == "bfloat16" and (slow or (not gpus and cpu.exists() and "bf16" not in cpu.read_text())):
-        print("nothing here computes in bfloat16 directly: float32 will be faster and more exact")
-    watch = [sys.executable, "-m", "tensorboard.main", "--logdir", os.path.dirname(args.log_dir.rstrip("/")) or "."]
-    print(f"writing to {args.log_dir}; to watch: {shlex.join(watch)}", flush=True)
-
-
-def units_of(network):
-    """Returns the network's cross-stitch units."""
-    return [layer for layer in network.layers if isinstance(layer, CrossStitch)]
-
-
-def log_setting(args, data, metrics):
-    """Logs, at step 0, the arguments and the data as text, the hyper-parameters and `metrics`, tags."""
-    for tag, values in (("arguments", vars(args)), ("data", data)):
-        tf.summary.text(tag, [(name, str(value)) for name, value in values.items()], step=0)
-    values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}
-    hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
-    hparams.hparams(values)
-
-
-def log_training(network, step, numbers):
-    """Logs α of every unit (its means, its histogram, the means (T, T) as a picture) and, from step 1 on, `numbers`."""
-    for unit in units_of(network):
-        mean, own = unit.mixing(), np.eye(unit.tasks, dtype=bool)
-        tf.summary.scalar(f"units/{unit.name}/alpha_self", mean[own].mean())
-        tf.summary.scalar(f"units/{unit.name}/alpha_cross", mean[~own].mean())
-        value = np.kron(np.sign(mean) * np.sqrt(np.minimum(np.abs(mean), 1)), np.ones((64, 64)))
-        picture = np.stack([1 - np.maximum(value, 0), 1 - np.abs(value), 1 + np.minimum(value, 0)], axis=-1)
-        text = "Row i, column j: what task i takes from task j. Blue is positive, red negative; full colour from 1 on."
-        tf.summary.image(f"units/{unit.name}/alpha_mean", picture[None], description=text)
-        if unit.unit != "activation":  # hundreds of millions of zeros would hide everything
-            tf.summary.histogram(f"units/{unit.name}/alpha", unit.alpha.value)
-    for tag, value in numbers.items() if step else ():
-        tf.summary.scalar(tag, value)
-
-
-def log_confusion(matrices, classes):
-    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
-    for task, matrix in matrices.items():
-        if len(matrix) <= 100:  # more nobody could read, and thousands would take gigabytes
-            rows = [(name, *map(str, row)) for name, row in zip(classes[task], matrix)]
-            tf.summary.text(f"{task}/confusion_matrix", [("true, predicted:", *classes[task]), *rows])
-
-
-def write_results(results, network, speeds):
-    """Adds to a run's results what its units learned and its speed, writes them and the model, and prints them."""
-    args = results["arguments"]
-    results |= {"epochs": args["n_epoch"], "seed": args["seed"]}
-    results["images_per_second"] = round(statistics.median(speeds), 1)
-    results["cross_stitch"] = {unit.name: unit.mixing().tolist() for unit in units_of(network)}
-    network.save(os.path.join(args["log_dir"], "model.keras"))
-    write_json(os.path.join(args["log_dir"], "results.json"), results)
-    print_results(results)
-
-
-def load_run(model_path):
-    """Returns the trained network in a run's model.keras and the content of results.json beside it, for --predict."""
-    if model_path is None:
-        raise Failure("--predict: expected --model with the model.keras of a run")
-    results = read_json(os.path.join(os.path.dirname(model_path), "results.json"), "arguments", "classes")
-    try:
-        network = keras.models.load_model(model_path)
-    except Exception as error:  # what Keras makes of a damaged file is of many types
-        raise Failure(f"--model {model_path}: expected the model.keras of a run ({type(error).__name__})") from None
-    if network.name != NAME:
-        raise Failure(f"--model {model_path}: expected a model of {NAME}.py, found one of {network.name}")
-    return network, results
-
-
-def predict(photos, model_path, boxes):
-    """Draws the landmarks into a copy of each photo, PHOTO.landmarks.png, and prints them and the attributes.
-
-    `boxes` hold left, right, top and bottom of the face in pixels, for each photo or one for all; with None the face is
-    in the middle square. Small photos are drawn larger. Raises Failure for a photo or model that cannot be read.
-    """
-    network, results = load_run(model_path)
-    args, squares, faces = results["arguments"], [], []
-    if boxes and len(boxes) not in (1, len(photos)):
-        raise Failure(f"--box: expected one for all photos or one each, {len(photos)}, found {len(boxes)}")
-    for left, right, top, bottom in boxes or []:
-        if not (left < right and top < bottom and np.isfinite([left, right, top, bottom]).all()):
-            raise Failure(f"--box {left:g} {right:g} {top:g} {bottom:g}: expected left < right and top < bottom")
-
-    def read(photo):
-        try:
-            image = tf.io.decode_image(tf.io.read_file(photo), channels=3, expand_animations=False)
-        except tf.errors.OpError:
-            raise Failure(f"--predict {photo}: expected an image, of JPEG, PNG, GIF, BMP or WebP") from None
-        return upright(image, orientation(photo)).numpy()
-
-    for k, photo in enumerate(photos):  # all of them, before anything is written
-        image = read(photo)
-        height, width, _ = image.shape
-        side = min(height, width)
-        square = [(width - side) / 2 - 0.5, (height - side) / 2 - 0.5, side]
-        if boxes:
-            left, right, top, bottom = boxes[k % len(boxes)]
-            square = [left, (top + bottom - right + left) / 2, right - left]
-        squares.append(np.array(square, np.float32))
-        try:
-            faces.append(crop(image, squares[k], args["image_size"], args["crop_scale"]))
-        except tf.errors.InvalidArgumentError:
-            raise Failure(f"--box: expected a part of the photo, {photo} has {width} x {height} pixels") from None
-    for photo, square, face in zip(photos, squares, faces):
-        outputs, image = network(face[None], training=False), read(photo)
-        points = from_box(outputs["landmarks"].numpy(), square[None])[0]
-        zoom = max(1, 400 // max(image.shape[:2]))
-        image = np.kron(image, np.ones((zoom, zoom, 1), np.uint8))
-        mark(image, (points + 0.5) * zoom - 0.5, (230, 0, 0), max(1.5, zoom * float(square[2]) / 60))
-        print(f"{photo}: points drawn into {photo}.landmarks.png")
-        for name, (x, y) in zip(LANDMARKS, points):
-            print(f"  {name:20} x {x:7.1f}  y {y:7.1f}")
-        for task, logits in outputs.items():
-            if task != "landmarks":
-                sigmoids = args["preset"] == "poster" and task == "pose"
-                probabilities = (tf.sigmoid if sigmoids else tf.nn.softmax)(logits[0]).numpy()
-                best = probabilities.argmax()
-                print(f"  {task:20} {results['classes'][task][best]} {probabilities[best]:.3f}")
-        Image.fromarray(image).save(f"{photo}.landmarks.png")  # last: the folder may not be writable
-
-
-# ---------------------------------------------------------------- command line (down to Preset: shared)
-
-
-def boolean(text):
-    """Returns the truth value that a word names, or the word; argparse's type=bool would read "False" as true."""
-    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
-
-
-def number(kind, interval):
-    """Returns an argparse type: a `kind` (int or float) inside an interval, written as in "(0, 1]"."""
-    low, high = map(float, interval[1:-1].split(","))
-
-    def parse(text):
-        with contextlib.suppress(ValueError):
-            value, place = kind(text), float(text)  # which is infinite for what no float can hold
-            if low < place < high or (place == low and interval[0] == "[") or (place == high and interval[-1] == "]"):
-                return value
-        what = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"expected {what} in {interval}, got {text!r}")
-
-    return parse
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are ours: one line, without the usage, with the flag that may have been meant."""
-
-    def error(self, message):
-        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
-        if near := unknown and difflib.get_close_matches(unknown[1], self._option_string_actions, 1):
-            message += f"; did you mean {near[0]}?"
-        raise Failure(message.removeprefix("argument "))
+    units = parser.add_argument_group("cross-stitch units").add_argument
+    units("--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline")
+    units(
+        "--cross_stitch_unit", choices=UNITS, default="channel", help="what has one alpha; 2018: a pair of activations"
+    )
+    units(
+        "--cross_stitch_at",
+        nargs="+",
+        choices=STITCHED_LAYERS,
+        default=[layer for layer in STITCHED_LAYERS if layer != "pool_4"],
+        help="layers that a unit follows",
+    )
+    units("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
+    units("--cross_stitch_lr_scale", type=non_negative_float, default=1.0, help="learning rate of units, times --lr")
+    units("--pretrain_epoch", type=non_negative_int, default=0, help="first epochs, in which columns train alone")
+
+    network("--split_after", choices=STITCHED_LAYERS, help="last layer of a trunk that all tasks share; none: no trunk")
+    network("--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer")
+    network("--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps")
+    network("--bn_momentum", type=fraction_below_one, default=0.9, help="momentum of batch norm's moving averages")
+    network("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products")
+
+    training = parser.add_argument_group("training").add_argument
+    training("--lr", type=positive_float, default=0.004, help="learning rate of Adam")
+    training("--lr_half_life", type=non_negative_float, default=6.0, help="epochs in which it halves; 0: constant")
+    training("--n_epoch", type=positive_int, default=20, help="epochs to train")
+    training("--n_batch_size", type=positive_int, default=64, help="images in a step, over all devices")
+    training("--reg_lambda", type=non_negative_float, default=1e-6, help="weight of the L2 loss")
+    training("--landmark_lambda", type=non_negative_float, default=1.0, help="weight of the loss of the landmarks")
+    training("--aux_lambda", nargs="+", type=non_negative_float, default=[0.003], help="of the attributes, all or each")
+    training("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relate the weights of the columns")
+    training("--weight_reg_lambda", type=non_negative_float, default=1e-6, help="weight of the loss that relates them")
+    training("--preset", choices=PRESETS, default="default", help="paper: of Misra et al.; poster: of its code")
+    training("--seed", type=seed, default=0, help="seed of everything that is drawn at random")
+
+    data = parser.add_argument_group("data").add_argument
+    data("--data_dir", type=absolute_path, help="folder of MTFL")
+    data("--image_size", type=image_size, default=40, help="side of the faces in pixels")
+    data("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces")
+    data("--train_fraction", type=fraction, default=1.0, help="part of the training images that is used")
+    data("--validation_fraction", type=validation_fraction, default=0.2, help="part of them that is held out")
+
+    output = parser.add_argument_group("output").add_argument
+    output("--log_dir", type=os.path.expanduser, help="folder of the run; none: a new one in tf_logs/facial_landmark")
+    output("--log_every", type=positive_int, default=100, help="steps between two logged values, at most")
+    output("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
+    output(
+        "--resume", metavar="LOG_DIR", type=os.path.expanduser, help="go on; auto: with the run in --log_dir, if any"
+    )
+
+    add("--predict", nargs="+", metavar="PHOTO", type=os.path.expanduser, help="do not train: find landmarks")
+    add("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
+    edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
+    add("--box", nargs=4, type=float, metavar=edges, help="box of the face in pixels; none: the middle square")
+    add("--out", metavar="FOLDER", type=os.path.expanduser, default=".", help="where --predict draws landmarks")
+    return parser
+
+
+def kind_of_run(args):
+    """Return the word that begins the name of a run's folder."""
+    if args.network != "cross_stitch":
+        return args.network
+    if args.split_after:
+        return f"split_after_{args.split_after}"
+    return "stitched" if args.cross_stitch_enabled else "baseline"
+
+
+def check_arguments(args):
+    """Raise Failure where arguments do not fit together, before any data are read."""
+    if args.data_dir is None or not os.path.exists(os.path.join(args.data_dir, "training.txt")):
+        raise Failure(f"--data_dir {args.data_dir or ''} should be a folder with {LAYOUT}.")
+    if args.pretrain_epoch >= args.n_epoch:
+        raise Failure(f"--pretrain_epoch {args.pretrain_epoch} should be less than --n_epoch, {args.n_epoch}.")
+    if args.network == "single" and args.split_after:
+        raise Failure(f"--split_after {args.split_after} needs more than the landmarks, so not --network single.")
+    if args.network == "split":
+        args.split_after = STITCHED_LAYERS[-1]
+    if len(args.aux_lambda) not in (1, len(TASKS)):
+        raise Failure(f"--aux_lambda needs one number, or one each for {' '.join(TASKS)}.")
+    if args.weight_reg != "none" and (args.network == "single" or args.split_after == STITCHED_LAYERS[-1]):
+        raise Failure(f"--weight_reg {args.weight_reg} relates the weights of two columns, and there is only one.")
 
 
 def parse_arguments(argv):
-    """Returns the arguments, and the record of the run to go on with or None; raises Failure if they are wrong.
+    """Return the arguments, and what run.json says of the run to go on with, or None for a new run.
 
-    With --resume, what the command line leaves out is taken from the run; what would change it is refused.
+    With --resume, arguments that are left out are those of the run, and others are refused where they would change it.
+    The arguments of a training have no `resume`, and none of PREDICTION_ARGUMENTS.
     """
-    if bad := [word for word in argv if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", word)]:
-        raise Failure(f"{bad[0]!a}: expected an argument in UTF-8, without control characters")
+    for word in argv:
+        if re.search("[\ud800-\udfff]", word):  # Python's stand-ins for bytes that are not UTF-8
+            raise Failure(f"{word!a} is not in UTF-8.")
     parser = make_parser()
-    args, resumed = parser.parse_args(argv), None
-    folder = args.log_dir if args.resume == "auto" else args.resume
-    if args.resume not in (None, "auto") and args.log_dir not in (None, folder):
-        raise Failure(f"--log_dir {args.log_dir}: expected none beside --resume {folder}, which names the folder")
-    if folder is not None and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
-        resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
-        then = resumed["arguments"]
-        if foreign := then.keys() - vars(args).keys():
-            raise Failure(f"--resume {folder}: expected a run of {NAME}.py, found one with --{min(foreign)}")
-        parser.set_defaults(**then)
+    args = parser.parse_args(argv)
+    if args.predict:
+        return args, None
+    for name in PREDICTION_ARGUMENTS:
+        if vars(args)[name] != parser.get_default(name):
+            raise Failure(f"--{name} goes with --predict.")
+
+    folder = folder_to_resume(args)
+    resumed = None
+    if folder is None:
+        parser.set_defaults(**PRESETS[args.preset])
         args = parser.parse_args(argv)
-        args.log_dir = folder
-        for name, value in vars(args).items():
-            free = name in ("resume", "log_dir", "data_dir") or (name == "n_epoch" and value > then.get(name, value))
-            if not free and value != then.get(name):
-                raise Failure(f"--resume {folder}: the run has --{name} {then.get(name)}, got {value}")
-    elif not args.log_dir:
-        if "TF_CONFIG" in os.environ or args.resume:
-            raise Failure("--log_dir: required with TF_CONFIG and with --resume auto, a folder that all workers see")
-        stem = NAME.removesuffix("_multi_task_learning")  # TensorBoard cuts long names off
-        args.log_dir = time.strftime(f"tf_logs/{stem}/{kind_of_run(args)}-seed{args.seed}-%Y%m%d-%H%M%S", time.gmtime())
-        args.log_dir += f"-{os.getpid()}"  # runs may begin within a second
-    if re.search(r"[][*?\\]|://", args.log_dir):
-        raise Failure(f"--log_dir {args.log_dir}: expected a path of this machine, without [ ] * ? \\ and ://")
-    if args.pretrain_epoch >= args.n_epoch:
-        raise Failure(f"--pretrain_epoch {args.pretrain_epoch}: expected less than --n_epoch, {args.n_epoch}")
-    del args.resume
+        args.log_dir = args.log_dir or default_log_dir(args, parser)
+    else:
+        resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "classes", "versions")
+        args = arguments_of_resumed_run(parser, argv, folder, resumed["arguments"])
+    refuse_log_dir(args.log_dir)
+    check_arguments(args)
+    for name in ("resume", *PREDICTION_ARGUMENTS):
+        delattr(args, name)
     return args, resumed
 
 
+def folder_to_resume(args):
+    """Return the folder of the run that --resume names, or None for a new run."""
+    if args.resume == "auto":
+        if not args.log_dir:
+            raise Failure("--resume auto needs --log_dir.")
+        begun = os.path.exists(os.path.join(args.log_dir, "run.json"))
+        return args.log_dir if begun else None
+    if args.resume is not None and args.log_dir not in (None, args.resume):
+        raise Failure("--log_dir and --resume name different folders; give one of them.")
+    return args.resume
+
+
+def arguments_of_resumed_run(parser, argv, folder, recorded):
+    """Return the arguments of the run in `folder`. Only --n_epoch may grow and --data_dir may differ.
+
+    `recorded` are the arguments in its run.json.
+    """
+    known = vars(parser.parse_args([]))
+    if foreign := recorded.keys() - known.keys():
+        raise Failure(f"--resume {folder}: the run has --{min(foreign)}, which {NAME}.py does not have.")
+    parser.set_defaults(**recorded)
+    args = parser.parse_args(argv)
+    args.log_dir = folder
+    for name, value in vars(args).items():
+        may_differ = name in ("resume", "log_dir", "data_dir", *PREDICTION_ARGUMENTS)
+        may_grow = name == "n_epoch" and value > recorded.get(name, value)
+        if value != recorded.get(name) and not may_differ and not may_grow:
+            raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
+    return args
+
+
+def default_log_dir(args, parser):
+    """Return a new folder for the run, whose name tells it from others: data, kind, what is not default, seed, time."""
+    if "TF_CONFIG" in os.environ:
+        raise Failure("--log_dir is needed with TF_CONFIG: a folder that all processes see.")
+    script = NAME.removesuffix("_multi_task_learning")
+    data = os.path.basename(args.data_dir) if args.data_dir else script
+    told_otherwise = {"cross_stitch_enabled", "split_after", "seed", "tasks", "data_dir", "log_dir", "resume"}
+    changed = []
+    for name, value in vars(args).items():
+        if value != parser.get_default(name) and name not in told_otherwise:
+            values = value if isinstance(value, list) else [value]
+            changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
+    words = re.sub(r"[^\w.-]+", "_", "-".join([data, kind_of_run(args), *changed]), flags=re.ASCII)
+    when = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    # The number of the process: several runs may begin in one second.
+    return f"tf_logs/{script}/{words[:80]}-seed{args.seed}-{when}-{os.getpid()}"
+
+
+def refuse_log_dir(log_dir):
+    """Raise Failure for a path that TensorFlow would take for something else: a pattern, an address, other bytes."""
+    if re.search(r"[][*?\\]|://", log_dir):
+        raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
+    if os.fsencode(os.path.abspath(log_dir)) != os.path.abspath(log_dir).encode("utf-8", "surrogateescape"):
+        raise Failure(f"--log_dir {log_dir!a}: TensorFlow cannot find it in this locale. Use one with UTF-8.")
+
+
 def main(argv=None):
-    """Runs the command line `argv` and returns the exit status: 0, or another one after one line that says why."""
+    """Do what the command line `argv` says, and return the exit status: 0, or another after one line that says why."""
     log_dir = ""
     try:
-        args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
-        log_dir = args.log_dir
-        run(args, resumed)
+        with own_settings():
+            args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
+            if "predict" in args:
+                predict_pictures(args)
+            else:
+                log_dir = args.log_dir
+                show_or_train(args, resumed)
         return 0
     except Failure as failure:
         message, status = str(failure), failure.status
-    except (OSError, MemoryError, tf.errors.OpError) as error:  # a full disk, a lost worker
-        last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]  # without TensorFlow's own stack
-        message, status = last.split("\n")[0], 1
-    if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):  # 2, 3: it would end so again
+    except (OSError, MemoryError, tf.errors.OpError) as error:  # for instance a full disk, or a lost worker
+        # TensorFlow adds a traceback of its own, after an empty line.
+        last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
+        message, status = last.split("\n")[0], FAILED
+    can_go_on = status not in (WRONG_INPUT, DIVERGED) and os.path.exists(os.path.join(log_dir, "run.json"))
+    if can_go_on:
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
 
 
-class Preset(argparse.Action):
-    """Sets the arguments of a preset; those that come after it on the command line change them."""
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        if namespace.preset not in ("ours", value):
-            parser.error(f"--preset {value}: expected one preset, found {namespace.preset} before it")
-        vars(namespace).update(PRESETS[value], preset=value)
-
-
-def make_parser():
-    """Returns the parser of this script's arguments."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    add = parser.add_argument
-    add("--network", choices=("single", "split", "cross_stitch"), default="cross_stitch", help="kind (cross_stitch)")
-    add("--cross_stitch_enabled", type=boolean, choices=(True, False), default=True, help="False: no units (True)")
-    add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
-    at = [name for name in UNITS if name != "pool_4"]
-    add("--cross_stitch_at", nargs="+", choices=UNITS, default=at, help=f"layers that a unit follows ({' '.join(at)})")
-    add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
-    add("--cross_stitch_lr_scale", type=number(float, "[0, inf)"), default=1.0, help="times --lr, for units (1)")
-    add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
-    add("--lr", type=number(float, "(0, inf)"), default=0.004, help="Adam's learning rate (0.004)")
-    add("--lr_half_life", type=number(float, "[0, inf)"), default=6.0, help="epochs that halve it (6; 0: constant)")
-    add("--n_epoch", type=number(int, "[1, inf)"), default=20, help="epochs (20)")
-    add("--n_batch_size", type=number(int, "[1, inf)"), default=64, help="images per step, over all devices (64)")
-    add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of the L2 term (1e-6)")
-    add("--keep_prob", type=number(float, "[0.01, 1]"), default=0.8, help="share that dropout keeps (0.8)")
-    add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
-    add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
-    add("--preset", action=Preset, choices=PRESETS, default="ours", help="poster: its setting; wide: twice the filters")
-    add("--landmark_lambda", type=number(float, "[0, inf)"), default=1.0, help="weight of the landmarks' loss (1)")
-    rate = number(float, "[0, inf)")
-    add("--aux_lambda", nargs="+", type=rate, default=[0.003], help="of attributes, all or each (0.003)")
-    add("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relates the columns' weights (none)")
-    add("--weight_reg_lambda", type=number(float, "[0, inf)"), default=1e-6, help="weight of that term (1e-6)")
-    add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
-    add("--validation_fraction", type=number(float, "(0, 1)"), default=0.2, help="part of it held out (0.2)")
-    add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of all that is drawn at random (0)")
-    add("--data_dir", type=os.path.abspath, help="folder of MTFL")
-    add("--image_size", type=number(int, "[32, 256]"), default=40, help="side of the faces in pixels (40)")
-    add("--crop_scale", type=number(float, "[1, 2]"), default=1.0, help="side of the faces over that of the box (1)")
-    add("--augment", type=boolean, choices=(True, False), default=True, help="mirror, turn, scale, move training faces")
-    add("--log_dir", help="folder of the run (tf_logs/facial_landmark/<stitched|baseline|...>-seed<k>-<time>-<pid>)")
-    add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
-    add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
-    add("--resume", metavar="LOG_DIR", help="go on with this run; auto: with the one in --log_dir, if it holds one")
-    what = "train nothing: find the landmarks in these photos by --model, and draw them into PHOTO.landmarks.png"
-    add("--predict", nargs="+", metavar="PHOTO", help=what)
-    add("--model", metavar="FILE", help="model.keras of a run, for --predict")
-    edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
-    box = "of the face in pixels, once or for each photo; its width and centre count (the middle square)"
-    add("--box", nargs=4, type=float, action="append", metavar=edges, help=box)
-    return parser
-
-
-def run(args, resumed):
-    """Predicts if asked to; otherwise trains, or shows the results of the run to resume where it is finished."""
-    if args.predict:
-        return predict(args.predict, args.model, args.box)
-    if args.model or args.box:
-        raise Failure("--model, --box: expected with --predict PHOTO")
-    del args.predict, args.model, args.box
-    if len(args.aux_lambda) not in (1, len(TASKS)):
-        raise Failure(f"--aux_lambda: expected one number, or one each for {' '.join(TASKS)}")
-    if args.weight_reg != "none" and args.network != "cross_stitch":
-        raise Failure(f"--weight_reg {args.weight_reg}: expected --network cross_stitch (or --weight_reg none)")
-    if setting := ", ".join(f"{name} {vars(args)[name]}" for name in PRESETS[args.preset]):
-        print(f"--preset {args.preset}: {setting}")
+def show_or_train(args, resumed):
+    """Train, or show the results of the run to resume if it is finished."""
+    if PRESETS[args.preset]:
+        changed = ", ".join(f"--{name} {vars(args)[name]}" for name in PRESETS[args.preset])
+        say(f"--preset {args.preset} means {changed}")
     path = os.path.join(args.log_dir, "results.json")
-    results = read_json(path, "classes", "data") if resumed and os.path.exists(path) else {}
-    if results.get("epochs", 0) >= args.n_epoch:
-        print(f"this run is finished; it was trained on {results['data'].get('source')}")
-        print_results(results)
-    else:
-        train(args, resumed)
+    if resumed and os.path.exists(path):
+        results = read_json(path, "classes", "data")
+        if results.get("epochs", 0) >= args.n_epoch:
+            say(f"This run is finished. It was trained on {results['data'].get('source')}.")
+            print_results(results)
+            return
+    train(args, resumed)
 
 
-def kind_of_run(args):
-    """Returns the word that stands in the name of the run's folder."""
-    return args.network if args.network != "cross_stitch" else "stitched" if args.cross_stitch_enabled else "baseline"
+@contextlib.contextmanager
+def own_settings():
+    """In this context Keras has its default settings, whatever the user's configuration says; they are put back."""
+    config = keras.config
+    previous = (config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy())
+    if previous[:3] != ("channels_last", "float32", 1e-7) or previous[3].name != "float32":
+        say(f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}; this script uses its own.")
+    config.set_image_data_format("channels_last")
+    config.set_floatx("float32")
+    config.set_epsilon(1e-7)
+    config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        config.set_image_data_format(previous[0])
+        config.set_floatx(previous[1])
+        config.set_epsilon(previous[2])
+        config.set_dtype_policy(previous[3])
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, with the flag that may have been meant."""
+
+    def error(self, message):
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            similar = difflib.get_close_matches(unknown[1], known, n=1)
+            if similar:
+                message += f"; did you mean {similar[0]}?"
+        raise Failure(message.removeprefix("argument "))
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show the defaults of the arguments that have one, and the description as it is."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def boolean(text):
+    """Argument type. (With `type=bool` argparse reads "False" as True.)"""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return words[text.lower()]
+
+
+def number(kind, text, condition, wanted):
+    """Return the number, an int or a float, that `text` tells, if it is finite and fulfils the condition."""
+    try:
+        value = kind(text)
+        if math.isfinite(value) and condition(value):
+            return value
+    except (ValueError, OverflowError):
+        pass
+    raise argparse.ArgumentTypeError(f"{text[:50]!r} is not {wanted}")
+
+
+def positive_int(text):
+    return number(int, text, lambda value: value >= 1, "a whole number from 1")
+
+
+def non_negative_int(text):
+    return number(int, text, lambda value: value >= 0, "a whole number from 0")
+
+
+def seed(text):
+    return number(int, text, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
+
+
+def positive_float(text):
+    return number(float, text, lambda value: value > 0, "a number above 0")
+
+
+def non_negative_float(text):
+    return number(float, text, lambda value: value >= 0, "a number from 0")
+
+
+def fraction(text):
+    return number(float, text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+
+
+def fraction_below_one(text):
+    return number(float, text, lambda value: 0 <= value < 1, "a number from 0 and below 1")
+
+
+def keep_probability(text):
+    return number(float, text, lambda value: 0.01 <= value <= 1, "a number from 0.01 to 1")
+
+
+def absolute_path(text):
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def validation_fraction(text):
+    return number(float, text, lambda value: 0 < value < 1, "a number above 0 and below 1")
+
+
+def image_size(text):
+    return number(int, text, lambda value: 32 <= value <= 256, "a whole number from 32 to 256")
 
 
 if __name__ == "__main__":

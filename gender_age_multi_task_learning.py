@@ -1,23 +1,39 @@
-"""Trains gender and age (and ethnicity) from faces side by side, joined by cross-stitch units.
+"""Train networks side by side that see gender and age, and ethnicity, in faces, joined by cross-stitch units.
 
-Each task has a column of its own: a small convolutional network. After each pooling layer and each fully connected
-layer a cross-stitch unit mixes the columns' activations with learned weights, so that the network itself finds how
-much the tasks should share. These tasks have less to do with each other than those on Fashion-MNIST.
+Each task has its own column, a small convolutional network. A cross-stitch unit after each convolution block and after
+the fully connected layer mixes the activations of the columns with learned weights, so that the network itself finds
+how much the tasks should share. The tasks have less in common than those on Fashion-MNIST.
 
-    python gender_age_multi_task_learning.py --data_dir UTKFace --cross_stitch_enabled True     # or False
-    python -m tensorboard.main --logdir tf_logs                                 # the curves, side by side
+Train with units, then without, and compare the curves of the two runs:
+
+    python gender_age_multi_task_learning.py --data_dir UTKFace --cross_stitch_enabled True
+    python gender_age_multi_task_learning.py --data_dir UTKFace --cross_stitch_enabled False
+    python -m tensorboard.main --logdir tf_logs
+
+The folder holds UTKFace (the aligned and cropped faces), or VGGFace2 (its folders meta and test). Of VGGFace2 only the
+2,000 images are used of which it says that the person is young or mature. Faces of your own can be named as those of
+UTKFace are: AGE_GENDER_ETHNICITY_NUMBER.jpg.chip.jpg, with gender 0 for male and 1 for female, and ethnicity 0 to 4.
+
+To go on with a run that was stopped, or to let a finished run judge photos, in which the face fills the middle square:
+
+    python gender_age_multi_task_learning.py --resume LOG_DIR
     python gender_age_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
---data_dir holds UTKFace (the aligned and cropped faces) or VGGFace2 (its folders meta and test; only the 2,000
-images of which it tells that a person is young or mature are taken).
-A stopped run goes on where it was:      ... --resume LOG_DIR
-Several GPUs of one machine are used without being asked. On several machines, start the same command
-on each of them with TF_CONFIG set, and with a --log_dir on storage that all of them see.
+All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
+set and with a --log_dir that all of them can see.
 
-To read the method, read down to `train`. What stands below it keeps a run safe, shows it, and reads its arguments.
-Papers: Misra, Shrivastava, Gupta, Hebert, "Cross-stitch Networks for Multi-task Learning", CVPR 2016,
-arXiv:1604.03539. Zhang, Song, Qi, "Age Progression/Regression by Conditional Adversarial Autoencoder", CVPR 2017,
-arXiv:1702.08423 (UTKFace). Cao, Shen, Xie, Parkhi, Zisserman, "VGGFace2", FG 2018, arXiv:1710.08092.
+Contents:
+    The method: tasks and layer sizes, cross-stitch units, network, losses and training step, training loop.
+    The data.
+    What makes it fast and safe: kernels and devices, several machines, checkpoints, event files, results.
+    Prediction, command line.
+
+References:
+    Misra, Shrivastava, Gupta, Hebert: Cross-stitch Networks for Multi-task Learning. CVPR 2016, arXiv:1604.03539.
+    Zhang, Song, Qi: Age Progression/Regression by Conditional Adversarial Autoencoder. CVPR 2017, arXiv:1702.08423
+    (UTKFace).
+    Cao, Shen, Xie, Parkhi, Zisserman: VGGFace2. FG 2018, arXiv:1710.08092.
+    The implementation of 2018: github.com/helloyide/Cross-stitch-Networks-for-Multi-task-Learning.
 """
 
 # /// script
@@ -26,11 +42,12 @@ arXiv:1702.08423 (UTKFace). Cao, Shen, Xie, Parkhi, Zisserman, "VGGFace2", FG 20
 # ///
 
 import argparse
+import builtins
 import collections
+import concurrent.futures
 import contextlib
 import csv
 import difflib
-import fcntl
 import functools
 import hashlib
 import itertools
@@ -40,829 +57,1394 @@ import os
 import pathlib
 import re
 import shlex
-import shutil
 import signal
+import socket
+import socketserver
 import statistics
 import sys
 import threading
 import time
 import zlib
+from typing import NamedTuple
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to save, Ctrl-C ends it without a traceback
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # fewer of TensorFlow's start-up notes, which bury our own lines
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # of a GPU's memory no more than is needed
-os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # memory is kept for the next step, not handed back
-os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24))  # by default that would hold 64 GB at most
+    # Until a run has something to save, Ctrl-C and SIGTERM end the program without a traceback. In a notebook they
+    # must not: there the kernel would die.
+    if not hasattr(builtins, "get_ipython"):
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, lambda number, frame: os._exit(128 + number))
+    # TensorFlow and Keras read these when they are imported.
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["TF_USE_LEGACY_KERAS"] = "0"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's start-up notes
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocate GPU memory only as it is needed
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory in the next step: a step is faster
+    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24))  # in effect without a limit; the default is 64 GB
 
 import keras
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(f"{__name__} needs Keras with TensorFlow; set KERAS_BACKEND=tensorflow before importing Keras.")
+
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from PIL import Image  # TensorBoard brings it along
+from PIL import Image, ImageOps  # TensorBoard brings Pillow along
 from tensorboard.plugins.hparams import api as hparams
 
-# What is called shared below is the same text in other scripts: tests/test_copies.py has the list, and mends copies.
+# ------------------------------------------------------------------------------------------------ tasks and layer sizes
+
 NAME = "gender_age_multi_task_learning"
-TASKS = {  # task: names of its classes; those of age come from --age_bins
+
+MATURE = 30  # years; VGGFace2 says no more than young and mature
+TASKS = {  # the names of each task's classes; those of age are others if --age_bins is given
     "gender": ["male", "female"],
-    "age": None,
+    "age": ["young", "mature"],
     "ethnicity": ["White", "Black", "Asian", "Indian", "Others"],
 }
-FILTERS = (32, 64, 128)  # of a column's convolutions, each followed by a pooling layer
-WIDTH = 256  # of its fully connected layer
-UNITS = (*(f"pool_{k}" for k, _ in enumerate(FILTERS, 1)), f"fc_{len(FILTERS) + 1}")  # the layers that a unit follows
-EVALUATION_PIXELS = 2**19  # predicted at once, 128 images of 64x64
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")  # of this machine, in bytes
-BYTES_OF_A_WEIGHT = 16  # in float32: its value, its gradient and Adam's two moments
-VERSIONS = {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
+
+FILTERS = (32, 64, 128)  # the number of filters in each convolution block
+DENSE_WIDTH = 256  # the size of the fully connected layer
+STITCHED_LAYERS = ("pool_1", "pool_2", "pool_3", "fc_4")  # the layers that a unit can follow
+EVALUATION_BATCH_SIZE = 500
+TRAINING_MEASURE = ("accuracy", "summary/accuracy_train")  # what is printed beside the training loss, and its tag
 
 
-class Failure(Exception):
-    """Ends the program with one line and the given exit status; above 128 a signal stopped it, its state saved."""
-
-    def __init__(self, message, status=2):
-        super().__init__(" ".join(str(message).split()))
-        self.status = status
-
-
-# --------------------------------------------- data (orientation to pixel_statistics, hold_out: shared)
-
-UTKFACE_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d+\.jpg\.chip\.jpg")
-LAYOUTS = (
-    "UTKFace (https://susanqq.github.io/UTKFace, the aligned and cropped faces, named [age]_[gender]_[race]_"
-    "[date].jpg.chip.jpg) or VGGFace2 (https://www.robots.ox.ac.uk/~vgg/data/vgg_face2, its folders meta and test)"
-)
-MATURE = 30  # years; VGGFace2 says no more than young and mature
-
-
-def list_utkface(data_dir):
-    """Returns paths, and genders, ages in years, ethnicities and None for identities, of the faces of UTKFace.
-
-    Folders in it are read too, each once, links to folders followed. Files of one name are one face: some archives
-    hold faces twice. Raises Failure if there are none.
-    """
-    files, seen = [], set()
-    for folder, folders, names in os.walk(data_dir, followlinks=True):
-        if os.path.realpath(folder) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(folder))
-        files += [os.path.join(folder, name) for name in names if name.endswith(".jpg")]
-    path_of = {os.path.basename(path): path for path in sorted(files, reverse=True)}  # of two the first one stays
-    if twice := len(files) - len(path_of):
-        print(f"left out {twice} of {len(files)} files, whose names others have in other folders")
-    found = [(path_of[name], UTKFACE_NAME.fullmatch(name)) for name in sorted(path_of)]
-    broken = [os.path.basename(path) for path, match in found if not match]
-    fields = np.array([match.groups() for _, match in found if match], np.int64).reshape(-1, 3)
-    if not len(fields):
-        raise Failure(f"--data_dir {data_dir}: expected {LAYOUTS}")
-    if broken:
-        print(f"skipped {len(broken)} of {len(path_of)} files for their names, such as {broken[0]!a}")
-    return [path for path, match in found if match], fields[:, 1], fields[:, 0], fields[:, 2], None
-
-
-def list_vggface2(data_dir):
-    """Returns paths, and genders, ages, None for ethnicities, and identities, of VGGFace2's age templates.
-
-    The ten first images of an identity are young (age 0 here), the ten others mature (MATURE). Raises Failure where
-    the files in meta are not as VGGFace2 has them.
-    """
-    meta, index = (os.path.join(data_dir, "meta", n) for n in ("identity_meta.csv", "test_agetemp_imglist.txt"))
-    try:
-        with open(meta, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file, skipinitialspace=True))
-        with open(index, encoding="utf-8") as file:
-            names = file.read().split()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Failure(f"--data_dir {data_dir}: expected VGGFace2's {meta} and {index} ({error})") from None
-    rows = [{str(key).strip(): str(value).strip() for key, value in row.items()} for row in rows]
-    if not rows or not {"Class_ID", "Gender"} <= rows[0].keys():
-        raise Failure(f"{meta}: expected the columns Class_ID, Name, Sample_Num, Flag, Gender")
-    gender_of = {row["Class_ID"]: row["Gender"] for row in rows}
-    if not names or len(set(names)) < len(names):
-        raise Failure(f"{index}: expected the paths of images, one a line, none of them twice")
-    paths, genders, ages, identities, seen = [], [], [], [], collections.Counter()
-    for name in names:
-        identity = name.split("/")[-2] if "/" in name else ""
-        if gender_of.get(identity) not in ("m", "f"):
-            raise Failure(f"{index}: expected an image of an identity with a gender in {meta}, found {name}")
-        places = [os.path.join(data_dir, part, name) for part in ("test", "", "train")]
-        paths.append(next((path for path in places if os.path.exists(path)), places[0]))
-        genders.append(int(gender_of[identity] == "f"))
-        ages.append(0 if seen[identity] < 10 else MATURE)
-        seen[identity] += 1
-        identities.append(identity)
-    if wrong := [identity for identity, count in seen.items() if count != 20]:
-        raise Failure(f"{index}: expected 20 images of each identity, found {seen[wrong[0]]} of {wrong[0]}")
-    return paths, np.array(genders), np.array(ages), None, np.array(identities)
-
-
-def decode(path, orientation, size):
-    """Returns the image as a uint8 tensor (size, size, 3): upright, its middle square, scaled with antialiasing."""
-    image = upright(tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False), orientation)
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    side = tf.minimum(height, width)
-    image = tf.image.resize_with_crop_or_pad(image, side, side)
-    image = tf.image.resize(image, (size, size), antialias=True)
-    return tf.ensure_shape(tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8), (size, size, 3))
-
-
-def orientation(path):
-    """Returns the EXIF orientation of an image file, 1 to 8, or 1 where it has none or is no image."""
-    try:
-        with Image.open(path) as image:
-            found = image.getexif().get(0x0112, 1)
-    except Exception:  # whatever a damaged file makes of it; decoding will tell
-        return 1
-    return found if found in range(1, 9) else 1
-
-
-def upright(image, orientation):
-    """Returns an image (height, width, C) as its EXIF orientation says that it is to be seen."""
-    image = tf.cond(orientation > 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
-    mirrored = tf.reduce_any(tf.equal(orientation, [2, 3, 6, 7]))
-    upside_down = tf.reduce_any(tf.equal(orientation, [3, 4, 7, 8]))
-    image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
-    return tf.cond(upside_down, lambda: image[::-1], lambda: image)
-
-
-def decode_all(decode, shape, paths, *columns):
-    """Returns the images that decode(path, orientation, ...) can give, uint8 (n, *shape), and their indices in `paths`.
-
-    `columns` hold what else `decode` takes for each path: boxes. Images that cannot be decoded are named and counted;
-    raises Failure if they are more than 1 %.
-    """
-    rows = np.arange(len(paths)), [os.fsencode(path) for path in paths], [orientation(path) for path in paths], *columns
-    data = tf.data.Dataset.from_tensor_slices(rows)
-    decoded = data.map(lambda k, *row: (k, decode(*row)), num_parallel_calls=tf.data.AUTOTUNE)
-    progress = keras.utils.Progbar(len(paths), verbose=sys.stdout.isatty(), unit_name="image")
-    images, kept = np.empty((len(paths), *shape), np.uint8), []
-    for k, image in decoded.ignore_errors().as_numpy_iterator():
-        images[len(kept)] = image
-        kept.append(int(k))
-        progress.update(len(kept))
-    what = "missing or damaged" + ", or its box lies beside it" * bool(columns)
-    if bad := [paths[k] for k in sorted(set(range(len(paths))) - set(kept))]:
-        progress.update(len(kept), finalize=True)  # ends its line
-        print(f"skipped {len(bad)} of {len(paths)} images, each {what}: {', '.join(bad[:5])!a}")
-    if len(bad) > 0.01 * len(paths):
-        raise Failure(f"{bad[0]}: {what}, as {len(bad)} of {len(paths)} images, expected 1 % at most")
-    return images[: len(kept)], np.array(kept)
-
-
-def stratified(labels, fraction, seed):
-    """Returns the sorted indices of a random part that holds `fraction` of every class, at least one of each."""
-    shuffle = np.random.default_rng(seed).permutation
-    members = [shuffle(np.flatnonzero(labels == label)) for label in np.unique(labels)]
-    return np.sort(np.concatenate([m[: max(1, round(fraction * len(m)))] for m in members]))
-
-
-def pixel_statistics(images):
-    """Returns the mean and the standard deviation of each pixel of uint8 images (n, height, width, C), float64.
-
-    The deviation is at least one grey level: a pixel constant in a small training part may vary in a test image.
-    """
-    mean = images.mean(axis=0, dtype=np.float64)
-    square = np.einsum("n...,n...->...", images, images, dtype=np.float64) / len(images)
-    return mean, np.sqrt(np.maximum(square - mean**2, 1))
-
-
-def same_pictures(images, facts):
-    """Returns the index of the first image identical to each, and whether identical ones disagree in their facts.
-
-    Takes images (n, height, width, C) and `facts`, (n, any); both results are (n,).
-    """
-    digests = [hashlib.sha256(image).digest() for image in images]
-    _, first, picture = np.unique(digests, return_index=True, return_inverse=True)
-    picture = first[picture]  # which does not depend on the pixels, nor does the split that follows
-    wrong = (facts != facts[picture]).any(axis=1)
-    return picture, np.isin(picture, picture[wrong])
-
-
-def hold_out(strata, people, fraction):
-    """Returns the sorted indices of a random part, the same for every seed and every set of tasks.
-
-    It is stratified by `strata`, and nobody of `people` (who or which picture each image shows) is on both sides.
-    """
-    names, first = np.unique(people, return_index=True)
-    return np.flatnonzero(np.isin(people, names[stratified(strata[first], fraction, seed=0)]))
-
-
-def prepare_data(args):
-    """Returns the parts, the classes, the per-pixel mean and deviation of the training images, and a record.
-
-    A part (`train`, `test` and, if asked for, `validation`) is a pair of arrays: images, uint8
-    (n, height, width, 3), and labels, int64 (n, tasks). The classes are {task: their names}. Identical pictures
-    stand in one part, and those that contradict each other in none.
-    The record says where the data come from, their sizes, the SHA-256 of images, labels and split, and the accuracy
-    that the most frequent class alone would have on the test part.
-    """
-    if args.data_dir is None or not os.path.isdir(args.data_dir):
-        raise Failure(f"--data_dir {args.data_dir or ''}: expected a folder with {LAYOUTS}")
-    vggface2 = os.path.isdir(os.path.join(args.data_dir, "meta"))
-    paths, genders, ages, ethnicities, identities = (list_vggface2 if vggface2 else list_utkface)(args.data_dir)
-    split = args.split or ("identity" if vggface2 else "image")
-    if split == "identity" and not vggface2:
-        raise Failure("--split identity: UTKFace does not say who is who, expected image")
-    if vggface2 and "ethnicity" in args.tasks:
-        raise Failure(f"--tasks {' '.join(args.tasks)}: VGGFace2 has no ethnicities, expected gender age")
-    if vggface2 and args.age_bins != [MATURE]:
-        raise Failure(f"--age_bins: VGGFace2 says young or mature, expected {MATURE}, the default")
-    if args.age_bins != sorted(set(args.age_bins)):
-        raise Failure(f"--age_bins {' '.join(map(str, args.age_bins))}: expected rising years such as 13 20 30 45 60")
-    if len(set(args.tasks)) < len(args.tasks):
-        raise Failure(f"--tasks {' '.join(args.tasks)}: expected each once")
-    if args.task_weights and len(args.task_weights) != len(args.tasks):
-        raise Failure(f"--task_weights: expected {len(args.tasks)} numbers, one each for {' '.join(args.tasks)}")
-    shape = (args.image_size, args.image_size, 3)
-    images, kept = decode_all(functools.partial(decode, size=args.image_size), shape, paths)
-    others = np.unique(identities, return_inverse=True)[1] if vggface2 else ethnicities  # what else copies must share
-    facts = np.stack([genders, ages, others], axis=1)[kept]
-    picture, contradictory = same_pictures(images, facts)
-    if left_out := int(contradictory.sum()):
-        print(f"{left_out} images are left out: their copies differ in gender, age, ethnicity or identity")
-    if left_out == len(images):
-        raise Failure(f"--data_dir {args.data_dir}: nothing left, all images contradict each other")
-    kept, facts, picture, images = (x[~contradictory] for x in (kept, facts, picture, images))
-    if identical := len(picture) - len(set(picture)):
-        print(f"{identical} images are copies of others and stand with them in one part")
-    genders, ages = facts[:, 0], facts[:, 1]
-    bounds = [0, *args.age_bins]
-    names = [f"{low}-{high - 1}" for low, high in zip(bounds, args.age_bins)] + [f"{args.age_bins[-1]}+"]
-    names = {**TASKS, "age": ["young", "mature"] if args.age_bins == [MATURE] else names}
-    classes = {task: names[task] for task in args.tasks}
-    columns = {"gender": genders, "age": np.searchsorted(args.age_bins, ages, side="right"), "ethnicity": facts[:, 2]}
-    labels = np.stack([columns[task] for task in args.tasks], axis=1).astype(np.int64)
-    cells = genders * 100 + ages // 10
-    people, strata = (identities[kept], genders) if split == "identity" else (picture, cells)
-    rows = {"test": hold_out(strata, people, 0.1)}
-    digest = hashlib.sha256(images)
-    digest.update(labels)
-    digest.update(rows["test"])  # a run that went on with another split would be tested on what it has trained on
-    rest = np.setdiff1d(np.arange(len(images)), rows["test"])
-    if args.validation_fraction and len(rest):
-        chosen = hold_out(strata[rest], people[rest], args.validation_fraction)
-        rows["validation"], rest = rest[chosen], np.delete(rest, chosen)
-    if not len(rest):
-        what = f"--data_dir {args.data_dir}, --validation_fraction {args.validation_fraction}"
-        raise Failure(f"{what}: nothing left to train on")
-    rest = rest[stratified(cells[rest], args.train_fraction, seed=args.seed)]
-    rows = {"train": rest, **rows}
-    majority = {}
-    for t, task in enumerate(args.tasks):
-        counts = np.bincount(labels[:, t], minlength=len(classes[task]))
-        frequent = np.bincount(labels[rest, t]).argmax()
-        majority[task] = float(np.mean(labels[rows["test"], t] == frequent))
-        shares = ", ".join(f"{name} {count:,}" for name, count in zip(classes[task], counts))
-        print(f"{task}: {shares}; always {classes[task][frequent]}: {majority[task]:.4f} of the test images")
-    parts = {part: (images[k], labels[k]) for part, k in rows.items()}
-    record = {"name": "VGGFace2" if vggface2 else "UTKFace", "source": args.data_dir, "split": split}
-    record |= {"sizes": {part: len(k) for part, k in rows.items()}, "sha256": digest.hexdigest(), "majority": majority}
-    record |= {"identical": identical, "left_out": left_out}
-    if split == "image" and vggface2:
-        record["warning"] = (
-            "--split image leaks: images of the same person stand in training and test, and a person's gender and age "
-            "can be known again instead of seen. Use --split identity to judge."
-        )
-    return parts, classes, *pixel_statistics(parts["train"][0]), record
-
-
-# --------------------------------------------------------------------------- cross-stitch unit (shared)
+# --------------------------------------------------------------------------------------------------- cross-stitch units
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
 class CrossStitch(layers.Layer):
-    """The cross-stitch unit: every column's output is a learned linear combination of all columns' inputs.
+    """Mix the activations of all columns with learned weights.
 
-    Takes x_1..x_T, one tensor per task, T > 1, all of one shape (batch, ..., C), and returns as many of that shape,
-    x̃_i = Σ_j α_ij x_j (arXiv:1604.03539, equation 1, for T tasks). Raises KeyError if there is no such `unit`.
+    The unit takes a list of T tensors x_1 ... x_T, one for each task, all of shape (batch, ..., channels). It returns
+    a list of T tensors of the same shape (Misra et al., equation 1, for T tasks):
 
-    Arguments:
-        unit: what one α_ij is. "channel": one number per channel, α of shape (T, T, C), as in the paper.
-            "layer": one number, α of shape (T, T). "activation": a matrix over the D flattened activations of
-            a column, α of shape (T·D, T·D), whose block (i, j) takes x_j to its share of x̃_i.
-        init: the initial α_ii; α_ij is (1 - init) / (T - 1), so that scales are kept. 1 is the identity.
+        x̃_i = sum over j of alpha_ij x_j
+
+    Every channel has its own alpha_ij: the weight `alpha` has shape (T, T, channels). The subclasses have one alpha_ij
+    for the whole layer, and one weight for every pair of activations.
+
+    Args:
+        init: The initial alpha_ii, above 0 and at most 1. All other alpha_ij start at (1 - init) / (T - 1), so that
+            the weights of each task sum to one and keep the scale of its activations. With 1.0 the unit starts as the
+            identity.
+
+    Raises:
+        ValueError: `init` is out of range, or the unit is called with fewer than two tensors.
     """
 
-    def __init__(self, unit="channel", init=1.0, **kwargs):
+    # It needs no `get_config`, since Keras 3 records the simple arguments of a constructor by itself.
+    def __init__(self, init=1.0, **kwargs):
         super().__init__(**kwargs)
-        self.unit, self.init = unit, init
+        if not 0 < init <= 1:
+            raise ValueError(f"init is {init}, and should be above 0 and at most 1.")
+        self.init = init
 
     def build(self, input_shapes):
-        t, (_, *shape) = len(input_shapes), input_shapes[0]
-        self.tasks, self.size = t, math.prod(shape)
-        shapes = {"channel": (t, t, shape[-1]), "layer": (t, t), "activation": (t * self.size, t * self.size)}
-        self.alpha = self.add_weight(name="alpha", shape=shapes[self.unit], initializer=self.initial_alpha)
+        self.num_tasks = len(input_shapes)
+        if self.num_tasks < 2:
+            raise ValueError("A cross-stitch unit joins two columns or more.")
+        self.feature_shape = tuple(input_shapes[0][1:])  # without the batch
+        self.alpha = self.add_weight(name="alpha", shape=self.alpha_shape(), initializer=self.initial_alpha)
 
-    def initial_alpha(self, shape, dtype=None, init=None):
-        """Returns α of the given shape as it is before training, or with another `init` than the unit's own."""
-        init = self.init if init is None else init
-        cross = (1 - init) / (self.tasks - 1)
-        mix = tf.fill((self.tasks, self.tasks), cross) + (init - cross) * tf.eye(self.tasks)
-        if self.unit == "activation":
-            return tf.reshape(mix[:, None, :, None] * tf.eye(self.size)[None, :, None, :], shape)  # blocks α_ij · I
-        return tf.broadcast_to(mix[..., None], shape) if self.unit == "channel" else mix
-
-    def call(self, inputs):
+    def call(self, xs):
+        tasks = range(self.num_tasks)
         alpha = tf.convert_to_tensor(self.alpha)
-        if self.unit != "activation":
-            return [tf.add_n([alpha[i, j] * x for j, x in enumerate(inputs)]) for i in range(self.tasks)]
-        flat = tf.concat([tf.reshape(x, (-1, self.size)) for x in inputs], axis=1)
-        mixed = tf.split(tf.matmul(alpha, flat, transpose_b=True), self.tasks)  # flat · αᵀ is slow on some processors
-        return [tf.reshape(tf.transpose(x), tf.shape(inputs[0])) for x in mixed]
+        return [tf.add_n([alpha[i, j] * xs[j] for j in tasks]) for i in tasks]
 
-    def mixing(self):
-        """Returns the (T, T) NumPy array of the means of α_ij: over channels, or over the diagonal of a block."""
-        alpha = tf.convert_to_tensor(self.alpha)
-        if self.unit == "activation":
-            blocks = tf.reshape(alpha, (self.tasks, self.size, self.tasks, self.size))
-            alpha = tf.linalg.diag_part(tf.transpose(blocks, (0, 2, 1, 3)))
-        return (tf.reduce_mean(alpha, axis=2) if alpha.shape.rank == 3 else alpha).numpy()
+    def initial_alpha(self, shape, dtype=None):
+        """Return the initial `alpha`, as Keras asks an initializer for it."""
+        return self.alpha_with(self.init)
 
+    def alpha_with(self, init):
+        """Return the `alpha` that starts from `init`, in place of the unit's own, as an array."""
+        others = (1 - init) / (self.num_tasks - 1)
+        mixing = np.full((self.num_tasks, self.num_tasks), others, np.float32)
+        np.fill_diagonal(mixing, init)
+        alpha = self.alpha_from_mixing(mixing)
+        if alpha.shape != self.alpha_shape():
+            raise ValueError(f"{type(self).__name__}.alpha_from_mixing returns {alpha.shape}, not {self.alpha_shape()}")
+        return alpha
 
-# ------------------------------------------------------ network (BatchNormalization to Dropout: shared)
+    # Another kind of unit overrides these three methods, and `call` if it computes something else.
 
+    def alpha_shape(self):
+        """Return the shape of `alpha`."""
+        return (self.num_tasks, self.num_tasks, self.feature_shape[-1])
 
-@keras.saving.register_keras_serializable("cross_stitch")
-class BatchNormalization(layers.BatchNormalization):
-    """Keras's batch normalisation over the last axis, trained by TensorFlow's fused kernel, several times as fast.
+    def alpha_from_mixing(self, mixing):
+        """Return the `alpha` that mixes all activations by one matrix, `mixing` (T, T)."""
+        return np.broadcast_to(mixing[:, :, np.newaxis], self.alpha_shape())
 
-    Takes and returns (batch, height, width, C) or (batch, C); has scale and centre. Where several replicas share a
-    batch (`synchronized`), Keras's own code computes the same over all of them.
-    """
-
-    def call(self, inputs, training=False):
-        if self.synchronized or not (training and self.trainable):
-            return super().call(inputs, training=training)
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
-        x = inputs if inputs.shape.rank == 4 else inputs[:, None, None]  # the kernel takes images
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=self.epsilon)
-        n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
-        biased = tf.math.multiply_no_nan(variance, (n - 1) / n)  # the kernel's is unbiased, NaN of one; Keras's is not
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, biased)):
-            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
-        return tf.reshape(outputs, tf.shape(inputs))
-
-
-def replica_seed(generator):
-    """Returns the next seed, (2,), of a Keras SeedGenerator: one for each replica, where Keras's own is one for all."""
-    replica = tf.distribute.get_replica_context()  # None while the network is built
-    return tf.cast(generator.next(), tf.int32) + (replica.replica_id_in_sync_group if replica else 0)
+    def mean_alpha(self):
+        """Return the mean of alpha_ij over the channels, an array (T, T)."""
+        return np.mean(self.alpha, axis=2)
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
-class Dropout(layers.Dropout):
-    """Keras's dropout, with a mask of its own on each replica."""
+class LayerCrossStitch(CrossStitch):
+    """A cross-stitch unit with one alpha_ij for all channels. Its weight `alpha` has shape (T, T)."""
 
-    def call(self, inputs, training=False):
-        if not training or not self.rate:
-            return inputs
-        return tf.nn.experimental.stateless_dropout(inputs, self.rate, replica_seed(self.seed_generator))
+    def alpha_shape(self):
+        return (self.num_tasks, self.num_tasks)
+
+    def alpha_from_mixing(self, mixing):
+        return mixing
+
+    def mean_alpha(self):
+        return np.array(self.alpha)
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
-class MirrorAndShift(layers.Layer):
-    """Mirrors each image (batch, size, size, C) or not and moves it by up to 5 % of its side, in training alone.
+class ActivationCrossStitch(CrossStitch):
+    """A cross-stitch unit with one weight for every pair of activations, as in the implementation of 2018.
 
-    What comes in at an edge repeats it. The random state is part of the network and of its checkpoints.
+    Each task has D activations in this layer. The weight `alpha` has shape (T * D, T * D) and consists of T x T blocks.
+    x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. At first block (i, j) is the identity times the
+    initial alpha_ij of `CrossStitch`.
+
+    After the first convolution block D is 6,272, so that `alpha` has 157 million entries. Training it takes 2.5 GB.
     """
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.seed_generator = keras.random.SeedGenerator()
+    def call(self, xs):
+        flat = tf.concat([tf.reshape(x, (-1, self.num_features())) for x in xs], axis=1)
+        mixed = tf.matmul(self.alpha, flat, transpose_b=True)  # (T * D, batch): flat · alphaᵀ transposed, but faster
+        of_tasks = [tf.transpose(x) for x in tf.split(mixed, self.num_tasks, axis=0)]
+        return [tf.reshape(x, (-1, *self.feature_shape)) for x in of_tasks]
 
-    def call(self, images, training=False):
-        if not training:
-            return images
-        size = images.shape[1]
-        draws = tf.random.stateless_uniform((tf.shape(images)[0], 3), replica_seed(self.seed_generator), -1, 1)
-        mirror, right, down = tf.unstack(draws * [1, 0.05 * size, 0.05 * size], axis=1)
-        flip, start = tf.where(mirror > 0, -1.0, 1.0), tf.where(mirror > 0, size - 1.0, 0.0)
-        zero, one = tf.zeros_like(flip), tf.ones_like(flip)
-        # The pixel at (x, y) comes from (flip · x + start + right, y + down).
-        return tf.raw_ops.ImageProjectiveTransformV3(
-            images=images,
-            transforms=tf.stack([flip, zero, start + right, zero, one, down, zero, zero], axis=1),
-            output_shape=(size, size),
-            fill_value=0.0,
-            interpolation="BILINEAR",
-            fill_mode="NEAREST",
-        )
+    def num_features(self):
+        """Return D."""
+        return math.prod(self.feature_shape)
+
+    def alpha_shape(self):
+        size = self.num_tasks * self.num_features()
+        return (size, size)
+
+    def alpha_from_mixing(self, mixing):
+        # The Kronecker product replaces each entry of `mixing` by a block: that entry times the identity.
+        return np.kron(mixing, np.eye(self.num_features(), dtype=np.float32))
+
+    def mean_alpha(self):
+        """Return the mean of each block's diagonal, an array (T, T). The rest of the block is not counted."""
+        T, D = self.num_tasks, self.num_features()
+        blocks = np.reshape(self.alpha, (T, D, T, D))
+        return np.einsum("idjd->ij", blocks) / D
 
 
-def build_network(args, classes, mean, deviation):
-    """Returns the network: uint8 images (batch, height, width, 3) in, {task: float32 logits (batch, classes)} out.
+UNITS = {"channel": CrossStitch, "layer": LayerCrossStitch, "activation": ActivationCrossStitch}
 
-    `classes` is {task: names of its classes}; `mean` and `deviation` (height, width, 3) standardise each pixel. Call
-    it in the scope of the distribution strategy.
+
+# -------------------------------------------------------------------------------------------------------------- network
+
+
+def build_network(args, classes, mean, variance):
+    """Build the columns, the units between them, and one output layer for each task.
+
+    With --split_after there is at first only one column, the trunk, and each task goes on from it with its own layers.
+
+    Args:
+        args: The command line.
+        classes: {task: the names of its classes}. There is one column for each task.
+        mean, variance: Arrays (height, width, channels) that standardise each pixel. They become part of the network,
+            so that a saved network takes raw pixels.
+
+    Returns:
+        A `keras.Model` from uint8 images (batch, height, width, channels) to {task: logits (batch, classes)}. Its units
+        are named after the layer that they follow: pool_1, pool_2, fc_3.
     """
-    no_bias = {"use_bias": False, "kernel_initializer": "he_normal"}  # the batch norm after it has one
-    norm = {"momentum": args.bn_momentum, "synchronized": tf.distribute.has_strategy()}
-    needed = []  # bytes of each dense unit
-
-    def convolution(task, level, filters, x):
-        x = layers.Conv2D(filters, 3, padding="same", name=f"{task}_conv_{level}", **no_bias)(x)
-        x = BatchNormalization(name=f"{task}_bn_{level}", **norm)(x)
-        x = layers.MaxPooling2D(2, name=f"{task}_pool_{level}")(x)
-        return layers.ReLU(name=f"{task}_relu_{level}")(x)  # after the pool: the same, on a quarter of the numbers
-
-    def dense(task, level, x):
-        x = layers.Flatten(name=f"{task}_flatten_{level}")(x)
-        x = layers.Dense(WIDTH, name=f"{task}_fc_{level}", **no_bias)(x)
-        x = BatchNormalization(name=f"{task}_bn_{level}", **norm)(x)
-        return layers.ReLU(name=f"{task}_relu_{level}")(x)
-
-    def output(task, x):
-        x = Dropout(1 - args.keep_prob, name=f"{task}_dropout", dtype="float32")(x)
-        return layers.Dense(len(classes[task]), kernel_initializer="he_normal", name=task, dtype="float32")(x)
-
-    def stitch(name, columns):
-        if not args.cross_stitch_enabled or len(columns) == 1 or name not in args.cross_stitch_at:
-            return columns
-        init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
-        if args.cross_stitch_unit == "activation":
-            needed.append(BYTES_OF_A_WEIGHT * (len(columns) * math.prod(columns[0].shape[1:])) ** 2)
-        if sum(needed) > MEMORY:
-            what = f"{sum(needed) / 1e9:.1f} GB up to {name}, expected less than this machine's {MEMORY / 1e9:.1f} GB"
-            raise Failure(f"--cross_stitch_unit activation: units take {what}")
-        return CrossStitch(args.cross_stitch_unit, init, name=name)(columns)
-
     images = keras.Input(mean.shape, dtype="uint8", name="images")
-    x = layers.Normalization((1, 2, 3), mean, deviation**2, name="standardise", dtype="float32")(images)
-    if args.augment:
-        x = MirrorAndShift(name="augment", dtype="float32")(x)
-    columns = [x for _ in classes]
-    for level, filters in enumerate(FILTERS, 1):
-        columns = [convolution(task, level, filters, x) for task, x in zip(classes, columns)]
-        columns = stitch(f"pool_{level}", columns)
-    columns = stitch(UNITS[-1], [dense(task, len(FILTERS) + 1, x) for task, x in zip(classes, columns)])
-    return keras.Model(images, {task: output(task, x) for task, x in zip(classes, columns)}, name=NAME)
+    pixels = layers.Normalization(axis=(1, 2, 3), mean=mean, variance=variance, dtype="float32")(images)
+    names = ["trunk"] if args.split_after else column_names(classes)
+    columns = {name: pixels for name in names}  # the activations that each column has computed so far
+
+    for level, filters in enumerate(FILTERS, start=1):
+        columns = {name: convolution_block(args, x, filters, name, level) for name, x in columns.items()}
+        columns = stitch(args, columns, f"pool_{level}")
+        columns = end_trunk(args, columns, f"pool_{level}", column_names(classes))
+
+    level = len(FILTERS) + 1
+    columns = {name: dense_block(args, x, name, level) for name, x in columns.items()}
+    columns = stitch(args, columns, f"fc_{level}")
+    columns = end_trunk(args, columns, f"fc_{level}", column_names(classes))
+
+    logits = {task: output_layer(args, columns[task], task, len(classes[task])) for task in classes}
+    return keras.Model(images, logits, name=NAME)
 
 
-# -------------------------------------------------------------------------- losses and metrics (shared)
+def convolution_block(args, x, filters, column, level):
+    """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h / 2, w / 2, args.width * filters).
 
-
-def cross_entropies(logits, labels):
-    """Returns each task's cross-entropy, summed over the images, as a list of scalars.
-
-    `logits` maps tasks to (batch, classes), in the order of the columns of `labels` (batch, tasks).
+    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. The name of a layer has a point,
+    which no name of a task has, so that no task can take the name of a unit or of another layer.
     """
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits
-    return [tf.reduce_sum(loss(labels=labels[:, t], logits=x)) for t, x in enumerate(logits.values())]
+    filters = max(1, round(args.width * filters))
+    convolution = layers.Conv2D(
+        filters, 3, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{column}.conv_{level}"
+    )
+    x = convolution(x)
+    x = batch_norm(args, x, f"{column}.bn_{level}")
+    x = layers.MaxPooling2D(2)(x)
+    return layers.ReLU()(x)
 
 
-def l2_regularisation(network):
-    """Returns Σ ½‖W‖² over the kernels of convolutions and dense layers; units, biases and batch norm are free."""
-    return tf.add_n([tf.nn.l2_loss(v.value) for v in network.trainable_variables if v.name == "kernel"])
+def dense_block(args, x, column, level):
+    """Fully connected layer, batch norm and ReLU: (batch, ...) to (batch, args.width * DENSE_WIDTH)."""
+    width = max(1, round(args.width * DENSE_WIDTH))
+    x = layers.Flatten()(x)
+    x = layers.Dense(width, use_bias=False, kernel_initializer="he_normal", name=f"{column}.fc_{level}")(x)
+    x = batch_norm(args, x, f"{column}.bn_{level}")
+    return layers.ReLU()(x)
 
 
-# ------------------------------------------------------------------------------------ training (shared)
+def batch_norm(args, x, name, dtype=None):
+    """Batch norm over the global batch, computed by the fastest code for the devices at hand."""
+    several_replicas = tf.distribute.has_strategy()
+    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=several_replicas, name=name, dtype=dtype)(x)
 
 
-def replica_share(*batch):
-    """Returns this replica's share of each tensor of the global batch."""
-    context = tf.distribute.get_replica_context()
-    replica, replicas, n = context.replica_id_in_sync_group, context.num_replicas_in_sync, tf.shape(batch[0])[0]
-    return [x[n * replica // replicas : n * (replica + 1) // replicas] for x in batch]
+def output_layer(args, x, task, num_classes):
+    """Dropout and a fully connected layer: (batch, width) to float32 logits (batch, classes)."""
+    x = layers.Dropout(1 - args.keep_prob, name=f"{task}.dropout", dtype="float32")(x)
+    return layers.Dense(num_classes, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32")(x)
 
 
-def batches(args, n, step, replicas):
-    """Yields the indices into n training images of each global batch after `step` steps, epoch after epoch.
+def stitch(args, columns, layer):
+    """Apply a cross-stitch unit to {column: activations} after a layer.
 
-    The order in an epoch depends on the seed and on the epoch alone. Each replica needs an image: a last batch with
-    fewer holds its images several times, which leaves their mean as it is.
+    Return the columns as they are if no unit is wanted there, or if there is only one column.
     """
-    first, done = divmod(step, -(-n // args.n_batch_size))
-    for epoch in itertools.count(first):
-        order = np.random.default_rng([args.seed, epoch]).permutation(n)
-        for start in range(done * args.n_batch_size, n, args.n_batch_size):
-            batch = order[start : start + args.n_batch_size]
-            yield np.tile(batch, -(-replicas // len(batch)))
-        done = 0
+    if not args.cross_stitch_enabled or layer not in args.cross_stitch_at or len(columns) == 1:
+        return columns
+    init = 1.0 if args.pretrain_epoch else args.cross_stitch_init  # while the columns train alone, the identity
+    unit = UNITS[args.cross_stitch_unit](init=init, name=layer)
+    mixed = unit(list(columns.values()))
+    return dict(zip(columns, mixed))
 
 
-def learning_rates(args, epoch):
-    """Returns Adam's learning rate for the columns and that for the units in an epoch, counted from 0."""
-    rate = args.lr * 0.5 ** (epoch / args.lr_half_life) if args.lr_half_life else args.lr
-    return rate, rate * args.cross_stitch_lr_scale * (epoch >= args.pretrain_epoch)
+def end_trunk(args, columns, layer, names):
+    """End the trunk where --split_after says so: each of the columns `names` goes on from its activations."""
+    if layer != args.split_after:
+        return columns
+    return {name: columns["trunk"] for name in names}
 
 
-def make_train_step(strategy, network, optimizers, args):
-    """Returns the tf.function (images, labels, stop) -> numbers that trains one step on a global batch.
+def column_names(classes):
+    """Return the names of the columns: there is one for each task."""
+    return list(classes)
 
-    The numbers are a vector: the total loss, each task's cross-entropy times its weight, the accuracy on the batch, and
-    the sum of `stop` over the replicas, by which each machine tells the others that it was asked to. `optimizers` are
-    those of the columns and of the units: TensorFlow 1's Adam, a fused kernel.
+
+def units_of(network):
+    """Return the cross-stitch units of a network."""
+    return [layer for layer in network.layers if isinstance(layer, CrossStitch)]
+
+
+# --------------------------------------------------------------------------------------------- losses and training step
+
+
+def cross_entropy(logits, labels):
+    """Return the cross-entropy of each image: logits (batch, classes) and integer labels (batch,) to (batch,)."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+
+
+def l2_loss(network):
+    """Return half the sum of squares of all convolution and dense kernels.
+
+    Units, biases and batch norm are not regularised.
     """
-    alphas = [v.value for v in network.trainable_variables if v.name == "alpha"]
-    weights = [v.value for v in network.trainable_variables if v.name != "alpha"]
-    trained = [pair for pair in zip(optimizers, (weights, alphas)) if pair[1]]  # a baseline has no α
-    task_weights = args.task_weights or [1.0] * len(network.output)
+    # A variable of Keras wraps one of TensorFlow, its `value`, which TensorFlow's own functions take.
+    kernels = [v.value for v in network.trainable_variables if v.name == "kernel"]
+    return tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
 
-    def replica_step(images, labels, stop):
-        n = tf.cast(tf.shape(images)[0], tf.float32)
-        x, y = replica_share(images, labels)
+
+def weights_of_tasks(args, tasks):
+    """Return {task: the weight of its loss}."""
+    weights = args.task_weights or [1.0] * len(tasks)
+    return dict(zip(tasks, weights))
+
+
+def make_train_step(strategy, network, optimizers, args, signature):
+    """Return the function that trains the network on one global batch.
+
+    It takes a batch (images, {task: labels}, random numbers) and a number, and returns {tag: value} to be logged and
+    the sum of these numbers over all processes, `stop_requests`: by it each machine tells the others that it was asked
+    to stop.
+
+    Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
+    replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
+    of replicas.
+
+    Args:
+        strategy: The distribution strategy.
+        network: The network.
+        optimizers: The `Optimizers` of the columns and of the units.
+        args: The command line.
+        signature: The `tf.TensorSpec` of a batch. With it the last, smaller batch needs no graph of its own.
+    """
+    task_weights = weights_of_tasks(args, network.output)
+    optimizers.create_moments(strategy, network)
+
+    def replica_step(batch, stop_requests):
+        global_batch_size = tf.cast(tf.shape(batch[0])[0], tf.float32)
+        images, labels, random_numbers = share_of_replica(batch)
+        if args.augment:
+            images = augment(images, random_numbers)
+
         with tf.GradientTape() as tape:
-            logits = network(x, training=True)
-            losses = [weight * total / n for weight, total in zip(task_weights, cross_entropies(logits, y))]
-            loss = tf.add_n([*losses, args.reg_lambda * l2_regularisation(network) / strategy.num_replicas_in_sync])
-        gradients = tape.gradient(loss, [variables for _, variables in trained])
-        for (optimizer, variables), of_variables in zip(trained, gradients):
-            optimizer.apply_gradients(zip(of_variables, variables))  # which sums them over the replicas
-        hits = tf.equal(tf.stack([tf.argmax(x, axis=1) for x in logits.values()], axis=1), y)
-        return tf.stack([loss, *losses, tf.reduce_sum(tf.cast(hits, tf.float32)) / (n * y.shape[1]), stop])
+            logits = network(images, training=True)
+            losses = {
+                task: tf.reduce_sum(cross_entropy(logits[task], labels[task])) / global_batch_size for task in logits
+            }
+            weighted = [task_weights[task] * losses[task] for task in losses]
+            l2 = args.reg_lambda * l2_loss(network) / strategy.num_replicas_in_sync
+            total = tf.add_n([*weighted, l2])
+        optimizers.apply_gradients(tape, total, network)  # sums the gradients over the replicas
 
-    with strategy.scope():  # slots that the step itself had to create would have it traced twice
-        for optimizer, variables in trained:
-            optimizer._create_slots(variables)
+        # The mean over the tasks, for this batch, with dropout. The implementation of 2018 has the same tags.
+        accuracy = count_correct(logits, labels) / (global_batch_size * len(logits))
+        return {
+            "summary/loss_total": total,
+            "summary/accuracy_train": accuracy,
+            **{f"{task}/loss": loss for task, loss in losses.items()},
+            "stop_requests": stop_requests,
+        }
 
-    @tf.function(autograph=False)  # nothing branches on a tensor, and a start takes a second less
-    def train_step(*inputs):
-        return strategy.reduce("SUM", strategy.run(replica_step, inputs), axis=None)
+    return compile_step(strategy, replica_step, signature)
+
+
+NUM_RANDOM_NUMBERS = 3  # for each image, of which `augment` makes use
+
+
+def augment(images, random_numbers):
+    """Mirror each image or not, and move it by up to 5 % of its side. What comes in at an edge repeats it.
+
+    Args:
+        images: uint8 (batch, size, size, channels).
+        random_numbers: (batch, 3), uniform in [-1, 1): whether to mirror, and the moves to the left and up.
+    """
+    size = images.shape[1]
+    mirrored = random_numbers[:, 0] > 0
+    move_x = 0.05 * size * random_numbers[:, 1]
+    move_y = 0.05 * size * random_numbers[:, 2]
+
+    # The pixel at (x, y) of the new image comes from (direction * x + start + move_x, y + move_y) of the old one.
+    direction = tf.where(mirrored, -1.0, 1.0)
+    start = tf.where(mirrored, size - 1.0, 0.0)
+    zero, one = tf.zeros_like(direction), tf.ones_like(direction)
+    moved = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(images, tf.float32),
+        transforms=tf.stack([direction, zero, start + move_x, zero, one, move_y, zero, zero], axis=1),
+        output_shape=(size, size),
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )
+    return tf.cast(tf.round(moved), tf.uint8)
+
+
+def count_correct(logits, labels):
+    """Return the number of correct predictions, over all images and tasks."""
+    hits = [tf.equal(tf.argmax(logits[task], axis=1), labels[task]) for task in logits]
+    return tf.reduce_sum(tf.cast(hits, tf.float32))
+
+
+def compile_step(strategy, replica_step, signature):
+    """Return `replica_step` as a `tf.function` that runs on all replicas and sums the values that it returns."""
+
+    @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
+    def train_step(batch, stop_requests):
+        values = strategy.run(replica_step, (batch, stop_requests))
+        # As one vector the values take one message between machines, instead of one each.
+        tags = sorted(values)
+        vector = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
+        total = strategy.reduce("SUM", vector, axis=None)
+        return dict(zip(tags, tf.unstack(total)))
 
     return train_step
 
 
-def evaluate(predict, part, classes):
-    """Returns {task: confusion matrix, (classes, classes)} of a part; rows are true classes, columns predicted ones.
+class Optimizers:
+    """Adam for the weights of the columns, and a second Adam for the units, whose learning rate can differ.
 
-    Every process predicts for itself, so many images at once that the memory they take does not depend on their size.
+    (To scale the gradients of the units would do nothing: Adam divides by their size.)
+
+    TensorFlow 1's Adam has a fused kernel: it updates all weights in 5 ms on 2 cores, Keras's Adam in 15. Create it in
+    the scope of the strategy.
     """
-    images, labels = part
-    size = max(1, EVALUATION_PIXELS // math.prod(images.shape[1:3]))
-    outputs, matrices = [predict(images[k : k + size]) for k in range(0, len(images), size)], {}
-    for t, (task, names) in enumerate(classes.items()):
-        predicted = tf.concat([tf.argmax(logits[task], axis=1) for logits in outputs], axis=0)
-        matrices[task] = tf.math.confusion_matrix(labels[:, t], predicted, len(names)).numpy()
-    return matrices
+
+    def __init__(self):
+        self.learning_rates = {"columns": tf.Variable(0.0), "units": tf.Variable(0.0)}
+        self.adams = {name: tf.compat.v1.train.AdamOptimizer(rate) for name, rate in self.learning_rates.items()}
+
+    def set_learning_rates(self, columns, units):
+        self.learning_rates["columns"].assign(columns)
+        self.learning_rates["units"].assign(units)
+
+    def variables_of(self, network):
+        """Return {"columns": variables, "units": variables}, without "units" where there are none."""
+        trainable = network.trainable_variables
+        alphas = [v.value for v in trainable if v.name == "alpha"]
+        others = [v.value for v in trainable if v.name != "alpha"]
+        return {"columns": others, "units": alphas} if alphas else {"columns": others}
+
+    def create_moments(self, strategy, network):
+        """Create Adam's moments now. The first step would have to be traced twice if it created them."""
+        with strategy.scope():
+            for name, variables in self.variables_of(network).items():
+                self.adams[name]._create_slots(variables)
+
+    def apply_gradients(self, tape, loss, network):
+        variables = self.variables_of(network)
+        gradients = tape.gradient(loss, variables)
+        for name in variables:
+            self.adams[name].apply_gradients(zip(gradients[name], variables[name]))
+
+
+# -------------------------------------------------------------------------------------------------------- training loop
 
 
 def train(args, resumed):
-    """Trains the network as `args` says and leaves the run in args.log_dir.
+    """Train the network, and write its checkpoints, curves and results to `args.log_dir`.
 
-    `resumed` is the record (run.json) of the run to go on with, None for a new one. Raises Failure: with status 3 when
-    the loss is no longer finite, with 130 or 143 when a signal ended the run, its state saved.
+    Args:
+        args: The command line.
+        resumed: What run.json says of the run to go on with, or None for a new run. A run that was stopped or killed
+            and is resumed ends with exactly the weights that it would have had without the interruption.
+
+    Raises:
+        Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
+            signal ended the run after its state had been saved (128 + signal).
     """
-    strategy, chief = choose_strategy(args, len(args.tasks or TASKS))
-    parts, classes, mean, deviation, data = prepare_data(args)
-    record = {"arguments": vars(args), "data": data, "classes": classes, "versions": VERSIONS}
-    record |= {"cores": CORES, "devices": strategy.num_replicas_in_sync}
-    refuse_difference(strategy, record, resumed)
+    strategy, is_chief = choose_strategy(args)
+    data = prepare_data(args)
+    record = describe_run(args, data, strategy)
+    refuse_differences(strategy, record, resumed)
+
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
-        network = build_network(args, classes, mean, deviation)
-        rates = [tf.Variable(0.0), tf.Variable(0.0)]  # of the columns, of the units
-        optimizers = [tf.compat.v1.train.AdamOptimizer(rate) for rate in rates]
-        tags = ["summary/loss_total", *(f"{task}/loss" for task in classes), "summary/accuracy_train"]
-        tags += ["throughput/images_per_second"]
-        shown = tf.Variable(tf.zeros(len(tags)))  # the last step's numbers, which are logged only after its checkpoint
-        weights = [v.value for v in network.variables]
-        checkpoint = tf.train.Checkpoint(network=weights, optimizers=optimizers, shown=shown)
+        network = build_network(args, data.classes, data.mean, data.variance)
+        optimizers = Optimizers()
+        checkpoints = Checkpoints(args.log_dir, network, optimizers)
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
-    (images, labels), held_out = parts["train"], sorted(parts.keys() - {"train"})
-    replicas, steps_per_epoch = strategy.num_replicas_in_sync, -(-len(images) // args.n_batch_size)
-    every, total = args.eval_every or steps_per_epoch, args.n_epoch * steps_per_epoch
-    log_every = min(args.log_every, max(1, total // 10))
 
-    stop, asked, speeds = [], 0, []  # stop: the signals that came; asked: how many came to any machine
-    claimed = claim(args.log_dir, resumed) if chief else contextlib.nullcontext()
-    with claimed, on_signals(lambda kind, _: stop.append(kind)):
-        if chief:
-            describe(args, record, network, replicas)
-        specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in (images, labels)]
-        train_step = make_train_step(strategy, network, optimizers, args)
-        train_step = train_step.get_concrete_function(*specs, tf.TensorSpec([]))
-        predict = tf.function(lambda x: network(x, training=False), specs[:1], autograph=False)
-        first = restore_checkpoint(checkpoint, args.log_dir) if resumed else 0
-        agree(strategy, checkpoint=first)
-        if chief:
+    names = column_names(data.classes)
+    training = data.splits["train"]
+    held_out = {name: split for name, split in data.splits.items() if name != "train"}
+    steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
+    last_step = args.n_epoch * steps_per_epoch
+    eval_every = args.eval_every or steps_per_epoch
+    log_every = min(args.log_every, max(1, last_step // 10))  # at least ten values, however short the run is
+    speeds = []  # images per second, from each evaluation to the next
+
+    with noted_signals() as stop_requests:
+        if is_chief:
+            claim_folder(args.log_dir, resumed)
+            print_setting(args, record, network)
+        train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training))
+        predict = make_predict(network)
+        step = checkpoints.restore() if resumed else 0
+        agree(strategy, {"checkpoint": step})
+        if is_chief:
             write_json(os.path.join(args.log_dir, "run.json"), record)
-        if first == 0:  # a new run, or one that was killed before it had trained
-            write_checkpoint(checkpoint, args.log_dir, 0, chief)
-        numbers, indices = shown.numpy().tolist(), batches(args, len(images), first, replicas)
-        writer = open_events(args.log_dir, first) if chief else tf.summary.create_noop_writer()
-        with writer.as_default():
-            log_setting(args, data, [f"{tag}/accuracy_test" for tag in ("summary", *classes)])
-            if first == 0:
-                tf.summary.graph(train_step.graph)
-            for step in range(first, total + 1):
-                tf.summary.experimental.set_step(step)
-                evaluating = step > 0 and (step % every == 0 or step == total)
-                if step > first and (evaluating or asked):  # before anything is logged under this step
-                    shown.assign(numbers)
-                    write_checkpoint(checkpoint, args.log_dir, step, chief)
-                if asked:  # this machine or another
-                    raise Failure(f"stopped at step {step} of {total}", 128 + (stop[0] if stop else signal.SIGTERM))
-                if step % log_every == 0 or step == total:
-                    log_training(network, step, dict(zip(tags, numbers)))
-                if evaluating:
-                    found = {part: evaluate(predict, parts[part], classes) for part in held_out}
-                    epoch = f"epoch {-(-step // steps_per_epoch)}/{args.n_epoch}  step {step}"
-                    epoch += f"  {numbers[-1]:,.0f} images/s"
-                    results = log_evaluation(found, epoch if chief else "")
-                    speeds.append(numbers[-1])
-                if step == total:
-                    log_confusion(found["test"], classes)
-                    break
-                if step == first or evaluating:
-                    began, seen, steps = time.perf_counter(), 0, min(every - step % every, total - step)
-                    bar = keras.utils.Progbar(steps, verbose=chief and sys.stdout.isatty(), stateful_metrics=["loss"])
+            checkpoints.start(step)
+
+        events = open_event_file(args.log_dir, step) if is_chief else tf.summary.create_noop_writer()
+        with events.as_default():
+            if step == 0:
+                log_setting(args, data, network, train_step)
+                log_units(0, network, names)
+            meter = Meter(args, step, last_step, eval_every, is_chief)
+
+            for epoch in range(step // steps_per_epoch, args.n_epoch):
                 if step == args.pretrain_epoch * steps_per_epoch > 0:
-                    for unit in units_of(network):
-                        unit.alpha.assign(unit.initial_alpha(unit.alpha.shape, init=args.cross_stitch_init))
-                for variable, rate in zip(rates, learning_rates(args, step // steps_per_epoch)):
-                    variable.assign(rate)
-                batch = next(indices)
-                *numbers, asked = train_step(images[batch], labels[batch], len(stop)).numpy().tolist()
-                if not np.isfinite(numbers).all():
-                    of_task = dict(zip(tags, numbers))
-                    raise Failure(f"step {step + 1}: the loss is no longer finite: {of_task}; try a smaller --lr", 3)
-                seen += len(batch)
-                numbers.append(seen / (time.perf_counter() - began))
-                bar.add(1, [("loss", numbers[0])])
-        if chief:
-            write_results({**record, **results, "steps": total}, network, speeds)
+                    stitch_columns(network, args.cross_stitch_init)
+                optimizers.set_learning_rates(*learning_rates(args, epoch))
+                done = step % steps_per_epoch  # above 0 where an interrupted epoch goes on
+                for batch in itertools.islice(batches_of_epoch(args, training, epoch, strategy), done, None):
+                    values = {tag: float(value) for tag, value in train_step(batch, float(len(stop_requests))).items()}
+                    step += 1
+                    stop_requested = values.pop("stop_requests") > 0  # of this process or of another
+                    if not np.isfinite(list(values.values())).all():
+                        raise Failure(f"The loss is no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
+                    meter.count(len(batch[0]), values)
+
+                    if step % log_every == 0 or step == last_step:
+                        log_scalars(step, values | {"throughput/images_per_second": meter.images_per_second()})
+                        log_units(step, network, names)
+                    evaluate_now = step % eval_every == 0 or step == last_step
+                    if evaluate_now:
+                        speeds.append(meter.images_per_second())
+                        evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
+                        log_evaluations(step, evaluations)
+                        meter.report(epoch, step, speeds[-1], evaluations)
+                    if evaluate_now or stop_requested:
+                        # Flush first: a resumed run does not log the steps before its checkpoint again.
+                        events.flush()
+                        checkpoints.save(step, is_chief)
+                    if stop_requested:
+                        raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_requests))
+
+            if not speeds:  # all steps had been done before this process began
+                evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
+            elif is_chief:
+                log_confusions(step, test_confusions(evaluations), data.classes)
+        if is_chief:
+            finish_run(record, network, evaluations, step, speeds)
+            checkpoints.keep_last()
 
 
-def log_evaluation(found, epoch):
-    """Logs and returns the accuracies of {part: {task: confusion matrix}}, their means as `accuracy`.
+def batches_of_epoch(args, split, epoch, strategy):
+    """Yield the batches of an epoch: images (batch, ...), {task: labels (batch, ...)}, random numbers for `augment`.
 
-    Prints those of `test` after `epoch`, unless that is empty.
+    The order of the images and the random numbers, float32 (batch, NUM_RANDOM_NUMBERS), depend on the seed and the
+    epoch alone, so that a resumed run can go on within an epoch, and any number of replicas trains on the same images.
+    Each replica needs an image. If the last batch has too few, it holds them several times, which does not change
+    their mean.
     """
-    measured = {}
-    for part, matrices in found.items():
-        tasks = {task: float(np.trace(matrix) / np.sum(matrix)) for task, matrix in matrices.items()}
-        measured[part] = {**tasks, "accuracy": statistics.fmean(tasks.values())}
-        for task, accuracy in measured[part].items():
-            tf.summary.scalar(f"{'summary' if task == 'accuracy' else task}/accuracy_{part}", accuracy)
-    if epoch:
-        scores = [f"{'overall' if task == 'accuracy' else task} {v:.4f}" for task, v in measured["test"].items()]
-        print(f"{epoch}  test accuracy  {'  '.join(scores)}", flush=True)
-    return measured
+    size = len(split.images)
+    random = np.random.default_rng([args.seed, epoch])
+    order = random.permutation(size)
+    random_numbers = random.uniform(-1, 1, (size, NUM_RANDOM_NUMBERS)).astype(np.float32)
+    for start in range(0, size, args.n_batch_size):
+        indices = order[start : start + args.n_batch_size]
+        indices = np.tile(indices, math.ceil(strategy.num_replicas_in_sync / len(indices)))
+        labels = {task: labels[indices] for task, labels in split.labels.items()}
+        yield split.images[indices], labels, random_numbers[indices]
+
+
+def signature_of(args, split):
+    """Return the `tf.TensorSpec` of the arrays of a batch, whose size is left open."""
+    batch = next(batches_of_epoch(args, split, 0, tf.distribute.get_strategy()))
+    return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch)
+
+
+def learning_rates(args, epoch):
+    """Return the learning rates of the columns and of the units in an epoch, counted from 0.
+
+    The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
+    columns are pretrained, that of the units is 0.
+    """
+    rate = args.lr
+    if args.lr_half_life > 0:
+        rate = args.lr * 0.5 ** (epoch / args.lr_half_life)
+    if epoch < args.pretrain_epoch:
+        return rate, 0.0
+    return rate, rate * args.cross_stitch_lr_scale
+
+
+def stitch_columns(network, init):
+    """Let the units, which were the identity while the columns trained alone, start from `init`."""
+    for unit in units_of(network):
+        unit.alpha.assign(unit.alpha_with(init))
+
+
+def make_predict(network):
+    """Return a function from uint8 images (n, height, width, channels) to {task: outputs (n, ...)}, NumPy arrays.
+
+    Every process predicts by itself. (`network.predict` cannot run while several machines train together.) The memory
+    that it takes does not depend on the number of images.
+    """
+    signature = [tf.TensorSpec((None, *network.input_shape[1:]), tf.uint8)]
+    forward = tf.function(lambda images: network(images, training=False), signature, autograph=False)
+
+    def predict(images):
+        starts = range(0, len(images), EVALUATION_BATCH_SIZE)
+        outputs = [forward(images[start : start + EVALUATION_BATCH_SIZE]) for start in starts]
+        return {task: np.concatenate([output[task] for output in outputs]) for task in outputs[0]}
+
+    return predict
+
+
+class Evaluation(NamedTuple):
+    """What was measured on one split: {name: number} as in results.json, and {task: confusion matrix}.
+
+    A confusion matrix (classes, classes) counts images; its rows are the true classes, its columns the predicted ones.
+    """
+
+    measures: dict
+    confusions: dict
+
+
+def evaluate(predict, split):
+    """Return the `Evaluation` of a split: the accuracy of each task, and their mean as `accuracy`."""
+    confusions = {}
+    for task, logits in predict(split.images).items():
+        predicted = np.argmax(logits, axis=1)
+        confusions[task] = tf.math.confusion_matrix(split.labels[task], predicted, logits.shape[1]).numpy()
+    accuracies = {task: float(np.trace(matrix) / np.sum(matrix)) for task, matrix in confusions.items()}
+    return Evaluation({**accuracies, "accuracy": statistics.fmean(accuracies.values())}, confusions)
+
+
+def log_evaluations(step, evaluations):
+    """Log the accuracies of each split, as `item/accuracy_test` and, for all tasks, `summary/accuracy_test`."""
+    for split, evaluation in evaluations.items():
+        for name, value in evaluation.measures.items():
+            task = "summary" if name == "accuracy" else name
+            tf.summary.scalar(f"{task}/accuracy_{split}", value, step=step)
+
+
+def test_confusions(evaluations):
+    """Return {task: confusion matrix} of the test images."""
+    return evaluations["test"].confusions
+
+
+def metrics_of_interest(data):
+    """Return the tags that TensorBoard's table of hyper-parameters shows."""
+    return [f"{task}/accuracy_test" for task in ("summary", *data.classes)]
+
+
+def summary_of(evaluations):
+    """Return the test accuracies in one line."""
+    measures = dict(evaluations["test"].measures)
+    measures["overall"] = measures.pop("accuracy")
+    return "test accuracy: " + ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
 
 
 def print_results(results):
-    """Prints the accuracies of a finished run as a table."""
-    parts = [part for part in ("test", "validation") if part in results]
-    print(f"\n{'accuracy':12}" + "".join(f"{part:>12}" for part in parts))
-    for task in results["test"]:
-        name = "overall" if task == "accuracy" else task
-        print(f"{name:12}" + "".join(f"{results[part][task]:12.4f}" for part in parts))
+    """Print the accuracies of a finished run as a table. `results` is the content of its results.json."""
+    splits = [split for split in ("test", "validation") if split in results]
+    say(f"\n{'accuracy':12}" + "".join(f"{split:>12}" for split in splits))
+    for name in results["test"]:
+        label = "overall" if name == "accuracy" else name
+        say(f"{label:12}" + "".join(f"{results[split][name]:12.4f}" for split in splits))
     if "warning" in results["data"]:
-        print(results["data"]["warning"])
+        say(results["data"]["warning"])
 
 
-# -------------------------------------------------- checkpoints and summaries (but for predict: shared)
+# ----------------------------------------------------------------------------------------------------------------- data
 
 
-def choose_strategy(args, columns):
-    """Returns the distribution strategy for the devices at hand, and whether this process writes the run.
+class Split(NamedTuple):
+    """One split of the data: uint8 images (n, height, width, channels) and, for each task, int64 labels (n,)."""
 
-    TF_CONFIG set: several machines. Several GPUs (or logical CPUs): all of them. Otherwise one device. Operations will
-    be deterministic, and layers compute in --precision where they do not say otherwise.
+    images: np.ndarray
+    labels: dict
+
+
+class Data(NamedTuple):
+    """What a network is trained and tested on.
+
+    `splits` has a `Split` for "train" and for each part that is evaluated, as "test" and "validation". `classes` is
+    {task: names of classes}, in the order of the labels. `mean` and `variance` (height, width, channels) are those of
+    each pixel of the training images. `description` goes into run.json and results.json.
+    """
+
+    splits: dict
+    classes: dict
+    mean: np.ndarray
+    variance: np.ndarray
+    description: dict
+
+
+class Faces(NamedTuple):
+    """The faces that a folder lists: the path of each picture, and {attribute: int64 (n,)}.
+
+    The attributes are `gender` and `age` in years, and `ethnicity` or `identity`, whichever the data set knows.
+    """
+
+    paths: list
+    attributes: dict
+
+
+def prepare_data(args):
+    """Read the faces, leave out contradictions, and divide the rest into training, test and validation images.
+
+    A tenth of the faces are the test images, whatever --seed and --tasks are. Identical pictures stand in one split,
+    and those that contradict each other in none.
+
+    Raises:
+        Failure: The data are missing or damaged, or do not fit the arguments.
+    """
+    is_vggface2 = os.path.isdir(os.path.join(args.data_dir, "meta"))
+    if is_vggface2:
+        refuse_what_vggface2_does_not_know(args)
+        faces = list_vggface2(args.data_dir)
+    else:
+        if args.split == "identity":
+            raise Failure("--split identity: UTKFace does not say who is who. Use --split image.")
+        faces = list_utkface(args.data_dir)
+    split_by = args.split or ("identity" if is_vggface2 else "image")
+
+    read = functools.partial(read_face, size=args.image_size)
+    images, kept = decode_images(read, [(path,) for path in faces.paths], (args.image_size, args.image_size, 3))
+    attributes = {name: values[kept] for name, values in faces.attributes.items()}
+    picture, contradictory = find_copies(images, attributes)
+    images, picture = images[~contradictory], picture[~contradictory]
+    attributes = {name: values[~contradictory] for name, values in attributes.items()}
+    report_copies(args, picture, contradictory)
+
+    groups = attributes["identity"] if split_by == "identity" else picture
+    cells = attributes["gender"] * 100 + attributes["age"] // 10  # gender and decade
+    strata = attributes["gender"] if split_by == "identity" else cells
+    indices = divide(args, strata, groups, cells)
+    labels = labels_of_tasks(args, attributes)
+    everything = Split(images, {task: labels[task] for task in args.tasks})
+    splits = {name: select(everything, of_split) for name, of_split in indices.items()}
+    classes = {task: classes_of(args, task) for task in args.tasks}
+
+    description = {
+        "name": "VGGFace2" if is_vggface2 else "UTKFace",
+        "source": args.data_dir,
+        "sha256": sha256_of([images, *attributes.values()]),
+        "split": split_by,
+        "sizes": {name: len(split.images) for name, split in splits.items()},
+        "majority": report_majority(splits, classes),
+        "identical": len(picture) - len(set(picture)),
+        "left_out": int(contradictory.sum()),
+    }
+    if is_vggface2 and split_by == "image":
+        description["warning"] = (
+            "--split image leaks: images of the same person stand in training and test, and a person's gender and age "
+            "can be known again instead of seen. Use --split identity to judge."
+        )
+    mean, variance = pixel_statistics(splits["train"].images)
+    return Data(splits, classes, mean, variance, description)
+
+
+def refuse_what_vggface2_does_not_know(args):
+    """Raise Failure where the arguments ask for ethnicities, or for ages other than young and mature."""
+    if "ethnicity" in args.tasks:
+        raise Failure(f"--tasks {' '.join(args.tasks)}: VGGFace2 has no ethnicities, only gender and age.")
+    if args.age_bins != [MATURE]:
+        raise Failure(f"--age_bins: VGGFace2 only says young or mature, which is the default, {MATURE}.")
+
+
+def divide(args, strata, groups, cells):
+    """Return {name of a split: sorted indices of its images}.
+
+    The test and validation images are stratified by `strata`, and no group is on both sides of a split. With
+    --train_fraction, a part of every one of the `cells` is trained on.
+    """
+    test = hold_out(strata, groups, 0.1)
+    rest = np.setdiff1d(np.arange(len(strata)), test)
+    indices = {"test": test}
+    if args.validation_fraction > 0 and len(rest) > 0:
+        chosen = hold_out(strata[rest], groups[rest], args.validation_fraction)
+        indices["validation"] = rest[chosen]
+        rest = np.delete(rest, chosen)
+    if len(rest) == 0:
+        raise Failure(
+            f"--data_dir {args.data_dir} with --validation_fraction {args.validation_fraction} leaves no face to train "
+            "on."
+        )
+    rest = rest[stratified(cells[rest], args.train_fraction, seed=args.seed)]
+    return {"train": rest, **indices}
+
+
+def labels_of_tasks(args, attributes):
+    """Return {task: labels (n,)} of all tasks that the data set knows."""
+    age = np.searchsorted(args.age_bins, attributes["age"], side="right")
+    labels = {"gender": attributes["gender"], "age": age.astype(np.int64)}
+    if "ethnicity" in attributes:
+        labels["ethnicity"] = attributes["ethnicity"]
+    return labels
+
+
+def classes_of(args, task):
+    """Return the names of a task's classes. Those of age follow --age_bins."""
+    if task != "age" or args.age_bins == [MATURE]:
+        return TASKS[task]
+    bounds = [0, *args.age_bins]
+    closed = [f"{low}-{high - 1}" for low, high in itertools.pairwise(bounds)]
+    return [*closed, f"{bounds[-1]}+"]
+
+
+def report_majority(splits, classes):
+    """Print how frequent the classes are, and return {task: accuracy on the test images} of the most frequent class."""
+    majority = {}
+    for task, names in classes.items():
+        of_training = np.bincount(splits["train"].labels[task], minlength=len(names))
+        most_frequent = int(of_training.argmax())
+        majority[task] = float(np.mean(splits["test"].labels[task] == most_frequent))
+        counts = ", ".join(f"{name} {count:,}" for name, count in zip(names, of_training))
+        say(f"{task}: {counts} to train on; always {names[most_frequent]}: {majority[task]:.4f} of the test images")
+    return majority
+
+
+LAYOUTS = (
+    "UTKFace (https://susanqq.github.io/UTKFace, the aligned and cropped faces, named [age]_[gender]_[race]_"
+    "[date].jpg.chip.jpg) or VGGFace2 (https://www.robots.ox.ac.uk/~vgg/data/vgg_face2, its folders meta and test)"
+)
+UTKFACE_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d+\.jpg\.chip\.jpg")  # age, gender, ethnicity
+
+
+def list_utkface(data_dir):
+    """Return the `Faces` of UTKFace, in the order of their names.
+
+    Folders in the folder are read, too. Files of one name are one face: some archives hold faces twice.
+    """
+    path_of = {}
+    files = find_jpegs(data_dir)
+    for path in files:
+        path_of.setdefault(os.path.basename(path), path)
+    if len(path_of) < len(files):
+        say(f"left out {len(files) - len(path_of)} of {len(files)} files, whose names others have in other folders")
+
+    paths, fields, broken = [], [], []
+    for name in sorted(path_of):
+        match = UTKFACE_NAME.fullmatch(name)
+        if match:
+            paths.append(path_of[name])
+            fields.append([int(field) for field in match.groups()])
+        else:
+            broken.append(name)
+    if not paths:
+        raise Failure(f"--data_dir {data_dir} holds no faces of {LAYOUTS}.")
+    if broken:
+        say(f"skipped {len(broken)} of {len(path_of)} files for their names, such as {broken[0]!a}")
+    age, gender, ethnicity = np.array(fields, np.int64).T
+    return Faces(paths, {"gender": gender, "age": age, "ethnicity": ethnicity})
+
+
+def find_jpegs(folder):
+    """Return the sorted paths of all .jpg files below a folder. Links are followed, and each folder is read once."""
+    paths, visited = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(place) in visited:
+            folders.clear()
+            continue
+        visited.add(os.path.realpath(place))
+        paths += [os.path.join(place, name) for name in names if name.endswith(".jpg")]
+    return sorted(paths)
+
+
+def list_vggface2(data_dir):
+    """Return the `Faces` of VGGFace2's list of age templates.
+
+    The first ten images of an identity are young (age 0 here), the other ten mature (age MATURE).
+    """
+    meta = os.path.join(data_dir, "meta", "identity_meta.csv")
+    index = os.path.join(data_dir, "meta", "test_agetemp_imglist.txt")
+    gender_of = read_genders(meta)
+    names = read_text(index).split()
+    if not names or len(set(names)) < len(names):
+        raise Failure(f"{index} should hold the paths of images, one a line, and none of them twice.")
+
+    paths, genders, ages, identities = [], [], [], []
+    seen = collections.Counter()
+    for name in names:
+        identity = name.split("/")[-2] if "/" in name else ""
+        if gender_of.get(identity) not in ("m", "f"):
+            raise Failure(f"{index}: {name} is not an image of an identity whose gender {meta} tells.")
+        paths.append(os.path.join(data_dir, "test", name))
+        genders.append(1 if gender_of[identity] == "f" else 0)
+        ages.append(0 if seen[identity] < 10 else MATURE)
+        identities.append(identity)
+        seen[identity] += 1
+    for identity, count in seen.items():
+        if count != 20:
+            raise Failure(f"{index} lists {count} images of {identity}; there should be 20 of each identity.")
+    codes = np.unique(identities, return_inverse=True)[1]
+    return Faces(paths, {"gender": np.array(genders), "age": np.array(ages), "identity": codes})
+
+
+def read_genders(meta):
+    """Return {identity: "m" or "f"} from VGGFace2's identity_meta.csv, which has a blank after each comma."""
+    rows = csv.DictReader(read_text(meta).splitlines(), skipinitialspace=True)
+    rows = [{str(key).strip(): str(value).strip() for key, value in row.items()} for row in rows]
+    if not rows or not {"Class_ID", "Gender"} <= rows[0].keys():
+        raise Failure(f"{meta} should have the columns Class_ID, Name, Sample_Num, Flag, Gender.")
+    return {row["Class_ID"]: row["Gender"] for row in rows}
+
+
+def read_text(path):
+    """Return the text of a file in UTF-8, with or without the byte-order mark that Windows puts before it."""
+    try:
+        return pathlib.Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"{path} cannot be read ({error}). VGGFace2 has it in its folder meta.") from None
+
+
+def read_face(path, size):
+    """Return the face in a file, uint8 (size, size, 3): its middle square, scaled with antialiasing."""
+    image = ImageOps.fit(read_image(path), (size, size), method=Image.Resampling.BILINEAR)
+    return np.asarray(image)
+
+
+def decode_images(read, items, shape):
+    """Read images in parallel. Those that cannot be read are named and skipped, if they are at most 1 % of all.
+
+    Args:
+        read: A function that takes an item and returns a uint8 array of the given shape.
+        items: A list of tuples, the arguments of `read`; the first is the path of the file.
+        shape: The shape of an image.
+
+    Returns:
+        The images (n, *shape), and the indices of their items (n,).
+    """
+    images = np.empty((len(items), *shape), np.uint8)
+    kept, skipped = [], []
+    bar = keras.utils.Progbar(len(items), verbose=int(sys.stdout.isatty()), unit_name="image")
+    with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
+        futures = [pool.submit(read, *item) for item in items]
+        for index, future in enumerate(futures):
+            try:
+                images[len(kept)] = future.result()
+                kept.append(index)
+            except Exception as error:  # Pillow raises many types for damaged files
+                skipped.append(f"{items[index][0]} ({error or type(error).__name__})")
+            bar.update(index + 1)
+    if skipped:
+        say(f"skipped {len(skipped)} of {len(items)} images that cannot be read: {'; '.join(skipped[:5])}")
+    if len(skipped) > 0.01 * len(items):
+        raise Failure(f"{len(skipped)} of {len(items)} images cannot be read, more than 1 %. The first: {skipped[0]}.")
+    return images[: len(kept)], np.array(kept)
+
+
+def find_copies(images, attributes):
+    """Find identical pictures, and those among them that disagree.
+
+    Returns:
+        For each image the index of the first one that is identical (n,), and whether there is an identical one with
+        other attributes (n,).
+    """
+    digests = [hashlib.sha256(image).digest() for image in images]
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    picture = first[inverse]  # does not depend on the pixels, and so the split does not, either
+    facts = np.stack(list(attributes.values()), axis=1)
+    differs = (facts != facts[picture]).any(axis=1)
+    return picture, np.isin(picture, picture[differs])
+
+
+def report_copies(args, picture, contradictory):
+    """Print how many pictures are copies, and raise Failure if none is left without a contradiction."""
+    if contradictory.any():
+        say(f"{contradictory.sum()} images are left out: they have copies with another gender, age or the like")
+    if len(picture) == 0:
+        raise Failure(f"--data_dir {args.data_dir}: no face is left, since all contradict their copies.")
+    copies = len(picture) - len(set(picture))
+    if copies:
+        say(f"{copies} images are copies of others, and stand with them in one split")
+
+
+def hold_out(strata, groups, fraction):
+    """Return the sorted indices of a random part, which is the same for every seed and every choice of tasks.
+
+    It is stratified by `strata` (n,), and no one of the `groups` (n,) is on both sides.
+    """
+    names, first = np.unique(groups, return_index=True)
+    chosen = names[stratified(strata[first], fraction, seed=0)]
+    return np.flatnonzero(np.isin(groups, chosen))
+
+
+def select(split, indices):
+    """Return the images of a split at `indices`, with their labels."""
+    return Split(split.images[indices], {task: labels[indices] for task, labels in split.labels.items()})
+
+
+def stratified(labels, fraction, seed):
+    """Return the sorted indices of a random part that holds `fraction` of every class, and at least one of each."""
+    random = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        chosen.append(members[: max(1, round(fraction * len(members)))])
+    return np.sort(np.concatenate(chosen))
+
+
+def pixel_statistics(images):
+    """Return the mean and the variance of each pixel of uint8 images, two arrays (height, width, channels).
+
+    Variances below 1 are raised to 1, since a pixel that is constant in the training images may vary in others.
+    """
+    mean = images.mean(axis=0, dtype=np.float64)
+    squares = np.einsum("n...,n...->...", images, images, dtype=np.float64)  # needs no copy of the images in float64
+    mean_square = squares / len(images)
+    return mean, np.maximum(mean_square - mean**2, 1)
+
+
+def sha256_of(arrays):
+    """Return the SHA-256 of the shapes and the contents of arrays."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def read_image(path):
+    """Return the picture in a file as a Pillow image, RGB, as a picture viewer shows it.
+
+    It is turned as its EXIF data say, and what is transparent is white. Pillow would cut off the brighter values of
+    16-bit grey pictures, so these are scaled first.
+
+    Raises:
+        ValueError: The range of its values is unknown. Pillow raises further types of exceptions for damaged files.
+    """
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is unknown")
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.int64)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its pixels have more than 16 bits")
+        image = Image.fromarray(np.round(grey / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+# --------------------------------------------------------------------------------------- fast kernels and devices
+
+
+@keras.saving.register_keras_serializable("cross_stitch")
+class FusedBatchNormalization(layers.BatchNormalization):
+    """Keras's batch normalisation over the last axis; on one device it trains with TensorFlow's fused kernel.
+
+    For a batch of 128 with 28 x 28 x 32 activations the kernel takes 3.5 ms on 2 cores, and Keras's own code 17.4 ms.
+    Where several replicas share a batch (`synchronized`), Keras's own code computes the statistics of all of them.
+    """
+
+    def call(self, inputs, training=False):
+        if not training or not self.trainable or self.synchronized:
+            return super().call(inputs, training=training)
+
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        maps = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # the kernel takes four dimensions only
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            maps, gamma, beta, epsilon=self.epsilon, is_training=True
+        )
+        # Keras divides the squared deviations by n, the kernel by n - 1, which gives NaN for n = 1.
+        n = tf.cast(tf.size(maps) // maps.shape[-1], variance.dtype)
+        variance = tf.math.multiply_no_nan(variance, (n - 1) / n)
+        self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
+        self.moving_variance.assign(self.moving_variance * self.momentum + variance * (1 - self.momentum))
+        return tf.reshape(outputs, tf.shape(inputs))
+
+
+def available_cores():
+    """Return the number of cores that this process may use, in a container at most as many as its quota."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count()
+    try:
+        quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass  # there is no such file, so there is no quota
+    return cores
+
+
+def threads_per_operation(args, num_columns):
+    """Return the size of the pool of threads that TensorFlow's operations share.
+
+    The columns run at the same time. The thread that starts an operation works on it, too, so one core for each column
+    is taken, and the pool gets the others. (On more than 4 cores this has been counted, not timed.) If there is only
+    one column, or if the time goes into the products of dense units, one operation runs at a time and gets all cores.
+    """
+    dense_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
+    if num_columns == 1 or dense_units:
+        return available_cores()
+    return max(1, available_cores() - num_columns)
+
+
+def number_of_columns(args):
+    """Return the number of columns."""
+    return len(args.tasks)
+
+
+def choose_strategy(args):
+    """Prepare TensorFlow, and return the distribution strategy and whether this process writes the run.
+
+    Where TF_CONFIG is set, several machines train together, and the chief among them writes. Otherwise all GPUs of this
+    machine do, or its only device.
     """
     keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
-    dense = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"  # else columns run side by side
-    with contextlib.suppress(RuntimeError):  # TensorFlow is running already, as in a notebook
-        tf.config.threading.set_intra_op_parallelism_threads(max(1, CORES // (1 if dense else columns)))
-    if "TF_CONFIG" not in os.environ:
-        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-        return tf.distribute.MirroredStrategy(devices) if len(devices) > 1 else tf.distribute.get_strategy(), True
+    with contextlib.suppress(RuntimeError):  # raised if TensorFlow runs already, as in a notebook
+        threads = threads_per_operation(args, number_of_columns(args))
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    if "TF_CONFIG" in os.environ:
+        return join_cluster()
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) > 1:
+        return tf.distribute.MirroredStrategy(devices), True
+    return tf.distribute.get_strategy(), True
+
+
+def share_of_replica(batch):
+    """Return this replica's part of a global batch, a nested structure of tensors.
+
+    The images are in memory, and slicing them by hand is simpler than a distributed dataset. Any number of replicas
+    sees the same global batches.
+    """
+    context = tf.distribute.get_replica_context()
+    replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
+
+    def share(tensor):
+        size = tf.shape(tensor)[0]
+        return tensor[size * replica // replicas : size * (replica + 1) // replicas]
+
+    return tf.nest.map_structure(share, batch)
+
+
+# ----------------------------------------------------------------------------------------------------- several machines
+
+
+def join_cluster():
+    """Wait for all processes of TF_CONFIG; return the strategy of them all, and whether this one is the chief.
+
+    Raises:
+        Failure: TF_CONFIG is not as it should be, or TensorFlow has already been used in this process.
+    """
     try:
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         cluster = resolver.cluster_spec()
-        address = cluster.task_address(resolver.task_type, resolver.task_id)
-        workers = [worker for job in sorted(cluster.jobs) for worker in cluster.job_tasks(job)]  # the chief first
+        own_address = cluster.task_address(resolver.task_type, resolver.task_id)
+        addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]  # the chief first
         counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
-        if not {"chief", "worker"}.issuperset(counts) or counts.get("chief", 0) > 1:
-            raise ValueError(f"found {counts}")
+        ports = [int(address.rpartition(":")[2]) for address in addresses]
+        if not set(counts) <= {"chief", "worker"} or counts.get("chief", 0) > 1 or min(ports) < 1:
+            raise ValueError(f"the jobs are {counts}")
     except (ValueError, TypeError, AttributeError) as error:
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-        raise Failure(f"TF_CONFIG: expected {example}, with one chief at most, and no other jobs ({error})") from None
-    print(f"{address}: waiting until all of {', '.join(workers)} are there", flush=True)
-    with on_signals(signal.SIG_DFL):  # TensorFlow waits without Python, whose handlers cannot run; it ignores SIGTERM
-        return tf.distribute.MultiWorkerMirroredStrategy(), address == workers[0]
+        raise Failure(f"TF_CONFIG should look like {example}, with one chief at most ({error}).") from None
 
-
-@contextlib.contextmanager
-def on_signals(action):
-    """A context in which Ctrl-C and SIGTERM do `action`. Threads but the main one, as those of Ray Train, get none."""
-    kinds = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    before = {kind: signal.signal(kind, action) for kind in kinds}
+    bypass_proxies(addresses)
+    wait_for_processes(own_address, [address for address in addresses if address != own_address])
     try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise Failure(f"TF_CONFIG is set, but TensorFlow was used in this process before ({reason}).") from None
+    return strategy, own_address == addresses[0]
 
 
-def agree(strategy, **facts):
-    """Raises Failure unless all workers of TF_CONFIG come with the same facts, each something that JSON holds."""
-    if "TF_CONFIG" in os.environ:
-        codes = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
-        found = strategy.gather(strategy.run(tf.function(lambda: tf.constant([codes], tf.int64))), axis=0).numpy()
-        if differing := [what for what, column in zip(facts, found.T) if len(set(column)) > 1]:
-            raise Failure(f"TF_CONFIG: expected the same {', '.join(differing)} on all workers, found different ones")
+def bypass_proxies(addresses):
+    """Keep the traffic between the processes away from web proxies, through which gRPC would send even localhost."""
+    hosts = [address.rpartition(":")[0] for address in addresses]
+    for variable in ("no_proxy", "no_grpc_proxy"):
+        known = [host for host in os.environ.get(variable, "").split(",") if host]
+        os.environ[variable] = ",".join(dict.fromkeys(known + hosts))
+
+
+GREETING = b"cross-stitch\n"
+
+
+class GreetingHandler(socketserver.BaseRequestHandler):
+    """Answer the greeting of another process, which has sent its address."""
+
+    def handle(self):
+        self.request.settimeout(5)
+        with contextlib.suppress(OSError):
+            address = self.request.recv(1000).decode(errors="replace")
+            self.request.sendall(GREETING)
+            self.server.seen.add(address)
+
+
+class GreetingServer(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+
+
+def wait_for_processes(own_address, others):
+    """Return when all `others`, a list of "host:port", are there; say who is missing until then.
+
+    TensorFlow would wait, too, but without a word and deaf to signals. So the processes greet each other first, on the
+    ports that TensorFlow is about to use. A process has been seen when it has answered a greeting, or sent one.
+    """
+    try:
+        server = GreetingServer(("", int(own_address.rpartition(":")[2])), GreetingHandler)
+    except OSError as error:
+        raise Failure(f"TF_CONFIG: this process cannot listen at {own_address} ({error}).") from None
+    server.seen = set()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    say(f"{own_address} waits for {', '.join(others) or 'nobody'}")
+
+    began = time.monotonic()
+    next_report = began + 5
+    while missing := [address for address in others if address not in server.seen]:
+        reasons = {address: greet(address, own_address, server.seen) for address in missing}
+        reasons = {address: reason for address, reason in reasons.items() if address not in server.seen}
+        if reasons and time.monotonic() > next_report:
+            say("still waiting for " + ", ".join(f"{address} ({reason})" for address, reason in reasons.items()))
+            next_report = time.monotonic() + 60
+        time.sleep(0.2)
+    server.shutdown()
+    server.server_close()
+
+
+def greet(address, own_address, seen):
+    """Greet the process at `address` and add it to `seen` if it answers; otherwise return the reason."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=2) as connection:
+            connection.sendall(own_address.encode())
+            if connection.recv(len(GREETING)) == GREETING:
+                seen.add(address)
+        return "something else answers there"
+    except OSError as error:
+        return error.strerror or str(error) or type(error).__name__
+
+
+def agree(strategy, facts):
+    """Raise Failure unless all processes of TF_CONFIG come with the same facts, {name: something that JSON holds}."""
+    if "TF_CONFIG" not in os.environ:
+        return
+    checksums = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
+    of_replicas = strategy.run(tf.function(lambda: tf.constant([checksums], tf.int64)))
+    gathered = strategy.gather(of_replicas, axis=0).numpy()  # (processes, facts)
+    differing = [name for name, column in zip(facts, gathered.T) if len(set(column)) > 1]
+    if differing:
+        raise Failure(f"TF_CONFIG: the processes differ in {', '.join(differing)}; these must be the same in all.")
 
 
 @contextlib.contextmanager
-def claim(log_dir, resumed):
-    """A context in which no other process can write into the run's folder, which holds no run unless it is resumed."""
+def noted_signals():
+    """In this context Ctrl-C and SIGTERM only add their number to the list that it gives.
+
+    Only the main thread can set signal handlers; Ray Train calls `main` from another, which ends by other means.
+    """
+    received = []
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def exit_status_of(stop_requests):
+    """Return the exit status of a run that a signal ended: this process's first one, or SIGTERM of another."""
+    return 128 + (stop_requests[0] if stop_requests else signal.SIGTERM)
+
+
+# --------------------------------------------------------------------------------- the run's folder and its checkpoints
+
+
+def claim_folder(log_dir, resumed):
+    """Make the folder of a new run, and refuse one that holds a run.
+
+    The folder `checkpoints` in it can only be made once, so of two runs that begin in one folder the second is refused.
+    """
     try:
         os.makedirs(log_dir, exist_ok=True)
-        of_a_run = r"run\.json|results\.json|model\.keras|checkpoints|.*tfevents.*"
-        if not resumed and any(re.fullmatch(of_a_run, name) for name in os.listdir(log_dir)):
-            raise Failure(f"--log_dir {log_dir}: already holds a run; go on with --resume, or name another folder")
-        lock = open(os.path.join(log_dir, "lock"), "a")  # noqa: SIM115 (closed below, by with)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if resumed is None:
+            of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*")
+            if any(of_a_run.fullmatch(name) for name in os.listdir(log_dir)):
+                raise FileExistsError
+            os.mkdir(os.path.join(log_dir, "checkpoints"))
+    except FileExistsError:
+        raise Failure(f"{log_dir} already holds a run. Go on with it by --resume, or name another --log_dir.") from None
     except OSError as error:
-        what = "which no other process is writing" if isinstance(error, BlockingIOError) else "that can be written"
-        raise Failure(f"--log_dir {log_dir}: expected a folder {what} ({error})") from None
-    with lock:
-        yield
+        raise Failure(f"--log_dir {log_dir} cannot be made or written ({error}).") from None
 
 
-def refuse_difference(strategy, record, resumed):
-    """Raises Failure where data or libraries are others than those of the run to resume, or than another worker's."""
-    data = record["data"]["sha256"]
-    if resumed and resumed["data"].get("sha256") != data:
-        raise Failure(f"--resume: expected the data that it was begun with, --data_dir {resumed['data'].get('source')}")
-    if resumed and resumed["versions"] != VERSIONS:
-        raise Failure(f"--resume: expected {resumed['versions']}, with which the run was begun, found {VERSIONS}")
-    for what, differing in (("cores", "the last bits may differ"), ("devices", "other random numbers are drawn")):
-        if resumed and resumed.get(what, record[what]) != record[what]:
-            print(f"this run was last on {resumed[what]} {what}, here are {record[what]}: {differing}")
-    own = ("data_dir", "log_dir")  # a machine can have them elsewhere
-    arguments = {name: value for name, value in record["arguments"].items() if name not in own}
-    agree(strategy, arguments=arguments, data=data, versions=VERSIONS, run=resumed is not None)
+def describe_run(args, data, strategy):
+    """Return what run.json says of a run, before its network is built."""
+    return {
+        "arguments": vars(args),
+        "data": data.description,
+        "classes": data.classes,
+        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
+        "devices": strategy.num_replicas_in_sync,
+    }
 
 
-def write_checkpoint(checkpoint, log_dir, step, chief=True):
-    """Writes the state after `step` steps into log_dir/checkpoints, the chief alone, and removes all but the last two.
+def refuse_differences(strategy, record, resumed):
+    """Raise Failure where data, classes or versions differ from the run to resume, or between processes."""
+    if resumed:
+        if record["data"]["sha256"] != resumed["data"].get("sha256"):
+            raise Failure(
+                f"--resume: {record['data']['source']} does not hold the data that the run was begun with, from "
+                f"{resumed['data'].get('source')}."
+            )
+        for what in ("classes", "versions"):
+            if record[what] != resumed[what]:
+                raise Failure(
+                    f"--resume: the run was begun with {what} {resumed[what]}, and they are {record[what]} now."
+                )
+    arguments = {name: value for name, value in record["arguments"].items() if name not in ("data_dir", "log_dir")}
+    facts = {"arguments": arguments, "data": record["data"]["sha256"], "versions": record["versions"]}
+    agree(strategy, facts | {"run to resume": resumed is not None})
 
-    TensorFlow writes the index last, so a checkpoint that has one was written to its end. What a run did not write
-    stays where it is. Raises Failure with status 3 if a weight is not finite.
+
+class Checkpoints:
+    """The last two checkpoints of a run, with all that it needs to go on as if it had not been interrupted.
+
+    Create it in the scope of the strategy.
     """
-    if not all(np.isfinite(tf.convert_to_tensor(v)).all() for v in checkpoint.network):
-        raise Failure(f"step {step}: the weights are no longer finite; try a smaller --lr", 3)
-    tf.summary.flush()  # what was logged before this step is not logged again
-    if not chief:
-        return
-    folder, name = pathlib.Path(log_dir, "checkpoints"), f"step-{step:010d}"
-    checkpoint.write(str(folder / name))
-    for path in folder.glob(f"{name}.*"):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    kept = sorted(path.stem for path in folder.glob("step-??????????.index") if path.stem <= name)[-2:]
-    for path in folder.iterdir():
-        ours = re.fullmatch(r"(step-\d{10})(_temp|\.(index|data-\d{5}-of-\d{5})(\.tempstate\d+)?)", path.name)
-        if ours and ours[1] not in kept:  # older ones, damaged ones, and what a dead process left half-written
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
+    def __init__(self, log_dir, network, optimizers):
+        self.log_dir = log_dir
+        self.folder = os.path.join(log_dir, "checkpoints")
+        self.variables = network.variables
+        self.step = tf.Variable(0, dtype=tf.int64)
+        weights = [v.value for v in network.variables]  # `Checkpoint(model=network)` would miss the seeds of dropout
+        self.checkpoint = tf.train.Checkpoint(step=self.step, weights=weights, optimizers=optimizers.adams)
+        self.manager = None
 
-def restore_checkpoint(checkpoint, log_dir):
-    """Reads the newest good checkpoint of the run into `checkpoint`; returns its step, 0 if none was begun.
+    def paths(self):
+        """Return the path of each checkpoint that was written to its end, the oldest first.
 
-    A damaged one, as its checksums tell, is passed over with a line that says so; raises Failure if none is good.
-    """
-    for path in sorted(pathlib.Path(log_dir, "checkpoints").glob("step-??????????.index"), reverse=True):
-        prefix = str(path.with_suffix(""))
-        try:
-            checkpoint.read(prefix).assert_existing_objects_matched()
-            return int(prefix[-10:])
-        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
-            print(f"{prefix} is damaged ({type(error).__name__}): trying the one before it", flush=True)
-    if any(pathlib.Path(log_dir).glob("*tfevents*")):  # these come after the first checkpoint
-        raise Failure(f"--resume {log_dir}: all checkpoints in its folder are damaged or gone, expected a whole one")
-    return 0
+        TensorFlow writes the file that ends in .index last.
+        """
+        names = [path.stem for path in pathlib.Path(self.folder).glob("ckpt-*.index")]
+        steps = [int(name.removeprefix("ckpt-")) for name in names if re.fullmatch(r"ckpt-\d+", name)]
+        return [os.path.join(self.folder, f"ckpt-{step}") for step in sorted(steps)]
 
-
-def open_events(log_dir, step):
-    """Returns the summary writer of the run; its event files lose what they hold of `step` and later, and the setting.
-
-    That is logged again. Each file is replaced by a copy up to there, or up to a record torn when the process ended.
-    What comes after such a record, or a damaged one, cannot be read: a line says so.
-    """
-    copy, setting = os.path.join(log_dir, "rewound"), re.compile("arguments$|data$|_hparams_/")  # of log_setting
-    for path in pathlib.Path(log_dir).glob("events.out.tfevents.*"):
-        with tf.io.TFRecordWriter(copy) as events:
+    def restore(self):
+        """Load the newest checkpoint that is not damaged, and return its step. Return 0 if nothing was trained yet."""
+        for path in reversed(self.paths()):
             try:
-                for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
-                    event = tf.compat.v1.Event.FromString(record)
-                    again = event.step >= step or any(setting.match(value.tag) for value in event.summary.value)
-                    if event.file_version or not again:
-                        events.write(record)
-            except tf.errors.DataLossError:
-                print(f"{path} is torn or damaged: what it holds after that place is left out", flush=True)
-        os.replace(copy, path)
-    return tf.summary.create_file_writer(log_dir)
+                self.refuse_other_shapes(path)
+                self.checkpoint.read(path).assert_existing_objects_matched()
+                return int(self.step)
+            except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
+                say(f"{path} is damaged ({type(error).__name__}). Trying the one before it.")
+        if any(pathlib.Path(self.log_dir).glob("*tfevents*")):  # the first checkpoint is older than these
+            raise Failure(f"{self.folder} has no checkpoint that can be read, so the run cannot be resumed.")
+        return 0
+
+    def refuse_other_shapes(self, path):
+        """Raise Failure if the network's variables have other shapes than those in a checkpoint."""
+        shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+        for index, variable in enumerate(self.variables):
+            saved = shapes.get(f"weights/{index}/.ATTRIBUTES/VARIABLE_VALUE")
+            if saved is not None and tuple(saved) != tuple(variable.shape):
+                raise Failure(
+                    f"--resume: {variable.path} has shape {tuple(saved)} in the checkpoint and {tuple(variable.shape)} "
+                    "in the network. The script has changed since the run was begun."
+                )
+
+    def start(self, step):
+        """Begin to write checkpoints. A new run writes its first one now.
+
+        The manager reads the list of checkpoints from a file. Write that file anew, since it may have been lost or
+        emptied when the machine died.
+        """
+        if paths := self.paths():
+            state = tf.compat.v1.train.generate_checkpoint_state_proto(self.folder, paths[-1], paths)
+            pathlib.Path(self.folder, "checkpoint").write_text(str(state))
+        self.manager = tf.train.CheckpointManager(self.checkpoint, self.folder, max_to_keep=2)
+        if step == 0:
+            self.save(0)
+
+    def save(self, step, is_chief=True):
+        """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite."""
+        if not all(np.isfinite(v.numpy()).all() for v in self.variables):
+            raise Failure(f"The weights are no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
+        if is_chief:
+            self.step.assign(step)
+            self.manager.save(checkpoint_number=step)
+
+    def keep_last(self):
+        """Remove all checkpoints but the last, when the run is finished."""
+        for path in self.paths()[:-1]:
+            for file in pathlib.Path(self.folder).glob(f"{os.path.basename(path)}.*"):
+                file.unlink()
 
 
 def write_json(path, content):
-    """Writes `content` as JSON into the file `path`: the whole of it or, if anything fails, none."""
+    """Write `content` as JSON to the file `path`: the whole of it or, if anything fails, nothing."""
     with open(f"{path}.partial", "w") as file:
         json.dump(content, file, indent=2)
         file.flush()
@@ -870,273 +1452,576 @@ def write_json(path, content):
     os.replace(f"{path}.partial", path)
 
 
-def read_json(path, *parts):
-    """Returns the content of a JSON file that a run has written; raises Failure unless it has all `parts`."""
+def read_json(path, *keys):
+    """Return the content of a JSON file that a run has written; raise Failure unless it has a dict for each key."""
     try:
         content = json.loads(pathlib.Path(path).read_text())
-        if not all(isinstance(content[part], dict) for part in parts):
-            raise ValueError
+        if not all(isinstance(content[key], dict) for key in keys):
+            raise ValueError("a part of it is missing")
     except (OSError, ValueError, TypeError, KeyError) as error:
-        what = f"{', '.join(parts)} ({type(error).__name__} {error})"
-        raise Failure(f"{path}: expected the JSON file that a run writes, with {what}") from None
+        raise Failure(f"{path} is not the file that a run writes ({type(error).__name__}: {error}).") from None
     return content
 
 
-def describe(args, record, network, replicas):
-    """Prints the data, the network and where to look, before training starts."""
-    data = record["data"]
-    sizes = ", ".join(f"{size:,} {part}" for part, size in data["sizes"].items())
-    print(f"{data['name']} from {data['source']}: {sizes}")
-    if "warning" in data:
-        print(data["warning"])
-    devices = f"{replicas} device{'s' * (replicas > 1)}"
-    memory = f"{BYTES_OF_A_WEIGHT * record['parameters'] / 1e6:,.0f} MB with gradients and Adam's moments"
-    print(f"{record['parameters']:,} trainable weights, {memory}; {args.precision} on {devices}; seed {args.seed}")
-    units = [f"{unit.name} {tuple(unit.alpha.shape)}" for unit in units_of(network)]
-    print(f"cross-stitch units, with the shapes of alpha[to, from]: {', '.join(units) or 'none'}")
-    gpus = [tf.config.experimental.get_device_details(gpu) for gpu in tf.config.list_physical_devices("GPU")]
-    cpu = pathlib.Path("/proc/cpuinfo")
-    slow = any(gpu.get("compute_capability", (8, 0)) < (8, 0) for gpu in gpus)
-    if args.precision == "bfloat16" and (slow or (not gpus and cpu.exists() and "bf16" not in cpu.read_text())):
-        print("nothing here computes in bfloat16 directly: float32 will be faster and more exact")
-    watch = [sys.executable, "-m", "tensorboard.main", "--logdir", os.path.dirname(args.log_dir.rstrip("/")) or "."]
-    print(f"writing to {args.log_dir}; to watch: {shlex.join(watch)}", flush=True)
+# ---------------------------------------------------------------------------------------------- event files and results
 
 
-def units_of(network):
-    """Returns the network's cross-stitch units."""
-    return [layer for layer in network.layers if isinstance(layer, CrossStitch)]
+def open_event_file(log_dir, step):
+    """Open a new event file in the run's folder, for a process that goes on after `step` steps.
+
+    It begins with a START event. At every START but the first in a folder, TensorBoard discards that step and later
+    ones, which an interrupted process had logged after its last checkpoint. A new run has to write the first one.
+    """
+    writer = tf.summary.create_file_writer(log_dir)
+    first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
+    session_log = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+    event = tf.compat.v1.Event(step=first_step, wall_time=time.time(), session_log=session_log)
+    # There is no public function that writes an event of this kind.
+    tf.raw_ops.ImportEvent(writer=writer._resource, event=event.SerializeToString())
+    return writer
 
 
-def log_setting(args, data, metrics):
-    """Logs, at step 0, the arguments and the data as text, the hyper-parameters and `metrics`, tags."""
-    for tag, values in (("arguments", vars(args)), ("data", data)):
+def log_setting(args, data, network, train_step):
+    """Log the arguments and the data as texts, the hyper-parameters, and the graph of a training step."""
+    tf.summary.graph(train_step.get_concrete_function().graph)
+    for tag, values in (("arguments", vars(args)), ("data", data.description)):
         tf.summary.text(tag, [(name, str(value)) for name, value in values.items()], step=0)
-    values = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in vars(args).items()}
-    hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
+    simple = (bool, int, float, str)
+    values = {name: value if isinstance(value, simple) else str(value) for name, value in vars(args).items()}
+    metrics = [hparams.Metric(tag) for tag in metrics_of_interest(data)]
+    tf.summary.experimental.set_step(0)  # the plugin asks for it
+    hparams.hparams_config([hparams.HParam(name) for name in values], metrics)
     hparams.hparams(values)
 
 
-def log_training(network, step, numbers):
-    """Logs α of every unit (its means, its histogram, the means (T, T) as a picture) and, from step 1 on, `numbers`."""
+def log_scalars(step, values):
+    """Log {tag: value}."""
+    for tag, value in values.items():
+        tf.summary.scalar(tag, value, step=step)
+
+
+def log_units(step, network, names):
+    """Log the mean alpha of every unit for every pair of columns, for instance `units/pool_1/item_from_group`.
+
+    With more than four columns these would be too many. Then log the mean of their own alphas, and of all others.
+    """
     for unit in units_of(network):
-        mean, own = unit.mixing(), np.eye(unit.tasks, dtype=bool)
-        tf.summary.scalar(f"units/{unit.name}/alpha_self", mean[own].mean())
-        tf.summary.scalar(f"units/{unit.name}/alpha_cross", mean[~own].mean())
-        value = np.kron(np.sign(mean) * np.sqrt(np.minimum(np.abs(mean), 1)), np.ones((64, 64)))
-        picture = np.stack([1 - np.maximum(value, 0), 1 - np.abs(value), 1 + np.minimum(value, 0)], axis=-1)
-        text = "Row i, column j: what task i takes from task j. Blue is positive, red negative; full colour from 1 on."
-        tf.summary.image(f"units/{unit.name}/alpha_mean", picture[None], description=text)
-        if unit.unit != "activation":  # hundreds of millions of zeros would hide everything
-            tf.summary.histogram(f"units/{unit.name}/alpha", unit.alpha.value)
-    for tag, value in numbers.items() if step else ():
-        tf.summary.scalar(tag, value)
+        mean = unit.mean_alpha()
+        if len(names) <= 4:
+            for i, j in itertools.product(range(len(names)), repeat=2):
+                tf.summary.scalar(f"units/{unit.name}/{names[i]}_from_{names[j]}", mean[i, j], step=step)
+        else:
+            own = np.eye(len(names), dtype=bool)
+            tf.summary.scalar(f"units/{unit.name}/own", mean[own].mean(), step=step)
+            tf.summary.scalar(f"units/{unit.name}/others", mean[~own].mean(), step=step)
+        if not isinstance(unit, ActivationCrossStitch):  # its hundreds of millions of zeros would hide everything
+            tf.summary.histogram(f"units/{unit.name}/alpha", unit.alpha.value, step=step)
 
 
-def log_confusion(matrices, classes):
-    """Logs {task: confusion matrix} as tables: a row for each true class, a column for each predicted one."""
-    for task, matrix in matrices.items():
-        if len(matrix) <= 100:  # more nobody could read, and thousands would take gigabytes
-            rows = [(name, *map(str, row)) for name, row in zip(classes[task], matrix)]
-            tf.summary.text(f"{task}/confusion_matrix", [("true, predicted:", *classes[task]), *rows])
+def log_confusions(step, confusions, classes):
+    """Log {task: confusion matrix} as tables: a row for each true class, a column for each predicted one.
+
+    A matrix with more than 100 classes is left out. Nobody could read it, and thousands would take gigabytes.
+    """
+    for task, matrix in confusions.items():
+        if len(matrix) <= 100:
+            header = ["true, predicted:", *classes[task]]
+            rows = [[name, *(str(count) for count in row)] for name, row in zip(classes[task], matrix)]
+            tf.summary.text(f"{task}/confusion_matrix", [header, *rows], step=step)
 
 
-def write_results(results, network, speeds):
-    """Adds to a run's results what its units learned and its speed, writes them and the model, and prints them."""
-    args = results["arguments"]
-    results |= {"epochs": args["n_epoch"], "seed": args["seed"]}
-    results["images_per_second"] = round(statistics.median(speeds), 1)
-    results["cross_stitch"] = {unit.name: unit.mixing().tolist() for unit in units_of(network)}
+class Meter:
+    """Measure the speed, and show the progress, from each evaluation to the next."""
+
+    def __init__(self, args, step, last_step, eval_every, is_chief):
+        self.n_epoch = args.n_epoch
+        self.last_step = last_step
+        self.eval_every = eval_every
+        self.is_chief = is_chief
+        self.restart(step)
+
+    def restart(self, step):
+        """Begin anew after `step` steps."""
+        self.began = time.perf_counter()
+        self.images = 0
+        self.values = []  # the loss and the TRAINING_MEASURE of each step
+        steps = min(self.eval_every - step % self.eval_every, self.last_step - step)
+        show = self.is_chief and sys.stdout.isatty()
+        self.bar = keras.utils.Progbar(steps, verbose=int(show), stateful_metrics=["loss"])
+
+    def count(self, images, values):
+        """Count the images of a step, and show its loss."""
+        self.images += images
+        self.values.append((values["summary/loss_total"], values[TRAINING_MEASURE[1]]))
+        self.bar.add(1, [("loss", values["summary/loss_total"])])
+
+    def images_per_second(self):
+        return self.images / (time.perf_counter() - self.began)
+
+    def report(self, epoch, step, speed, evaluations):
+        """Print what the steps since the last evaluation gave, and begin anew. `speed` is in images per second."""
+        loss, measure = np.mean(self.values, axis=0)
+        if self.is_chief:
+            say(
+                f"epoch {epoch + 1}/{self.n_epoch}, step {step}: {speed:,.0f} images/s; "
+                f"training loss {loss:.4f}, {TRAINING_MEASURE[0]} {measure:.4f}; {summary_of(evaluations)}"
+            )
+        self.restart(step)
+
+
+def print_setting(args, record, network):
+    """Print the data, the network and where to look, before training starts."""
+    data = record["data"]
+    sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
+    say(f"{data['name']} from {data['source']}: {sizes}")
+    say("; ".join(f"{task}: {describe_classes(names)}" for task, names in record["classes"].items()))
+    if "warning" in data:
+        say(data["warning"])
+    megabytes = 16 * record["parameters"] / 1e6  # four float32 for each: value, gradient, Adam's two moments
+    devices = "1 device" if record["devices"] == 1 else f"{record['devices']} devices"
+    threads = tf.config.threading.get_intra_op_parallelism_threads()
+    say(
+        f"{record['parameters']:,} trainable weights, {megabytes:,.0f} MB with gradients and Adam's moments; "
+        f"{args.precision} on {devices}, threads in the pool: {threads}; seed {args.seed}"
+    )
+    units = [f"{unit.name} {tuple(unit.alpha.shape)}" for unit in units_of(network)]
+    say(f"cross-stitch units with the shape of their alpha: {', '.join(units) or 'none'}")
+    watch = [sys.executable, "-m", "tensorboard.main", "--logdir", os.path.dirname(args.log_dir.rstrip("/")) or "."]
+    say(f"writing to {args.log_dir}; to watch: {shlex.join(watch)}")
+
+
+def describe_classes(names):
+    """Return the number and the names of classes in a few words."""
+    if names == [str(number) for number in range(len(names))]:
+        return f"{len(names)} classes (0..{len(names) - 1})"
+    some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return f"{len(names)} classes ({some})"
+
+
+def finish_run(record, network, evaluations, step, speeds):
+    """Write the trained network and results.json, and print the results."""
+    args = record["arguments"]
+    results = {
+        **record,
+        **{split: evaluation.measures for split, evaluation in evaluations.items()},
+        "epochs": args["n_epoch"],
+        "steps": step,
+        "seed": args["seed"],
+        "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
+        "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
+    }
     network.save(os.path.join(args["log_dir"], "model.keras"))
     write_json(os.path.join(args["log_dir"], "results.json"), results)
     print_results(results)
 
 
+def say(text):
+    """Print a line at once. Characters that the terminal does not know are printed as escapes.
+
+    The run goes on in silence when nobody reads its output any more.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# ----------------------------------------------------------------------------------------------------------- prediction
+
+
 def load_run(model_path):
-    """Returns the trained network in a run's model.keras and the content of results.json beside it, for --predict."""
+    """Return the network in a run's model.keras, and the content of results.json beside it."""
     if model_path is None:
-        raise Failure("--predict: expected --model with the model.keras of a run")
+        raise Failure("--predict needs --model with the model.keras of a run.")
     results = read_json(os.path.join(os.path.dirname(model_path), "results.json"), "arguments", "classes")
     try:
         network = keras.models.load_model(model_path)
-    except Exception as error:  # what Keras makes of a damaged file is of many types
-        raise Failure(f"--model {model_path}: expected the model.keras of a run ({type(error).__name__})") from None
+    except Exception as error:  # Keras raises many types for damaged files
+        versions = results.get("versions", {})
+        raise Failure(
+            f"--model {model_path} cannot be loaded ({type(error).__name__}). It was written with Keras "
+            f"{versions.get('keras')}; this is Keras {keras.__version__}."
+        ) from None
     if network.name != NAME:
-        raise Failure(f"--model {model_path}: expected a model of {NAME}.py, found one of {network.name}")
+        raise Failure(f"--model {model_path} was trained by {network.name}.py, not by {NAME}.py.")
     return network, results
 
 
-def predict(photos, model_path):
-    """Prints each photo's most probable class of every task, with its probability, as a table.
+def predict_pictures(args):
+    """Print the most probable class of every task, with its probability, for each photo of --predict.
 
-    The classes are those of results.json beside the model; raises Failure for a photo or model that cannot be read.
+    The others are predicted if one cannot be read.
     """
-    network, results = load_run(model_path)
-    images = []
-    for photo in photos:
+    network, results = load_run(args.model)
+    images, readable, failures = [], [], []
+    for path in args.predict:
         try:
-            images.append(decode(photo, orientation(photo), network.input_shape[1]))
-        except tf.errors.OpError:
-            raise Failure(f"--predict {photo}: expected an image, of JPEG, PNG, GIF, BMP or WebP") from None
-    logits = network.predict(np.stack(images), verbose=0)
-    width = max(len("photo"), *(len(photo) for photo in photos))
-    print(f"{'photo':{width}}" + "".join(f"  {task:>20}" for task in logits))
-    for k, photo in enumerate(photos):
-        line = f"{photo:{width}}"
-        for task, x in logits.items():
-            probabilities = tf.nn.softmax(x[k]).numpy()
-            best = probabilities.argmax()
-            line += f"  {results['classes'][task][best]:>13} {probabilities[best]:6.3f}"
-        print(line)
+            images.append(read_face(path, network.input_shape[1]))
+            readable.append(path)
+        except Exception as error:  # Pillow raises many types for damaged files
+            failures.append(f"{path} ({error or type(error).__name__})")
+    if images:
+        print_predictions(readable, network.predict(np.stack(images), verbose=0), results["classes"])
+    refuse_unreadable(failures)
 
 
-# ------------------------------------------------------------------ command line (down to main: shared)
+def print_predictions(paths, logits, classes):
+    """Print a line for each picture: its path, and for each task the most probable class and its probability."""
+    for index, path in enumerate(paths):
+        answers = []
+        for task, of_pictures in logits.items():
+            probabilities = tf.nn.softmax(of_pictures[index]).numpy()
+            best = int(np.argmax(probabilities))
+            answers.append(f"{task} {classes[task][best]} {probabilities[best]:.3f}")
+        say(f"{path}: {', '.join(answers)}")
 
 
-def boolean(text):
-    """Returns the truth value that a word names, or the word; argparse's type=bool would read "False" as true."""
-    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(text.lower(), text)
+def refuse_unreadable(failures):
+    """Raise Failure if there are pictures that could not be read, after the others have been predicted."""
+    if failures:
+        raise Failure(f"--predict: not a picture that can be read: {'; '.join(failures)}.")
 
 
-def number(kind, interval):
-    """Returns an argparse type: a `kind` (int or float) inside an interval, written as in "(0, 1]"."""
-    low, high = map(float, interval[1:-1].split(","))
+# --------------------------------------------------------------------------------------------------------- command line
 
-    def parse(text):
-        with contextlib.suppress(ValueError):
-            value, place = kind(text), float(text)  # which is infinite for what no float can hold
-            if low < place < high or (place == low and interval[0] == "[") or (place == high and interval[-1] == "]"):
-                return value
-        what = "a whole number" if kind is int else "a number"
-        raise argparse.ArgumentTypeError(f"expected {what} in {interval}, got {text!r}")
-
-    return parse
+FAILED, WRONG_INPUT, DIVERGED = 1, 2, 3  # exit statuses; those above 128 tell which signal stopped a run
 
 
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are ours: one line, without the usage, with the flag that may have been meant."""
+class Failure(Exception):
+    """An error that ends the program with one line on standard error and the given exit status."""
 
-    def error(self, message):
-        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
-        if near := unknown and difflib.get_close_matches(unknown[1], self._option_string_actions, 1):
-            message += f"; did you mean {near[0]}?"
-        raise Failure(message.removeprefix("argument "))
+    def __init__(self, message, status=WRONG_INPUT):
+        super().__init__(" ".join(str(message).split()))
+        self.status = status
+
+
+PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
+    "default": {},
+    "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},  # of Misra et al.; they pretrain, too
+}
+
+
+PREDICTION_ARGUMENTS = ("predict", "model")  # they say nothing of what is trained
+
+
+def make_parser():
+    """Return the parser of the command line."""
+    parser = Parser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+
+    units = parser.add_argument_group("cross-stitch units").add_argument
+    units("--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline")
+    units(
+        "--cross_stitch_unit", choices=UNITS, default="channel", help="what has one alpha; 2018: a pair of activations"
+    )
+    units(
+        "--cross_stitch_at",
+        nargs="+",
+        choices=STITCHED_LAYERS,
+        default=list(STITCHED_LAYERS),
+        help="layers that a unit follows",
+    )
+    units("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
+    units("--cross_stitch_lr_scale", type=non_negative_float, default=1.0, help="learning rate of units, times --lr")
+    units("--pretrain_epoch", type=non_negative_int, default=0, help="first epochs, in which columns train alone")
+
+    network = parser.add_argument_group("network").add_argument
+    network("--split_after", choices=STITCHED_LAYERS, help="last layer of a trunk that all tasks share; none: no trunk")
+    network("--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer")
+    network("--keep_prob", type=keep_probability, default=0.5, help="share of the activations that dropout keeps")
+    network("--bn_momentum", type=fraction_below_one, default=0.9, help="momentum of batch norm's moving averages")
+    network("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products")
+
+    training = parser.add_argument_group("training").add_argument
+    training("--lr", type=positive_float, default=0.001, help="learning rate of Adam")
+    training("--lr_half_life", type=non_negative_float, default=0.0, help="epochs in which it halves; 0: constant")
+    training("--n_epoch", type=positive_int, default=8, help="epochs to train")
+    training("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
+    training("--reg_lambda", type=non_negative_float, default=1e-4, help="weight of the L2 loss")
+    training("--task_weights", nargs="+", type=non_negative_float, help="weights of the tasks' losses; none: 1 each")
+    training("--preset", choices=PRESETS, default="default", help="paper: that of Misra et al.")
+    training("--seed", type=seed, default=0, help="seed of everything that is drawn at random")
+
+    data = parser.add_argument_group("data").add_argument
+    data("--data_dir", type=absolute_path, help="folder of UTKFace or VGGFace2")
+    data("--tasks", nargs="+", choices=TASKS, default=["gender", "age"], help="tasks to train, a column each")
+    data("--split", choices=("identity", "image"), help="what training and test do not share; none: identity, if known")
+    data("--age_bins", nargs="+", type=year, default=[MATURE], help="years at which a further class of age begins")
+    data("--image_size", type=image_size, default=64, help="side of the images in pixels")
+    data("--augment", type=boolean, default=True, help="mirror and move the training images at random")
+    data("--train_fraction", type=fraction, default=1.0, help="part of the training images that is used")
+    data("--validation_fraction", type=fraction_below_one, default=0.0, help="part of them that is held out")
+
+    output = parser.add_argument_group("output").add_argument
+    output("--log_dir", type=os.path.expanduser, help="folder of the run; none: a new one in tf_logs/gender_age")
+    output("--log_every", type=positive_int, default=100, help="steps between two logged values, at most")
+    output("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
+    output(
+        "--resume", metavar="LOG_DIR", type=os.path.expanduser, help="go on; auto: with the run in --log_dir, if any"
+    )
+
+    add("--predict", nargs="+", metavar="PHOTO", type=os.path.expanduser, help="do not train: judge photos")
+    add("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
+    return parser
+
+
+def kind_of_run(args):
+    """Return the word that begins the name of a run's folder."""
+    if args.tasks and len(args.tasks) == 1:
+        return "single"
+    if args.split_after:
+        return f"split_after_{args.split_after}"
+    return "stitched" if args.cross_stitch_enabled else "baseline"
+
+
+def check_arguments(args):
+    """Raise Failure where arguments do not fit together, before any data are read."""
+    if args.data_dir is None or not os.path.isdir(args.data_dir):
+        raise Failure(f"--data_dir {args.data_dir or ''} should be a folder with {LAYOUTS}.")
+    if args.pretrain_epoch >= args.n_epoch:
+        raise Failure(f"--pretrain_epoch {args.pretrain_epoch} should be less than --n_epoch, {args.n_epoch}.")
+    if len(set(args.tasks)) < len(args.tasks):
+        raise Failure(f"--tasks {' '.join(args.tasks)}: name each task once.")
+    if args.split_after and len(args.tasks) == 1:
+        raise Failure(f"--split_after {args.split_after} needs more than one task.")
+    if args.task_weights and len(args.task_weights) != len(args.tasks):
+        raise Failure(f"--task_weights needs {len(args.tasks)} numbers, one each for {' '.join(args.tasks)}.")
+    if args.age_bins != sorted(set(args.age_bins)):
+        raise Failure(f"--age_bins {' '.join(map(str, args.age_bins))} should rise, as 13 20 30 45 60 does.")
 
 
 def parse_arguments(argv):
-    """Returns the arguments, and the record of the run to go on with or None; raises Failure if they are wrong.
+    """Return the arguments, and what run.json says of the run to go on with, or None for a new run.
 
-    With --resume, what the command line leaves out is taken from the run; what would change it is refused.
+    With --resume, arguments that are left out are those of the run, and others are refused where they would change it.
+    The arguments of a training have no `resume`, and none of PREDICTION_ARGUMENTS.
     """
-    if bad := [word for word in argv if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", word)]:
-        raise Failure(f"{bad[0]!a}: expected an argument in UTF-8, without control characters")
+    for word in argv:
+        if re.search("[\ud800-\udfff]", word):  # Python's stand-ins for bytes that are not UTF-8
+            raise Failure(f"{word!a} is not in UTF-8.")
     parser = make_parser()
-    args, resumed = parser.parse_args(argv), None
-    folder = args.log_dir if args.resume == "auto" else args.resume
-    if args.resume not in (None, "auto") and args.log_dir not in (None, folder):
-        raise Failure(f"--log_dir {args.log_dir}: expected none beside --resume {folder}, which names the folder")
-    if folder is not None and (args.resume != "auto" or os.path.exists(os.path.join(folder, "run.json"))):
-        resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "versions")
-        then = resumed["arguments"]
-        if foreign := then.keys() - vars(args).keys():
-            raise Failure(f"--resume {folder}: expected a run of {NAME}.py, found one with --{min(foreign)}")
-        parser.set_defaults(**then)
+    args = parser.parse_args(argv)
+    if args.predict:
+        return args, None
+    for name in PREDICTION_ARGUMENTS:
+        if vars(args)[name] != parser.get_default(name):
+            raise Failure(f"--{name} goes with --predict.")
+
+    folder = folder_to_resume(args)
+    resumed = None
+    if folder is None:
+        parser.set_defaults(**PRESETS[args.preset])
         args = parser.parse_args(argv)
-        args.log_dir = folder
-        for name, value in vars(args).items():
-            free = name in ("resume", "log_dir", "data_dir") or (name == "n_epoch" and value > then.get(name, value))
-            if not free and value != then.get(name):
-                raise Failure(f"--resume {folder}: the run has --{name} {then.get(name)}, got {value}")
-    elif not args.log_dir:
-        if "TF_CONFIG" in os.environ or args.resume:
-            raise Failure("--log_dir: required with TF_CONFIG and with --resume auto, a folder that all workers see")
-        stem = NAME.removesuffix("_multi_task_learning")  # TensorBoard cuts long names off
-        args.log_dir = time.strftime(f"tf_logs/{stem}/{kind_of_run(args)}-seed{args.seed}-%Y%m%d-%H%M%S", time.gmtime())
-        args.log_dir += f"-{os.getpid()}"  # runs may begin within a second
-    if re.search(r"[][*?\\]|://", args.log_dir):
-        raise Failure(f"--log_dir {args.log_dir}: expected a path of this machine, without [ ] * ? \\ and ://")
-    if args.pretrain_epoch >= args.n_epoch:
-        raise Failure(f"--pretrain_epoch {args.pretrain_epoch}: expected less than --n_epoch, {args.n_epoch}")
-    del args.resume
+        args.log_dir = args.log_dir or default_log_dir(args, parser)
+    else:
+        resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "classes", "versions")
+        args = arguments_of_resumed_run(parser, argv, folder, resumed["arguments"])
+    refuse_log_dir(args.log_dir)
+    check_arguments(args)
+    for name in ("resume", *PREDICTION_ARGUMENTS):
+        delattr(args, name)
     return args, resumed
 
 
+def folder_to_resume(args):
+    """Return the folder of the run that --resume names, or None for a new run."""
+    if args.resume == "auto":
+        if not args.log_dir:
+            raise Failure("--resume auto needs --log_dir.")
+        begun = os.path.exists(os.path.join(args.log_dir, "run.json"))
+        return args.log_dir if begun else None
+    if args.resume is not None and args.log_dir not in (None, args.resume):
+        raise Failure("--log_dir and --resume name different folders; give one of them.")
+    return args.resume
+
+
+def arguments_of_resumed_run(parser, argv, folder, recorded):
+    """Return the arguments of the run in `folder`. Only --n_epoch may grow and --data_dir may differ.
+
+    `recorded` are the arguments in its run.json.
+    """
+    known = vars(parser.parse_args([]))
+    if foreign := recorded.keys() - known.keys():
+        raise Failure(f"--resume {folder}: the run has --{min(foreign)}, which {NAME}.py does not have.")
+    parser.set_defaults(**recorded)
+    args = parser.parse_args(argv)
+    args.log_dir = folder
+    for name, value in vars(args).items():
+        may_differ = name in ("resume", "log_dir", "data_dir", *PREDICTION_ARGUMENTS)
+        may_grow = name == "n_epoch" and value > recorded.get(name, value)
+        if value != recorded.get(name) and not may_differ and not may_grow:
+            raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
+    return args
+
+
+def default_log_dir(args, parser):
+    """Return a new folder for the run, whose name tells it from others: data, kind, what is not default, seed, time."""
+    if "TF_CONFIG" in os.environ:
+        raise Failure("--log_dir is needed with TF_CONFIG: a folder that all processes see.")
+    script = NAME.removesuffix("_multi_task_learning")
+    data = os.path.basename(args.data_dir) if args.data_dir else script
+    told_otherwise = {"cross_stitch_enabled", "split_after", "seed", "tasks", "data_dir", "log_dir", "resume"}
+    changed = []
+    for name, value in vars(args).items():
+        if value != parser.get_default(name) and name not in told_otherwise:
+            values = value if isinstance(value, list) else [value]
+            changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
+    words = re.sub(r"[^\w.-]+", "_", "-".join([data, kind_of_run(args), *changed]), flags=re.ASCII)
+    when = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    # The number of the process: several runs may begin in one second.
+    return f"tf_logs/{script}/{words[:80]}-seed{args.seed}-{when}-{os.getpid()}"
+
+
+def refuse_log_dir(log_dir):
+    """Raise Failure for a path that TensorFlow would take for something else: a pattern, an address, other bytes."""
+    if re.search(r"[][*?\\]|://", log_dir):
+        raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
+    if os.fsencode(os.path.abspath(log_dir)) != os.path.abspath(log_dir).encode("utf-8", "surrogateescape"):
+        raise Failure(f"--log_dir {log_dir!a}: TensorFlow cannot find it in this locale. Use one with UTF-8.")
+
+
 def main(argv=None):
-    """Runs the command line `argv` and returns the exit status: 0, or another one after one line that says why."""
+    """Do what the command line `argv` says, and return the exit status: 0, or another after one line that says why."""
     log_dir = ""
     try:
-        args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
-        log_dir = args.log_dir
-        run(args, resumed)
+        with own_settings():
+            args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
+            if "predict" in args:
+                predict_pictures(args)
+            else:
+                log_dir = args.log_dir
+                show_or_train(args, resumed)
         return 0
     except Failure as failure:
         message, status = str(failure), failure.status
-    except (OSError, MemoryError, tf.errors.OpError) as error:  # a full disk, a lost worker
-        last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]  # without TensorFlow's own stack
-        message, status = last.split("\n")[0], 1
-    if status not in (2, 3) and os.path.exists(os.path.join(log_dir, "run.json")):  # 2, 3: it would end so again
+    except (OSError, MemoryError, tf.errors.OpError) as error:  # for instance a full disk, or a lost worker
+        # TensorFlow adds a traceback of its own, after an empty line.
+        last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
+        message, status = last.split("\n")[0], FAILED
+    can_go_on = status not in (WRONG_INPUT, DIVERGED) and os.path.exists(os.path.join(log_dir, "run.json"))
+    if can_go_on:
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
 
 
-def make_parser():
-    """Returns the parser of this script's arguments."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    add = parser.add_argument
-    add("--cross_stitch_enabled", type=boolean, choices=(True, False), default=True, help="False: no units (True)")
-    add("--cross_stitch_unit", choices=("channel", "layer", "activation"), default="channel", help="kind (channel)")
-    add("--cross_stitch_at", nargs="+", choices=UNITS, default=list(UNITS), help="layers that a unit follows (all)")
-    add("--cross_stitch_init", type=number(float, "(0, 1]"), default=1.0, help="initial alpha of a task itself (1.0)")
-    add("--cross_stitch_lr_scale", type=number(float, "[0, inf)"), default=1.0, help="times --lr, for units (1)")
-    add("--pretrain_epoch", type=number(int, "[0, inf)"), default=0, help="first epochs, units held at identity (0)")
-    add("--lr", type=number(float, "(0, inf)"), default=0.001, help="Adam's learning rate (0.001)")
-    add("--lr_half_life", type=number(float, "[0, inf)"), default=0.0, help="epochs that halve it (0: constant)")
-    add("--n_epoch", type=number(int, "[1, inf)"), default=8, help="epochs (8)")
-    add("--n_batch_size", type=number(int, "[1, inf)"), default=128, help="images per step, over all devices (128)")
-    add("--reg_lambda", type=number(float, "[0, inf)"), default=1e-4, help="weight of the L2 term (1e-4)")
-    add("--keep_prob", type=number(float, "[0.01, 1]"), default=0.5, help="share that dropout keeps (0.5)")
-    add("--bn_momentum", type=number(float, "[0, 1)"), default=0.9, help="of batch norm's moving averages (0.9)")
-    add("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products (float32)")
-    add("--tasks", nargs="+", choices=TASKS, default=["gender", "age"], help="a column each (gender age)")
-    add("--task_weights", nargs="+", type=number(float, "[0, inf)"), help="of their losses, in this order (1 each)")
-    add("--train_fraction", type=number(float, "(0, 1]"), default=1.0, help="part of the training set used (1)")
-    add("--validation_fraction", type=number(float, "[0, 1)"), default=0.0, help="part of it held out (0)")
-    add("--seed", type=number(int, "[0, 4294967295]"), default=0, help="of all that is drawn at random (0)")
-    add("--data_dir", type=os.path.abspath, help="folder of UTKFace or VGGFace2")
-    add("--split", choices=("identity", "image"), help="what test and training do not share (identity, if known)")
-    year = number(int, "[1, 120]")
-    add("--age_bins", nargs="+", type=year, default=[MATURE], help="years at which a further class begins (30)")
-    add("--image_size", type=number(int, "[16, 512]"), default=64, help="side of the images in pixels (64)")
-    add("--augment", type=boolean, choices=(True, False), default=True, help="mirror and shift training images (True)")
-    add("--log_dir", help="folder of the run (tf_logs/gender_age/<stitched|baseline|single>-seed<k>-<time>-<pid>)")
-    add("--log_every", type=number(int, "[1, inf)"), default=100, help="steps between summaries, at most (100)")
-    add("--eval_every", type=number(int, "[0, inf)"), default=0, help="steps between evaluations (0: an epoch)")
-    add("--resume", metavar="LOG_DIR", help="go on with this run; auto: with the one in --log_dir, if it holds one")
-    add("--predict", nargs="+", metavar="PHOTO", help="train nothing: judge these photos by --model")
-    add("--model", metavar="FILE", help="model.keras of a run, for --predict")
-    return parser
-
-
-def run(args, resumed):
-    """Predicts if asked to; otherwise trains, or shows the results of the run to resume where it is finished."""
-    if args.predict:
-        return predict(args.predict, args.model)
-    if args.model:
-        raise Failure("--model: expected with --predict PHOTO")
-    del args.predict, args.model
+def show_or_train(args, resumed):
+    """Train, or show the results of the run to resume if it is finished."""
+    if PRESETS[args.preset]:
+        changed = ", ".join(f"--{name} {vars(args)[name]}" for name in PRESETS[args.preset])
+        say(f"--preset {args.preset} means {changed}")
     path = os.path.join(args.log_dir, "results.json")
-    results = read_json(path, "test", "classes", "data") if resumed and os.path.exists(path) else {}
-    if results.get("epochs", 0) >= args.n_epoch:
-        print(f"this run is finished; it was trained on {results['data'].get('source')}")
-        print_results(results)
-    else:
-        train(args, resumed)
+    if resumed and os.path.exists(path):
+        results = read_json(path, "classes", "data")
+        if results.get("epochs", 0) >= args.n_epoch:
+            say(f"This run is finished. It was trained on {results['data'].get('source')}.")
+            print_results(results)
+            return
+    train(args, resumed)
 
 
-def kind_of_run(args):
-    """Returns the word that stands in the name of the run's folder."""
-    return "single" if len(args.tasks or "ab") == 1 else "stitched" if args.cross_stitch_enabled else "baseline"
+@contextlib.contextmanager
+def own_settings():
+    """In this context Keras has its default settings, whatever the user's configuration says; they are put back."""
+    config = keras.config
+    previous = (config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy())
+    if previous[:3] != ("channels_last", "float32", 1e-7) or previous[3].name != "float32":
+        say(f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}; this script uses its own.")
+    config.set_image_data_format("channels_last")
+    config.set_floatx("float32")
+    config.set_epsilon(1e-7)
+    config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        config.set_image_data_format(previous[0])
+        config.set_floatx(previous[1])
+        config.set_epsilon(previous[2])
+        config.set_dtype_policy(previous[3])
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, with the flag that may have been meant."""
+
+    def error(self, message):
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            similar = difflib.get_close_matches(unknown[1], known, n=1)
+            if similar:
+                message += f"; did you mean {similar[0]}?"
+        raise Failure(message.removeprefix("argument "))
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show the defaults of the arguments that have one, and the description as it is."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def boolean(text):
+    """Argument type. (With `type=bool` argparse reads "False" as True.)"""
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+    return words[text.lower()]
+
+
+def number(kind, text, condition, wanted):
+    """Return the number, an int or a float, that `text` tells, if it is finite and fulfils the condition."""
+    try:
+        value = kind(text)
+        if math.isfinite(value) and condition(value):
+            return value
+    except (ValueError, OverflowError):
+        pass
+    raise argparse.ArgumentTypeError(f"{text[:50]!r} is not {wanted}")
+
+
+def positive_int(text):
+    return number(int, text, lambda value: value >= 1, "a whole number from 1")
+
+
+def non_negative_int(text):
+    return number(int, text, lambda value: value >= 0, "a whole number from 0")
+
+
+def seed(text):
+    return number(int, text, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
+
+
+def positive_float(text):
+    return number(float, text, lambda value: value > 0, "a number above 0")
+
+
+def non_negative_float(text):
+    return number(float, text, lambda value: value >= 0, "a number from 0")
+
+
+def fraction(text):
+    return number(float, text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+
+
+def fraction_below_one(text):
+    return number(float, text, lambda value: 0 <= value < 1, "a number from 0 and below 1")
+
+
+def keep_probability(text):
+    return number(float, text, lambda value: 0.01 <= value <= 1, "a number from 0.01 to 1")
+
+
+def absolute_path(text):
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def year(text):
+    return number(int, text, lambda value: 1 <= value <= 120, "a whole number from 1 to 120")
+
+
+def image_size(text):
+    return number(int, text, lambda value: 16 <= value <= 512, "a whole number from 16 to 512")
 
 
 if __name__ == "__main__":
