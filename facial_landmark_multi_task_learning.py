@@ -193,7 +193,7 @@ class CrossStitch(layers.Layer):
 
     def mean_alpha(self):
         """Return the mean of alpha_ij over the channels, an array (T, T)."""
-        return np.mean(self.alpha, axis=2)
+        return np.mean(self.alpha.numpy(), axis=2)
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -207,7 +207,7 @@ class LayerCrossStitch(CrossStitch):
         return mixing
 
     def mean_alpha(self):
-        return np.array(self.alpha)
+        return self.alpha.numpy()
 
 
 @keras.saving.register_keras_serializable("cross_stitch")
@@ -242,8 +242,9 @@ class ActivationCrossStitch(CrossStitch):
     def mean_alpha(self):
         """Return the mean of each block's diagonal, an array (T, T). The rest of the block is not counted."""
         T, D = self.num_tasks, self.num_features()
-        blocks = np.reshape(self.alpha, (T, D, T, D))
-        return np.einsum("idjd->ij", blocks) / D
+        blocks = self.alpha.numpy().reshape(T, D, T, D)
+        diagonals = np.einsum("idjd->ijd", blocks)
+        return diagonals.mean(axis=2, dtype=np.float64)
 
 
 UNITS = {"channel": CrossStitch, "layer": LayerCrossStitch, "activation": ActivationCrossStitch}

@@ -1,17 +1,16 @@
-"""The cross-stitch unit against NumPy, finite differences, and what the paper says of it."""
+"""The cross-stitch units against NumPy, finite differences, and what the paper says of them."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import read_events
 
 KINDS = ("channel", "layer", "activation")
 
 
 def random_unit(script, kind, inputs):
-    """Returns a unit of the given kind with random α, built for `inputs`, and its α."""
-    unit = script.CrossStitch(kind, 0.9)
+    """Return a unit of the given kind with random alpha, built for `inputs`, and its alpha."""
+    unit = script.UNITS[kind](init=0.9)
     unit(inputs)
     alpha = np.random.default_rng(1).normal(size=unit.alpha.shape).astype(np.float32)
     unit.alpha.assign(alpha)
@@ -75,51 +74,76 @@ def test_gradients_equal_finite_differences(script, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_initial_values(script, kind, tasks):
     inputs = random_inputs(tasks)
-    unit = script.CrossStitch(kind, 0.9)
+    unit = script.UNITS[kind](init=0.9)
     mixed = unit(inputs)
-    cross = 0.1 / (tasks - 1)
-    expected = np.full((tasks, tasks), cross) + (0.9 - cross) * np.eye(tasks)
-    np.testing.assert_allclose(unit.mixing(), expected, atol=1e-7)
+    others = 0.1 / (tasks - 1)
+    expected = np.full((tasks, tasks), others) + (0.9 - others) * np.eye(tasks)
+    np.testing.assert_allclose(unit.mean_alpha(), expected, atol=1e-7)
     for i in range(tasks):
         np.testing.assert_allclose(mixed[i], sum(expected[i, j] * inputs[j] for j in range(tasks)), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_starts_as_identity_by_default(script, kind):
+def test_the_default_is_exactly_the_identity(script, kind):
     inputs = random_inputs(3)
-    for x, y in zip(inputs, script.CrossStitch(kind)(inputs)):
+    for x, y in zip(inputs, script.UNITS[kind]()(inputs)):
         np.testing.assert_array_equal(x, y)
 
 
-def test_mixing_is_the_mean_of_what_alpha_holds(script):
+def test_mean_alpha_is_the_mean_of_what_alpha_holds(script):
     inputs = random_inputs(2, (3, 2, 2, 3))
     unit, alpha = random_unit(script, "channel", inputs)
-    np.testing.assert_allclose(unit.mixing(), alpha.mean(axis=2), atol=1e-6)
+    np.testing.assert_allclose(unit.mean_alpha(), alpha.mean(axis=2), atol=1e-6)
     unit, alpha = random_unit(script, "layer", inputs)
-    np.testing.assert_array_equal(unit.mixing(), alpha)
+    np.testing.assert_array_equal(unit.mean_alpha(), alpha)
     unit, alpha = random_unit(script, "activation", inputs)
     assert alpha.shape == (24, 24)
     means = [[alpha[i : i + 12, j : j + 12].diagonal().mean() for j in (0, 12)] for i in (0, 12)]
-    np.testing.assert_allclose(unit.mixing(), means, atol=1e-6)
+    np.testing.assert_allclose(unit.mean_alpha(), means, atol=1e-6)
 
 
-def test_a_kind_that_does_not_exist_is_refused(script):
-    """As "channels", which must not pass for another kind."""
-    with pytest.raises(KeyError, match="channels"):
-        script.CrossStitch("channels")(random_inputs(2))
+def test_what_cannot_be_a_unit_is_refused(script):
+    for init in (0, -1, 1.1):
+        with pytest.raises(ValueError, match="init"):
+            script.CrossStitch(init=init)
+    with pytest.raises(ValueError, match="two columns"):
+        script.CrossStitch()(random_inputs(1))
 
 
-def test_picture_of_what_was_learned(script, tmp_path):
-    """From blue, 1 and more, by white, 0, to red, -1; a quarter is half as blue, as a square root is."""
-    inputs = [keras.Input((4,)) for _ in range(2)]
-    network = keras.Model(inputs, script.CrossStitch("layer", name="pool_1")(inputs))
-    network.layers[-1].alpha.assign([[7.0, -1.0], [0.25, 0.0]])
-    with tf.summary.create_file_writer(str(tmp_path)).as_default():
-        tf.summary.experimental.set_step(0)
-        script.log_training(network, 0, {})
-    (_, (width, height, picture)), *_ = read_events(tmp_path)["units/pool_1/alpha_mean"]
-    pixels = tf.io.decode_png(picture).numpy()
-    assert pixels.shape == (int(height), int(width), 3) == (128, 128, 3)
-    for i, j, colour in ((0, 0, (0, 0, 255)), (0, 1, (255, 0, 0)), (1, 0, (127, 127, 255)), (1, 1, (255, 255, 255))):
-        square = pixels[64 * i : 64 * (i + 1), 64 * j : 64 * (j + 1)]
-        assert np.abs(square - np.array(colour)).max() <= 1, (i, j, square[0, 0])
+def test_a_unit_of_ones_own_by_three_methods(script):
+    """One alpha_ij for each place of a map. One that starts with a wrong shape is refused, not broadcast."""
+
+    class PlaceCrossStitch(script.CrossStitch):
+        def alpha_shape(self):
+            return (self.num_tasks, self.num_tasks, *self.feature_shape[:2], 1)
+
+        def alpha_from_mixing(self, mixing):
+            return np.broadcast_to(mixing[:, :, None, None, None], self.alpha_shape())
+
+        def mean_alpha(self):
+            return np.mean(self.alpha, axis=(2, 3, 4))
+
+    class WrongCrossStitch(PlaceCrossStitch):
+        def alpha_from_mixing(self, mixing):
+            return mixing
+
+    inputs = random_inputs(2)
+    unit = PlaceCrossStitch(init=0.5)
+    for y in unit(inputs):
+        np.testing.assert_allclose(y, (inputs[0] + inputs[1]) / 2, atol=1e-6)
+    assert unit.alpha.shape == (2, 2, 4, 5, 1) and unit.mean_alpha().tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    with pytest.raises(ValueError, match="WrongCrossStitch"):
+        WrongCrossStitch()(inputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_saved_and_loaded(script, kind, tmp_path):
+    """Without a `get_config` of its own the unit comes back with its init and its alpha."""
+    inputs = [keras.Input((4, 5, 6)) for _ in range(2)]
+    unit = script.UNITS[kind](init=0.7, name="pool_1")
+    model = keras.Model(inputs, unit(inputs))
+    unit.alpha.assign(np.random.default_rng(1).normal(size=unit.alpha.shape))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras").get_layer("pool_1")
+    assert type(loaded).__name__ == type(unit).__name__ and loaded.init == 0.7
+    np.testing.assert_array_equal(loaded.alpha, unit.alpha)
