@@ -509,8 +509,9 @@ def train(args, resumed):
 
     Args:
         args: The command line.
-        resumed: What run.json says of the run to go on with, or None for a new run. A run that was stopped or killed
-            and is resumed ends with exactly the weights that it would have had without the interruption.
+        resumed: What run.json says of the run to go on with; None or empty for a new run, see `claim_folder`. A run
+            that was stopped or killed and is resumed ends with exactly the weights that it would have had without the
+            interruption.
 
     Raises:
         Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
@@ -1325,14 +1326,16 @@ def claim_folder(log_dir, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
     The folder `checkpoints` in it can only be made once, so of two runs that begin in one folder the second is refused.
+    With --resume auto (`resumed` is empty) it may be there: an earlier process may have been killed after making it.
     """
+    checkpoints = os.path.join(log_dir, "checkpoints")
     try:
         os.makedirs(log_dir, exist_ok=True)
-        if resumed is None:
+        if not resumed:
             of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*")
             if any(of_a_run.fullmatch(name) for name in os.listdir(log_dir)):
                 raise FileExistsError
-            os.mkdir(os.path.join(log_dir, "checkpoints"))
+            os.makedirs(checkpoints, exist_ok=resumed is not None)
     except FileExistsError:
         raise Failure(f"{log_dir} already holds a run. Go on with it by --resume, or name another --log_dir.") from None
     except OSError as error:
@@ -1365,7 +1368,7 @@ def refuse_differences(strategy, record, resumed):
                 )
     arguments = {name: value for name, value in record["arguments"].items() if name not in ("data_dir", "log_dir")}
     facts = {"arguments": arguments, "data": record["data"]["sha256"], "versions": record["versions"]}
-    agree(strategy, facts | {"run to resume": resumed is not None})
+    agree(strategy, facts | {"run to resume": bool(resumed)})
 
 
 class Checkpoints:
@@ -1793,10 +1796,11 @@ def check_arguments(args):
 
 
 def parse_arguments(argv):
-    """Return the arguments, and what run.json says of the run to go on with, or None for a new run.
+    """Return the arguments, and what run.json says of the run to go on with.
 
-    With --resume, arguments that are left out are those of the run, and others are refused where they would change it.
-    The arguments of a training have no `resume`, and none of PREDICTION_ARGUMENTS.
+    That is None for a new run, and empty for one that --resume auto begins. With --resume, arguments that are left out
+    are those of the run, and others are refused where they would change it. The arguments of a training have no
+    `resume`, and none of PREDICTION_ARGUMENTS.
     """
     for word in argv:
         if re.search("[\ud800-\udfff]", word):  # Python's stand-ins for bytes that are not UTF-8
@@ -1810,8 +1814,8 @@ def parse_arguments(argv):
             raise Failure(f"--{name} goes with --predict.")
 
     folder = folder_to_resume(args)
-    resumed = None
     if folder is None:
+        resumed = {} if args.resume else None
         parser.set_defaults(**PRESETS[args.preset])
         args = parser.parse_args(argv)
         args.log_dir = args.log_dir or default_log_dir(args, parser)

@@ -228,7 +228,7 @@ def test_names_that_differ_between_train_and_test_are_refused(script, tmp_path):
 def test_a_task_that_test_lacks_is_named(script, tmp_path):
     np.savez(tmp_path / "train.npz", **DIGITS)
     np.savez(tmp_path / "test.npz", images=DIGITS["images"], parity=DIGITS["parity"])
-    with pytest.raises(script.Failure, match="test.*`digit`, only images, parity"):
+    with pytest.raises(script.Failure, match=r"test.*`digit`, only images, parity"):
         script.read_folder(tmp_path)
 
 
