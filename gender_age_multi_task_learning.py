@@ -1400,8 +1400,10 @@ class Checkpoints:
         for path in reversed(self.paths()):
             try:
                 self.refuse_other_shapes(path)
-                self.checkpoint.read(path).assert_existing_objects_matched()
-                return int(self.step)
+                status = self.checkpoint.read(path)
+                status.assert_existing_objects_matched()
+                status.expect_partial()  # no warning of the manager's counter, which is not there yet
+                return int(self.step.numpy())
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
                 say(f"{path} is damaged ({type(error).__name__}). Trying the one before it.")
         if any(pathlib.Path(self.log_dir).glob("*tfevents*")):  # the first checkpoint is older than these
