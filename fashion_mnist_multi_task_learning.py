@@ -39,6 +39,17 @@ References:
 # /// script
 # requires-python = ">=3.11,<3.14"
 # dependencies = ["tensorflow==2.21.0", "numpy==2.4.6", "tensorboard==2.21.0"]
+#
+# [tool.uv]
+# constraint-dependencies = [
+#     "absl-py==2.5.1", "astunparse==1.6.3", "certifi==2026.10.19.post1", "charset-normalizer==3.5.3",
+#     "flatbuffers==25.12.19", "gast==0.7.0", "google-pasta==0.2.0", "grpcio==1.85.3", "h5py==3.14.0", "idna==3.20",
+#     "keras==3.15.1", "libclang==18.1.1", "markdown-it-py==4.3.0", "Markdown==3.11.3", "MarkupSafe==3.0.4",
+#     "mdurl==0.1.2", "ml_dtypes==0.6.0", "namex==0.1.0", "optree==0.20.0", "opt_einsum==3.4.0", "packaging==26.4",
+#     "pillow==13.0.0", "protobuf==7.36.2", "Pygments==2.21.0", "requests==2.34.2", "rich==15.0.0",
+#     "setuptools==80.9.0", "six==1.17.0", "tensorboard-data-server==0.7.2", "termcolor==3.3.0",
+#     "typing_extensions==4.16.0", "urllib3==2.8.0", "Werkzeug==3.1.9", "wheel==0.48.0", "wrapt==2.5.2",
+# ]
 # ///
 
 import argparse

@@ -1,0 +1,128 @@
+"""Pairs, intervals and corrected p-values from the stored runs, with pandas and SciPy.
+
+A seed stands for the same part of the data, the same order of images and, where the network is the same, the same
+initial weights. So settings are compared seed by seed: only runs of one commit, one data set and the same versions of
+the libraries make a pair.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ALIKE = ["seed", "commit", "data_sha256", "versions"]  # what the two runs of a pair have in common
+
+
+def load(path=RESULTS / "runs.jsonl"):
+    """Return the stored runs as a table, a row for each, with a column for each measure, as `test/accuracy`."""
+    with open(path) as file:
+        records = [json.loads(line) for line in file]
+    return table_of(records)
+
+
+def table_of(records):
+    """Return the table of a list of records, as `run.py` stores them."""
+    rows = []
+    for record in records:
+        row = {name: value for name, value in record.items() if name not in ("measures", "arguments", "sizes")}
+        row["versions"] = json.dumps(record["versions"], sort_keys=True)
+        row["commit"] = record["commit"] or "unknown"
+        rows.append(row | record["measures"])
+    return pd.DataFrame(rows)
+
+
+def values(runs, experiment, setting, measure):
+    """Return a measure of all seeds of a setting, a Series without those that do not have it."""
+    chosen = runs[(runs.experiment == experiment) & (runs.setting == setting)]
+    return chosen.set_index("seed")[measure].dropna() if measure in chosen else pd.Series(dtype=float)
+
+
+def differences(runs, experiment, setting, other, measure):
+    """Return a measure of one setting minus that of another, pair by pair, a Series with the seeds as index."""
+    chosen = runs[(runs.experiment == experiment) & runs.setting.isin([setting, other])]
+    if measure not in chosen or not len(chosen):
+        return pd.Series(dtype=float)
+    table = chosen.pivot_table(index=ALIKE, columns="setting", values=measure, dropna=False)
+    if not {setting, other} <= set(table.columns):
+        return pd.Series(dtype=float)
+    difference = (table[setting] - table[other]).dropna()
+    return difference.droplevel(ALIKE[1:]).sort_index()
+
+
+def interval(sample, clusters=None):
+    """Return the mean of a sample, its 95 % confidence interval by Student's t, and the p-value of a mean of zero.
+
+    With `clusters`, one name for each value, the values of a cluster may depend on each other: the variance is that of
+    the sums over clusters (a cluster-robust one, with the correction G / (G - 1) for G clusters). With fewer than three
+    values or clusters the interval and the p-value are NaN, since they would say nothing.
+    """
+    sample = np.asarray(sample, float)
+    mean = sample.mean()
+    if clusters is None:
+        clusters = np.arange(len(sample))
+    names = pd.unique(pd.Series(clusters))
+    count = len(names)
+    if count < 3:
+        return mean, (np.nan, np.nan), np.nan
+    sums = np.array([(sample - mean)[np.asarray(clusters) == name].sum() for name in names])
+    error = np.sqrt(np.sum(sums**2) * count / (count - 1)) / len(sample)
+    if error == 0:
+        return mean, (mean, mean), float(mean == 0)
+    reach = stats.t.ppf(0.975, count - 1) * error
+    p = 2 * stats.t.sf(abs(mean / error), count - 1)
+    return mean, (mean - reach, mean + reach), float(p)
+
+
+def holm(p_values):
+    """Return p-values corrected for their number by Holm's method; NaN stays NaN and does not count."""
+    p_values = np.asarray(p_values, float)
+    corrected = np.full(len(p_values), np.nan)
+    known = [index for index in np.argsort(p_values) if np.isfinite(p_values[index])]
+    largest = 0.0
+    for rank, index in enumerate(known):
+        largest = max(largest, min(1.0, p_values[index] * (len(known) - rank)))
+        corrected[index] = largest
+    return corrected
+
+
+def pooled(runs, experiments, setting, other, measure):
+    """Return what `interval` does for the pairs of several experiments together, with the seeds as clusters."""
+    parts = [differences(runs, experiment, setting, other, measure) for experiment in experiments]
+    joined = pd.concat(parts)
+    return (*interval(joined.to_numpy(), joined.index.to_numpy()), len(joined))
+
+
+def of_images(experiment, setting, seed, tasks, folder=RESULTS / "predictions"):
+    """Return what each test image adds to the mean of tasks, or to the mean error, of a stored run; None if unknown.
+
+    `tasks` are those that count; empty for landmarks, whose predictions are stored as errors.
+    """
+    path = Path(folder) / f"{experiment}.npz"
+    if not path.exists():
+        return None
+    with np.load(path) as file:
+        if f"{setting}|{seed}|mean_error" in file:
+            return file[f"{setting}|{seed}|mean_error"] / 1e4
+        keys = [f"{setting}|{seed}|{task}" for task in tasks]
+        if not keys or not all(key in file for key in keys):
+            return None
+        return np.mean([file[key] == file[f"truth|{task}"] for key, task in zip(keys, tasks)], axis=0)
+
+
+def over_seeds_and_images(differences_of, draws=4000, seed=0):
+    """Return a 95 % interval for both sources of chance, other seeds and other test images, by a two-way bootstrap.
+
+    Args:
+        differences_of: (seeds, images), what each test image adds to the difference of each pair.
+    """
+    matrix = np.asarray(differences_of, float)
+    random = np.random.default_rng(seed)
+    seeds, images = matrix.shape
+    means = np.empty(draws)
+    for k in range(draws):
+        weights = np.bincount(random.integers(0, images, images), minlength=images) / images
+        means[k] = (matrix[random.integers(0, seeds, seeds)] @ weights).mean()
+    return tuple(np.percentile(means, [2.5, 97.5]))
