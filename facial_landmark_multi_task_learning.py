@@ -32,6 +32,7 @@ Contents:
 References:
     Misra, Shrivastava, Gupta, Hebert: Cross-stitch Networks for Multi-task Learning. CVPR 2016, arXiv:1604.03539.
     Bhuin, Chadha, Tan: Related Weights in Cross-stitch Network for Multi-task Learning. Poster, CMU.
+    The TensorFlow implementation of 2018: github.com/helloyide/Cross-stitch-Networks-for-Multi-task-Learning.
     Rozantsev, Salzmann, Fua: Beyond Sharing Weights for Deep Domain Adaptation. arXiv:1603.06432.
     Zhang, Luo, Loy, Tang: Facial Landmark Detection by Deep Multi-task Learning. ECCV 2014 (MTFL).
     Sun, Wang, Tang: Deep Convolutional Network Cascade for Facial Point Detection. CVPR 2013 (boxes, and a test set).
@@ -109,7 +110,7 @@ from tensorboard.plugins.hparams import api as hparams
 NAME = "facial_landmark_multi_task_learning"
 
 LANDMARKS = ["left eye", "right eye", "nose", "left mouth corner", "right mouth corner"]  # left as seen in the picture
-TASKS = {  # the attributes, and the names of their classes in the order of MTFL's numbers 1, 2, ...
+TASKS = {  # the tasks beside the landmarks: the attributes, and their classes in the order of MTFL's numbers 1, 2, ...
     "gender": ["male", "female"],
     "smile": ["smiling", "not smiling"],
     "glasses": ["glasses", "no glasses"],
@@ -142,18 +143,18 @@ TRAINING_MEASURE = ("mean error", "landmarks/mean_error_train")  # what is print
 class CrossStitch(layers.Layer):
     """Mix the activations of all columns with learned weights.
 
-    The unit takes a list of T tensors x_1 ... x_T, one for each task, all of shape (batch, ..., channels). It returns
-    a list of T tensors of the same shape (Misra et al., equation 1, for T tasks):
+    The unit takes a list of T tensors x_1 ... x_T, one for each column, all of shape (batch, ..., channels). It returns
+    a list of T tensors of the same shape (Misra et al., equation 1, for T columns):
 
         x̃_i = sum over j of alpha_ij x_j
 
-    Every channel has its own alpha_ij: the weight `alpha` has shape (T, T, channels). The subclasses have one alpha_ij
-    for the whole layer, and one weight for every pair of activations.
+    Every channel has its own alpha_ij: the weight `alpha` has shape (T, T, channels). `LayerCrossStitch` has one
+    alpha_ij for the whole layer, and `ActivationCrossStitch` a weight for every pair of activations.
 
     Args:
         init: The initial alpha_ii, above 0 and at most 1. All other alpha_ij start at (1 - init) / (T - 1), so that
-            the weights of each task sum to one and keep the scale of its activations. With 1.0 the unit starts as the
-            identity.
+            the weights of each column sum to one and keep the scale of its activations. With 1.0 the unit starts as
+            the identity.
 
     Raises:
         ValueError: `init` is out of range, or the unit is called with fewer than two tensors.
@@ -167,25 +168,24 @@ class CrossStitch(layers.Layer):
         self.init = init
 
     def build(self, input_shapes):
-        self.num_tasks = len(input_shapes)
-        if self.num_tasks < 2:
+        self.num_columns = len(input_shapes)
+        if self.num_columns < 2:
             raise ValueError("A cross-stitch unit joins two columns or more.")
         self.feature_shape = tuple(input_shapes[0][1:])  # without the batch
         self.alpha = self.add_weight(name="alpha", shape=self.alpha_shape(), initializer=self.initial_alpha)
 
     def call(self, xs):
-        tasks = range(self.num_tasks)
-        alpha = tf.convert_to_tensor(self.alpha)
-        return [tf.add_n([alpha[i, j] * xs[j] for j in tasks]) for i in tasks]
+        columns = range(self.num_columns)
+        return [tf.add_n([self.alpha[i, j] * xs[j] for j in columns]) for i in columns]
 
     def initial_alpha(self, shape, dtype=None):
-        """Return the initial `alpha`, as Keras asks an initializer for it."""
-        return self.alpha_with(self.init)
+        """Return the first value of `alpha`. Keras calls this with a shape, as it calls every initializer."""
+        return self.alpha_from_init(self.init)
 
-    def alpha_with(self, init):
-        """Return the `alpha` that starts from `init`, in place of the unit's own, as an array."""
-        others = (1 - init) / (self.num_tasks - 1)
-        mixing = np.full((self.num_tasks, self.num_tasks), others, np.float32)
+    def alpha_from_init(self, init):
+        """Return the array that `alpha` starts from with a given `init`, which need not be the unit's own."""
+        others = (1 - init) / (self.num_columns - 1)
+        mixing = np.full((self.num_columns, self.num_columns), others, np.float32)
         np.fill_diagonal(mixing, init)
         alpha = self.alpha_from_mixing(mixing)
         if alpha.shape != self.alpha_shape():
@@ -196,7 +196,7 @@ class CrossStitch(layers.Layer):
 
     def alpha_shape(self):
         """Return the shape of `alpha`."""
-        return (self.num_tasks, self.num_tasks, self.feature_shape[-1])
+        return (self.num_columns, self.num_columns, self.feature_shape[-1])
 
     def alpha_from_mixing(self, mixing):
         """Return the `alpha` that mixes all activations by one matrix, `mixing` (T, T)."""
@@ -212,7 +212,7 @@ class LayerCrossStitch(CrossStitch):
     """A cross-stitch unit with one alpha_ij for all channels. Its weight `alpha` has shape (T, T)."""
 
     def alpha_shape(self):
-        return (self.num_tasks, self.num_tasks)
+        return (self.num_columns, self.num_columns)
 
     def alpha_from_mixing(self, mixing):
         return mixing
@@ -226,16 +226,18 @@ class ActivationCrossStitch(CrossStitch):
     """A cross-stitch unit with one weight for every pair of activations, as in the implementation of 2018.
 
     Each task has D activations in this layer. The weight `alpha` has shape (T * D, T * D) and consists of T x T blocks.
-    x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. At first block (i, j) is the identity times the
-    initial alpha_ij of `CrossStitch`.
+    x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. In the beginning, block (i, j) is the identity
+    times the initial alpha_ij of `CrossStitch`.
 
-    After the first convolution block D is 6,272, so that `alpha` has 157 million entries. Training it takes 2.5 GB.
+    `alpha` grows with the fourth power of the images' side. After the first convolution block, images of 28 x 28 pixels
+    and 32 filters give a D of 6,272. Then `alpha` has 157 million entries, and training it takes 2.5 GB.
     """
 
     def call(self, xs):
         flat = tf.concat([tf.reshape(x, (-1, self.num_features())) for x in xs], axis=1)
-        mixed = tf.matmul(self.alpha, flat, transpose_b=True)  # (T * D, batch): flat · alphaᵀ transposed, but faster
-        of_tasks = [tf.transpose(x) for x in tf.split(mixed, self.num_tasks, axis=0)]
+        # This is the transpose of `flat` times `alpha` transposed, which some processors compute much more slowly.
+        mixed = tf.matmul(self.alpha, flat, transpose_b=True)  # (T * D, batch)
+        of_tasks = [tf.transpose(x) for x in tf.split(mixed, self.num_columns, axis=0)]
         return [tf.reshape(x, (-1, *self.feature_shape)) for x in of_tasks]
 
     def num_features(self):
@@ -243,7 +245,7 @@ class ActivationCrossStitch(CrossStitch):
         return math.prod(self.feature_shape)
 
     def alpha_shape(self):
-        size = self.num_tasks * self.num_features()
+        size = self.num_columns * self.num_features()
         return (size, size)
 
     def alpha_from_mixing(self, mixing):
@@ -252,7 +254,7 @@ class ActivationCrossStitch(CrossStitch):
 
     def mean_alpha(self):
         """Return the mean of each block's diagonal, an array (T, T). The rest of the block is not counted."""
-        T, D = self.num_tasks, self.num_features()
+        T, D = self.num_columns, self.num_features()
         blocks = self.alpha.numpy().reshape(T, D, T, D)
         diagonals = np.einsum("idjd->ijd", blocks)
         return diagonals.mean(axis=2, dtype=np.float64)
@@ -309,8 +311,7 @@ def build_network(args, classes, mean, variance):
 def convolution_block(args, x, block, column, level):
     """Convolution, batch norm, max-pool (in some blocks) and ReLU: (batch, h, w, c) to (batch, h', w', filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. The name of a layer has a point,
-    which no name of a unit has.
+    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work.
     """
     filters = max(1, round(args.width * block.filters))
     convolution = layers.Conv2D(
@@ -337,10 +338,10 @@ def dense_block(args, x, column, level):
     return layers.ReLU()(x)
 
 
-def batch_norm(args, x, name, dtype=None):
-    """Batch norm over the global batch, computed by the fastest code for the devices at hand."""
+def batch_norm(args, x, name):
+    """Batch norm over the global batch, by a fast kernel if there is only one replica (see FusedBatchNormalization)."""
     several_replicas = tf.distribute.has_strategy()
-    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=several_replicas, name=name, dtype=dtype)(x)
+    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=several_replicas, name=name)(x)
 
 
 def dropout(args, x, column):
@@ -369,15 +370,15 @@ def output_layer(x, task, num_classes):
 def build_poster_network(args, classes, shape):
     """Build the network of the poster's code, with the same inputs and outputs as `build_network`.
 
-    It divides the pixels by 255, and has no batch norm, no padding, and one output for each attribute of two classes.
-    If there is a unit after its fully connected layer, that has one alpha for the whole layer.
+    It divides the pixels by 255. It has no batch norm and no padding, and a single number as the output of an attribute
+    with two classes. A unit after its fully connected layer has one alpha for the whole layer.
     """
     images = keras.Input(shape, dtype="uint8", name="images")
-    pixels = layers.Normalization(
+    divide_by_255 = layers.Normalization(
         axis=(1, 2, 3), mean=np.zeros(shape), variance=np.full(shape, 255.0**2), dtype="float32"
     )
     names = ["trunk"] if args.split_after else column_names(classes)
-    columns = {name: pixels(images) for name in names}
+    columns = {name: divide_by_255(images) for name in names}
 
     for level, block in enumerate(POSTER_BLOCKS, start=1):
         columns = {name: poster_convolution_block(args, x, block, name, level) for name, x in columns.items()}
@@ -425,7 +426,7 @@ def poster_output_layer(x, task, num_classes):
 
 
 def model_of(args, images, outputs):
-    """Return the model; if the weights of its columns are related, it has the weights of that relation, too."""
+    """Return the model, with the weights of the relation between its columns if --weight_reg asks for one."""
     kind = keras.Model if args.weight_reg == "none" else RelatedColumns
     return kind(images, outputs, name=NAME)
 
@@ -560,7 +561,9 @@ def task_losses(outputs, labels, sigmoid_poses):
 
 def weights_of_tasks(args, tasks):
     """Return {task: the weight of its loss}."""
-    of_attributes = args.aux_lambda * len(TASKS) if len(args.aux_lambda) == 1 else args.aux_lambda
+    of_attributes = args.aux_lambda
+    if len(of_attributes) == 1:
+        of_attributes = of_attributes * len(TASKS)  # a list with the same weight for each
     weights = {"landmarks": args.landmark_lambda, **dict(zip(TASKS, of_attributes))}
     return {task: weights[task] for task in tasks}
 
@@ -568,9 +571,9 @@ def weights_of_tasks(args, tasks):
 def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
-    It takes a batch (faces, {task: labels}, random numbers) and a number, and returns {tag: value} to be logged and the
-    sum of these numbers over all processes, `stop_requests`: by it each machine tells the others that it was asked to
-    stop.
+    That function takes a batch, (faces, {task: labels}, random numbers), and the number of stop signals that this
+    process has received. It returns {tag: value} to be logged. One of the values, `stop_signals`, counts the signals of
+    all processes: so each machine learns that another one was asked to stop.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the losses of the weights
@@ -580,14 +583,14 @@ def make_train_step(strategy, network, optimizers, args, signature):
         strategy: The distribution strategy.
         network: The network.
         optimizers: The `Optimizers` of the columns and of the units.
-        args: The command line.
+        args: The parsed command line.
         signature: The `tf.TensorSpec` of a batch. With it the last, smaller batch needs no graph of its own.
     """
     task_weights = weights_of_tasks(args, network.output)
     size = network.input_shape[1]
     optimizers.create_moments(strategy, network)
 
-    def replica_step(batch, stop_requests):
+    def replica_step(batch, stop_signals):
         global_batch_size = tf.cast(tf.shape(batch[0])[0], tf.float32)
         faces, labels, random_numbers = share_of_replica(batch)
         if args.augment:
@@ -614,7 +617,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
             "summary/related_weights": relation / strategy.num_replicas_in_sync,
             "landmarks/mean_error_train": tf.reduce_sum(distances) / (global_batch_size * len(LANDMARKS)),
             **{f"{task}/loss": loss for task, loss in losses.items()},
-            "stop_requests": stop_requests,
+            "stop_signals": stop_signals,
         }
 
     return compile_step(strategy, replica_step, signature)
@@ -624,9 +627,9 @@ def compile_step(strategy, replica_step, signature):
     """Return `replica_step` as a `tf.function` that runs on all replicas and sums the values that it returns."""
 
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
-    def train_step(batch, stop_requests):
-        values = strategy.run(replica_step, (batch, stop_requests))
-        # As one vector the values take one message between machines, instead of one each.
+    def train_step(batch, stop_signals):
+        values = strategy.run(replica_step, (batch, stop_signals))
+        # Stack the values of each replica. Summed as a vector they take one message between machines, not one each.
         tags = sorted(values)
         vector = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vector, axis=None)
@@ -638,10 +641,10 @@ def compile_step(strategy, replica_step, signature):
 class Optimizers:
     """Adam for the weights of the columns, and a second Adam for the units, whose learning rate can differ.
 
-    (To scale the gradients of the units would do nothing: Adam divides by their size.)
+    To scale the gradients of the units would do nothing, since Adam divides by their size.
 
-    TensorFlow 1's Adam has a fused kernel: it updates all weights in 5 ms on 2 cores, Keras's Adam in 15. Create it in
-    the scope of the strategy.
+    TensorFlow 1's Adam has a fused kernel. It updates the 6.5 million weights of the network for Fashion-MNIST in 5 ms
+    on 2 cores, where Keras's Adam takes 15. An `Optimizers` has to be created in the scope of the strategy.
     """
 
     def __init__(self):
@@ -680,15 +683,15 @@ def train(args, resumed):
 
     Args:
         args: The command line.
-        resumed: What run.json says of the run to go on with; None or empty for a new run, see `claim_folder`. A run
-            that was stopped or killed and is resumed ends with exactly the weights that it would have had without the
-            interruption.
+        resumed: The content of run.json of the run to go on with, or None for a new run. A run that was stopped or
+            killed and is resumed ends with exactly the weights that it would have had without the interruption.
 
     Raises:
         Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
             signal ended the run after its state had been saved (128 + signal).
     """
-    strategy, is_chief = choose_strategy(args)
+    configure_tensorflow(args)
+    strategy, is_chief = choose_strategy()
     data = prepare_data(args)
     record = describe_run(args, data, strategy)
     refuse_differences(strategy, record, resumed)
@@ -706,17 +709,18 @@ def train(args, resumed):
     steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
     last_step = args.n_epoch * steps_per_epoch
     eval_every = args.eval_every or steps_per_epoch
-    log_every = min(args.log_every, max(1, last_step // 10))  # at least ten values, however short the run is
+    log_every = min(args.log_every, max(1, last_step // 10))  # ten values or more, if there are as many steps
     speeds = []  # images per second, from each evaluation to the next
+    evaluations = None  # the last ones
 
-    with noted_signals() as stop_requests:
+    with collected_stop_signals() as stop_signals:
         if is_chief:
-            claim_folder(args.log_dir, resumed)
+            claim_folder(args, resumed)
             print_setting(args, record, network)
-        train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training))
+        train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
         predict = make_predict(network)
         step = checkpoints.restore() if resumed else 0
-        agree(strategy, {"checkpoint": step})
+        refuse_disagreement(strategy, {"checkpoint": step})
         if is_chief:
             write_json(os.path.join(args.log_dir, "run.json"), record)
             checkpoints.start(step)
@@ -724,19 +728,20 @@ def train(args, resumed):
         events = open_event_file(args.log_dir, step) if is_chief else tf.summary.create_noop_writer()
         with events.as_default():
             if step == 0:
-                log_setting(args, data, network, train_step)
+                log_setting(record, train_step, metrics_of_interest(data))
                 log_units(0, network, names)
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
-                if step == args.pretrain_epoch * steps_per_epoch > 0:
+                if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     stitch_columns(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
                 done = step % steps_per_epoch  # above 0 where an interrupted epoch goes on
                 for batch in itertools.islice(batches_of_epoch(args, training, epoch, strategy), done, None):
-                    values = {tag: float(value) for tag, value in train_step(batch, float(len(stop_requests))).items()}
+                    values = train_step(batch, float(len(stop_signals)))
+                    values = {tag: float(value) for tag, value in values.items()}
                     step += 1
-                    stop_requested = values.pop("stop_requests") > 0  # of this process or of another
+                    stop = values.pop("stop_signals") > 0  # this process or another one has been asked to stop
                     if not np.isfinite(list(values.values())).all():
                         raise Failure(f"The loss is no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
                     meter.count(len(batch[0]), values)
@@ -749,18 +754,19 @@ def train(args, resumed):
                         speeds.append(meter.images_per_second())
                         evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
                         log_evaluations(step, evaluations)
+                        if step == last_step:
+                            log_confusions(step, test_confusions(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
-                    if evaluate_now or stop_requested:
-                        # Flush first: a resumed run does not log the steps before its checkpoint again.
+                    if evaluate_now or stop:
+                        # A resumed run logs nothing up to its checkpoint. So the events have to be on the disk first.
                         events.flush()
                         checkpoints.save(step, is_chief)
-                    if stop_requested:
-                        raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_requests))
+                        meter.restart(step)
+                    if stop:
+                        raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_signals))
 
-            if not speeds:  # all steps had been done before this process began
-                evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
-            elif is_chief:
-                log_confusions(step, test_confusions(evaluations), data.classes)
+        if evaluations is None:  # all steps had been done before this process began
+            evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
         if is_chief:
             finish_run(record, network, evaluations, step, speeds)
             checkpoints.keep_last()
@@ -785,9 +791,9 @@ def batches_of_epoch(args, split, epoch, strategy):
         yield split.images[indices], labels, random_numbers[indices]
 
 
-def signature_of(args, split):
+def signature_of(args, split, strategy):
     """Return the `tf.TensorSpec` of the arrays of a batch, whose size is left open."""
-    batch = next(batches_of_epoch(args, split, 0, tf.distribute.get_strategy()))
+    batch = next(batches_of_epoch(args, split, 0, strategy))
     return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch)
 
 
@@ -795,7 +801,7 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0.
+    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients all the same.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -808,14 +814,14 @@ def learning_rates(args, epoch):
 def stitch_columns(network, init):
     """Let the units, which were the identity while the columns trained alone, start from `init`."""
     for unit in units_of(network):
-        unit.alpha.assign(unit.alpha_with(init))
+        unit.alpha.assign(unit.alpha_from_init(init))
 
 
 def make_predict(network):
     """Return a function from uint8 images (n, height, width, channels) to {task: outputs (n, ...)}, NumPy arrays.
 
-    Every process predicts by itself. (`network.predict` cannot run while several machines train together.) The memory
-    that it takes does not depend on the number of images.
+    Every process predicts by itself. (`network.predict` cannot run while several machines train together.) The images
+    are predicted in batches, so that the network's activations take the same memory for any number of images.
     """
     signature = [tf.TensorSpec((None, *network.input_shape[1:]), tf.uint8)]
     forward = tf.function(lambda images: network(images, training=False), signature, autograph=False)
@@ -831,9 +837,10 @@ def make_predict(network):
 class Evaluation(NamedTuple):
     """What was measured on one split.
 
-    `measures` is {name: number} as in results.json. `confusions` is {attribute: confusion matrix (classes, classes)},
-    which counts faces; its rows are the true classes, its columns the predicted ones. `sheet` is a picture, uint8
-    (height, width, 3), that shows the first faces with their true and predicted landmarks.
+    `measures` is what results.json holds of the split: numbers by name, and the error of each landmark. `confusions` is
+    {attribute: confusion matrix (classes, classes)}, which counts faces; its rows are the true classes, its columns the
+    predicted ones. `sheet` is a picture, uint8 (height, width, 3), that shows the first faces with their true and
+    predicted landmarks.
     """
 
     measures: dict
@@ -865,8 +872,8 @@ def landmark_errors(predicted, points):
 def landmark_measures(predicted, points):
     """Return what results.json holds of the landmarks, from predicted and true ones (n, 5, 2).
 
-    The error of a face is the mean of its five distances, in widths of the box or, `interocular`, in distances between
-    the true eyes. A face is a failure if its error is above 5 % of the box, or above 10 % between the eyes.
+    The error of a face is the mean of its five distances. It is measured in widths of the box, where a face fails if it
+    is above 5 %, and as `interocular` in distances between the true eyes, where a face fails if it is above 10 %.
     """
     distances = landmark_errors(predicted, points)
     errors = distances.mean(axis=1)
@@ -902,7 +909,7 @@ def mark(image, points, colour, radius):
 
 
 def log_evaluations(step, evaluations):
-    """Log the errors and accuracies of each split, as `landmarks/mean_error_test`, and faces with their landmarks."""
+    """Log the errors and accuracies of each split, for instance landmarks/mean_error_test, and a sheet of faces."""
     for split, evaluation in evaluations.items():
         for name in ("mean_error", "failure_rate"):
             tf.summary.scalar(f"landmarks/{name}_{split}", evaluation.measures[name], step=step)
@@ -913,7 +920,7 @@ def log_evaluations(step, evaluations):
 
 
 def test_confusions(evaluations):
-    """Return {attribute: confusion matrix} of the test faces of AFLW, the only ones whose attributes are known."""
+    """Return {attribute: confusion matrix} of the split `aflw` (see `read_lists`). `test` has no attributes."""
     return evaluations["aflw"].confusions if "aflw" in evaluations else {}
 
 
@@ -967,7 +974,7 @@ class Split(NamedTuple):
 class Data(NamedTuple):
     """What a network is trained and tested on.
 
-    `splits` has a `Split` for "train" and for each part that is evaluated, as "test" and "validation". `classes` is
+    `splits` has a `Split` for "train" and for each part that is evaluated, such as "test". `classes` is
     {task: names of classes}, in the order of the labels. `mean` and `variance` (height, width, channels) are those of
     each pixel of the training images. `description` goes into run.json and results.json.
     """
@@ -995,7 +1002,7 @@ class Faces(NamedTuple):
 
 
 BOX_FACTOR = 1.78  # side of a box over the larger extent of its landmarks: the median over the 10,000 training faces
-MARGIN = 4  # for the augmentation a face has a margin of 1 / MARGIN of its side, on each side
+MARGIN = 0.25  # for the augmentation a face has a margin of this part of its side, on each side
 LAYOUT = (
     "MTFL (http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: training.txt, testing.txt and their photos), with the "
     "boxes trainImageList.txt and testImageList.txt of http://mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm if at hand"
@@ -1011,21 +1018,21 @@ def prepare_data(args):
     Raises:
         Failure: The data are missing or damaged, or do not fit the arguments.
     """
-    window = args.image_size + 2 * (args.image_size // MARGIN)  # the side of a face with its margin
+    window = args.image_size + 2 * int(MARGIN * args.image_size)  # the side of a face with its margin
     lists = read_lists(args.data_dir)
     if lists["train"].guessed:
         lists["train"] = lists["train"]._replace(boxes=jitter(lists["train"].boxes, args.seed))
-    splits, photos = {}, {}
+    splits, photo_hashes = {}, {}
     for name, faces in lists.items():
         size = window if name == "train" else args.image_size
-        splits[name], photos[name] = read_faces(faces, args.image_size, size)
+        splits[name], photo_hashes[name] = read_faces(faces, args.image_size, size)
     digest = sha256_of([array for split in splits.values() for array in (split.images, *split.labels.values())])
 
-    train, of_train = splits.pop("train"), photos.pop("train")
-    tested = np.flatnonzero(np.isin(of_train, np.concatenate(list(photos.values()))))
+    train, hashes_of_train = splits.pop("train"), photo_hashes.pop("train")
+    tested = np.flatnonzero(np.isin(hashes_of_train, np.concatenate(list(photo_hashes.values()))))
     if len(tested) > 0:
         say(f"{len(tested)} training faces are left out: their photos are among those to test on")
-    rest, held_out = divide(args, train.labels["pose"], of_train, tested)
+    rest, held_out = divide(args, train.labels["pose"], hashes_of_train, tested)
     validation = select(train, held_out)
     splits["validation"] = validation._replace(images=centre(validation.images, args.image_size))
     splits = {"train": select(train, rest), **splits}
@@ -1047,11 +1054,16 @@ def prepare_data(args):
 
 
 def read_lists(data_dir):
-    """Return {split: `Faces`} of the lists in a folder: `train`, and `test` and `aflw` if they are there."""
-    training, boxes, test, aflw = (
-        os.path.join(data_dir, name)
-        for name in ("training.txt", "trainImageList.txt", "testImageList.txt", "testing.txt")
-    )
+    """Return {split: `Faces`} of the lists in a folder.
+
+    Beside `train` there are two test sets. `test` are the 3,466 faces of testImageList.txt, on which the poster's code
+    was tested. They have boxes and no attributes. `aflw` are the faces of MTFL's own testing.txt, which come from the
+    data set AFLW. They have attributes and no boxes. One of the two has to be there.
+    """
+    training = os.path.join(data_dir, "training.txt")
+    boxes = os.path.join(data_dir, "trainImageList.txt")
+    test = os.path.join(data_dir, "testImageList.txt")
+    aflw = os.path.join(data_dir, "testing.txt")
     lists = {"train": read_attributes(training)}
     if os.path.exists(boxes):
         lists["train"] = with_boxes(lists["train"], boxes)
@@ -1069,7 +1081,7 @@ def read_lists(data_dir):
 def read_rows(path):
     """Return the paths of the photos in a list, and its numbers (n, 14). Each line has a path and 14 numbers."""
     try:
-        with warnings.catch_warnings(action="ignore"):  # NumPy warns of lines that hold nothing, as the last of MTFL
+        with warnings.catch_warnings(action="ignore"):  # NumPy warns of empty lines; the last line of MTFL is empty
             rows = np.loadtxt(path, dtype=str, comments=None, ndmin=2, encoding="utf-8-sig")
         numbers = rows[:, 1:].astype(float)
         if numbers.shape[1] != 14 or not np.isfinite(numbers).all():
@@ -1143,7 +1155,8 @@ def without_impossible(name, faces):
     Lists mark a landmark that is missing as -1 -1 or 0 0, and the network would learn this as a place. Real landmarks
     lie in their box or close to it; one that is farther away than half its side is a mistake.
     """
-    marks = faces.points + (1 if faces.attributes else 0)  # as they are written in the list
+    counted_from_1 = bool(faces.attributes)  # lists with attributes are in the form of training.txt
+    marks = faces.points + 1 if counted_from_1 else faces.points  # as they are written in the list
     missing = ((marks == -1).all(axis=2) | (marks == 0).all(axis=2)).any(axis=1)
     in_box = to_box(faces.points, faces.boxes)
     far = ((in_box < -0.5) | (in_box > 1.5)).any(axis=(1, 2))
@@ -1228,7 +1241,7 @@ def crop(photo, box, size):
         raise ValueError("its box lies beside the photo")
     if side > 20 * max(photo.size):
         raise ValueError("its box is more than 20 times as large as the photo")
-    reach = 1 + side / size  # how far a pixel of the face looks beyond its own place
+    reach = 1 + side / size  # how far the filter that computes a pixel of the face can reach beyond the square
     start_x, start_y = math.floor(left - reach), math.floor(top - reach)
     part = photo.crop((start_x, start_y, math.ceil(left + side + reach), math.ceil(top + side + reach)))
     square = (left - start_x, top - start_y, left - start_x + side, top - start_y + side)
@@ -1242,13 +1255,13 @@ def centre(faces, size):
     return faces[:, margin : margin + size, margin : margin + size]
 
 
-def divide(args, poses, photos, tested):
+def divide(args, poses, photo_hashes, tested):
     """Return the sorted indices of the faces to train on and of those to validate on.
 
-    The validation faces are stratified by `poses` (n,), and identical `photos` (n,) stand on one side. Those at the
-    indices `tested` are left out.
+    The validation faces are stratified by `poses` (n,). Faces with the same of the `photo_hashes` (n,) are on the same
+    side. Those at the indices `tested` are left out.
     """
-    _, first, inverse = np.unique(photos, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(photo_hashes, return_index=True, return_inverse=True)
     held_out = hold_out(poses, first[inverse], args.validation_fraction)
     held_out = np.setdiff1d(held_out, tested)
     rest = np.setdiff1d(np.arange(len(poses)), [*held_out, *tested])
@@ -1284,7 +1297,7 @@ def report_majority(splits):
     return majority
 
 
-NUM_RANDOM_NUMBERS = 5  # for each face, of which `augment` makes use
+NUM_RANDOM_NUMBERS = 5  # those that `augment` needs for each face
 
 
 def augment(faces, labels, random_numbers, size):
@@ -1353,7 +1366,7 @@ def decode_images(read, items, shape):
                 images[len(kept)] = future.result()
                 kept.append(index)
             except Exception as error:  # Pillow raises many types for damaged files
-                skipped.append(f"{items[index][0]} ({error or type(error).__name__})")
+                skipped.append(f"{items[index][0]} ({reason_of(error)})")
             bar.update(index + 1)
     if skipped:
         say(f"skipped {len(skipped)} of {len(items)} images that cannot be read: {'; '.join(skipped[:5])}")
@@ -1418,12 +1431,10 @@ def read_image(path):
     """
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file)
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose range is unknown")
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("its pixels have more than 16 bits")
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits, and their range is unknown")
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.round(grey / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -1439,7 +1450,7 @@ def read_image(path):
 class FusedBatchNormalization(layers.BatchNormalization):
     """Keras's batch normalisation over the last axis; on one device it trains with TensorFlow's fused kernel.
 
-    For a batch of 128 with 28 x 28 x 32 activations the kernel takes 3.5 ms on 2 cores, and Keras's own code 17.4 ms.
+    For 128 x 28 x 28 x 32 activations (Fashion-MNIST) the kernel takes 3.5 ms on 2 cores, and Keras's own code 17.4 ms.
     Where several replicas share a batch (`synchronized`), Keras's own code computes the statistics of all of them.
     """
 
@@ -1479,31 +1490,38 @@ def threads_per_operation(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
     The columns run at the same time. The thread that starts an operation works on it, too, so one core for each column
-    is taken, and the pool gets the others. (On more than 4 cores this has been counted, not timed.) If there is only
-    one column, or if the time goes into the products of dense units, one operation runs at a time and gets all cores.
+    is taken, and the pool gets the others. (On 16 cores we counted the busy threads, but could not measure the time.)
+    If there is only one column, or if most of the time goes into the matrix products of activation units, one operation
+    runs at a time and gets all cores.
     """
-    dense_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
-    if num_columns == 1 or dense_units:
+    activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
+    if num_columns == 1 or activation_units:
         return available_cores()
     return max(1, available_cores() - num_columns)
 
 
 def number_of_columns(args):
-    """Return the number of columns above the trunk."""
-    return 2 if args.network == "cross_stitch" else 1
+    """Return the number of columns. A trunk up to the last layer leaves only one."""
+    if args.network == "single" or args.split_after == STITCHED_LAYERS[-1]:
+        return 1
+    return 2
 
 
-def choose_strategy(args):
-    """Prepare TensorFlow, and return the distribution strategy and whether this process writes the run.
-
-    Where TF_CONFIG is set, several machines train together, and the chief among them writes. Otherwise all GPUs of this
-    machine do, or its only device.
-    """
+def configure_tensorflow(args):
+    """Set the precision of the layers and the number of threads, and make all operations deterministic."""
     keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
     with contextlib.suppress(RuntimeError):  # raised if TensorFlow runs already, as in a notebook
         threads = threads_per_operation(args, number_of_columns(args))
         tf.config.threading.set_intra_op_parallelism_threads(threads)
+
+
+def choose_strategy():
+    """Return the distribution strategy, and whether this process is the one that writes the run.
+
+    Where TF_CONFIG is set, several machines train together, and the chief among them writes. Otherwise all GPUs of this
+    machine do, or its only device.
+    """
     if "TF_CONFIG" in os.environ:
         return join_cluster()
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -1604,10 +1622,13 @@ def wait_for_processes(own_address, others):
     began = time.monotonic()
     next_report = began + 5
     while missing := [address for address in others if address not in server.seen]:
-        reasons = {address: greet(address, own_address, server.seen) for address in missing}
-        reasons = {address: reason for address, reason in reasons.items() if address not in server.seen}
+        reasons = []
+        for address in missing:
+            reason = greet(address, own_address, server.seen)
+            if reason:
+                reasons.append(f"{address} ({reason})")
         if reasons and time.monotonic() > next_report:
-            say("still waiting for " + ", ".join(f"{address} ({reason})" for address, reason in reasons.items()))
+            say("still waiting for " + ", ".join(reasons))
             next_report = time.monotonic() + 60
         time.sleep(0.2)
     server.shutdown()
@@ -1615,35 +1636,37 @@ def wait_for_processes(own_address, others):
 
 
 def greet(address, own_address, seen):
-    """Greet the process at `address` and add it to `seen` if it answers; otherwise return the reason."""
+    """Greet the process at `address`. If it answers, add it to `seen` and return None; otherwise return the reason."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=2) as connection:
             connection.sendall(own_address.encode())
-            if connection.recv(len(GREETING)) == GREETING:
-                seen.add(address)
-        return "something else answers there"
+            if connection.recv(len(GREETING)) != GREETING:
+                return "something else answers there"
+        seen.add(address)
+        return None
     except OSError as error:
         return error.strerror or str(error) or type(error).__name__
 
 
-def agree(strategy, facts):
-    """Raise Failure unless all processes of TF_CONFIG come with the same facts, {name: something that JSON holds}."""
+def refuse_disagreement(strategy, facts):
+    """Raise Failure unless the facts, {name: something that JSON holds}, are the same in all processes of TF_CONFIG."""
     if "TF_CONFIG" not in os.environ:
         return
     checksums = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
     of_replicas = strategy.run(tf.function(lambda: tf.constant([checksums], tf.int64)))
-    gathered = strategy.gather(of_replicas, axis=0).numpy()  # (processes, facts)
+    gathered = strategy.gather(of_replicas, axis=0).numpy()  # (replicas, facts)
     differing = [name for name, column in zip(facts, gathered.T) if len(set(column)) > 1]
     if differing:
         raise Failure(f"TF_CONFIG: the processes differ in {', '.join(differing)}; these must be the same in all.")
 
 
 @contextlib.contextmanager
-def noted_signals():
-    """In this context Ctrl-C and SIGTERM only add their number to the list that it gives.
+def collected_stop_signals():
+    """Give a list, to which Ctrl-C and SIGTERM only add their number while this context lasts.
 
-    Only the main thread can set signal handlers; Ray Train calls `main` from another, which ends by other means.
+    Only the main thread can set signal handlers. An engine that calls `main` from another thread, as Ray Train does,
+    has its own ways to end a run.
     """
     received = []
     previous = {}
@@ -1657,38 +1680,40 @@ def noted_signals():
             signal.signal(number, handler)
 
 
-def exit_status_of(stop_requests):
-    """Return the exit status of a run that a signal ended: this process's first one, or SIGTERM of another."""
-    return 128 + (stop_requests[0] if stop_requests else signal.SIGTERM)
+def exit_status_of(stop_signals):
+    """Return the exit status of a run that a signal ended. If another process got it, count it as SIGTERM."""
+    return 128 + (stop_signals[0] if stop_signals else signal.SIGTERM)
 
 
 # --------------------------------------------------------------------------------- the run's folder and its checkpoints
 
 
-def claim_folder(log_dir, resumed):
+def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
     The folder `checkpoints` in it can only be made once, so of two runs that begin in one folder the second is refused.
-    With --resume auto (`resumed` is empty) it may be there: an earlier process may have been killed after making it.
+    With --resume auto it may be there: an earlier process may have been killed just after making it.
     """
-    checkpoints = os.path.join(log_dir, "checkpoints")
+    if resumed:
+        return
     try:
-        os.makedirs(log_dir, exist_ok=True)
-        if not resumed:
-            of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*")
-            if any(of_a_run.fullmatch(name) for name in os.listdir(log_dir)):
-                raise FileExistsError
-            os.makedirs(checkpoints, exist_ok=resumed is not None)
+        os.makedirs(args.log_dir, exist_ok=True)
+        of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*")
+        if any(of_a_run.fullmatch(name) for name in os.listdir(args.log_dir)):
+            raise FileExistsError
+        os.makedirs(os.path.join(args.log_dir, "checkpoints"), exist_ok=args.resume == "auto")
     except FileExistsError:
-        raise Failure(f"{log_dir} already holds a run. Go on with it by --resume, or name another --log_dir.") from None
+        raise Failure(
+            f"{args.log_dir} already holds a run. Go on with it by --resume, or name another --log_dir."
+        ) from None
     except OSError as error:
-        raise Failure(f"--log_dir {log_dir} cannot be made or written ({error}).") from None
+        raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
 
 
 def describe_run(args, data, strategy):
     """Return what run.json says of a run, before its network is built."""
     return {
-        "arguments": vars(args),
+        "arguments": {name: value for name, value in vars(args).items() if name not in NOT_RECORDED},
         "data": data.description,
         "classes": data.classes,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
@@ -1697,7 +1722,7 @@ def describe_run(args, data, strategy):
 
 
 def refuse_differences(strategy, record, resumed):
-    """Raise Failure where data, classes or versions differ from the run to resume, or between processes."""
+    """Raise Failure where data, classes or versions are not those of the run to resume, or differ between processes."""
     if resumed:
         if record["data"]["sha256"] != resumed["data"].get("sha256"):
             raise Failure(
@@ -1711,7 +1736,7 @@ def refuse_differences(strategy, record, resumed):
                 )
     arguments = {name: value for name, value in record["arguments"].items() if name not in ("data_dir", "log_dir")}
     facts = {"arguments": arguments, "data": record["data"]["sha256"], "versions": record["versions"]}
-    agree(strategy, facts | {"run to resume": bool(resumed)})
+    refuse_disagreement(strategy, facts | {"run to resume": resumed is not None})
 
 
 class Checkpoints:
@@ -1745,11 +1770,13 @@ class Checkpoints:
                 self.refuse_other_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
-                status.expect_partial()  # no warning of the manager's counter, which is not there yet
+                # The checkpoint also holds a counter of the manager, which does not exist yet. Do not warn of it.
+                status.expect_partial()
                 return int(self.step.numpy())
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
                 say(f"{path} is damaged ({type(error).__name__}). Trying the one before it.")
-        if any(pathlib.Path(self.log_dir).glob("*tfevents*")):  # the first checkpoint is older than these
+        # A run writes its first checkpoint before its first event file. So if there are events, one was lost.
+        if any(pathlib.Path(self.log_dir).glob("*tfevents*")):
             raise Failure(f"{self.folder} has no checkpoint that can be read, so the run cannot be resumed.")
         return 0
 
@@ -1765,10 +1792,10 @@ class Checkpoints:
                 )
 
     def start(self, step):
-        """Begin to write checkpoints. A new run writes its first one now.
+        """Prepare to write checkpoints. A new run writes its first one now.
 
-        The manager reads the list of checkpoints from a file. Write that file anew, since it may have been lost or
-        emptied when the machine died.
+        The manager reads the list of checkpoints from a file, which may have been lost or emptied when the machine
+        died. So this file is written anew, from the checkpoints that are there.
         """
         if paths := self.paths():
             state = tf.compat.v1.train.generate_checkpoint_state_proto(self.folder, paths[-1], paths)
@@ -1818,8 +1845,9 @@ def read_json(path, *keys):
 def open_event_file(log_dir, step):
     """Open a new event file in the run's folder, for a process that goes on after `step` steps.
 
-    It begins with a START event. At every START but the first in a folder, TensorBoard discards that step and later
-    ones, which an interrupted process had logged after its last checkpoint. A new run has to write the first one.
+    The file begins with a START event, which carries the step from which this process logs. When TensorBoard meets
+    such an event, it drops what it has read so far of this step and later ones: what an interrupted process logged
+    after its last checkpoint. It ignores the first START event in a folder. That is why a new run writes one, too.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1830,16 +1858,18 @@ def open_event_file(log_dir, step):
     return writer
 
 
-def log_setting(args, data, network, train_step):
-    """Log the arguments and the data as texts, the hyper-parameters, and the graph of a training step."""
+def log_setting(record, train_step, metrics):
+    """Log the arguments and the data as texts, the graph of a training step, and the hyper-parameters.
+
+    `metrics` are the tags of the scalars that TensorBoard shows beside the hyper-parameters.
+    """
     tf.summary.graph(train_step.get_concrete_function().graph)
-    for tag, values in (("arguments", vars(args)), ("data", data.description)):
-        tf.summary.text(tag, [(name, str(value)) for name, value in values.items()], step=0)
+    for tag in ("arguments", "data"):
+        tf.summary.text(tag, [(name, str(value)) for name, value in record[tag].items()], step=0)
     simple = (bool, int, float, str)
-    values = {name: value if isinstance(value, simple) else str(value) for name, value in vars(args).items()}
-    metrics = [hparams.Metric(tag) for tag in metrics_of_interest(data)]
+    values = {name: x if isinstance(x, simple) else str(x) for name, x in record["arguments"].items()}
     tf.summary.experimental.set_step(0)  # the plugin asks for it
-    hparams.hparams_config([hparams.HParam(name) for name in values], metrics)
+    hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
 
 
@@ -1850,9 +1880,9 @@ def log_scalars(step, values):
 
 
 def log_units(step, network, names):
-    """Log the mean alpha of every unit for every pair of columns, for instance `units/pool_1/item_from_group`.
+    """Log the mean alpha of every unit for every pair of columns, by the tags units/UNIT/COLUMN_from_COLUMN.
 
-    With more than four columns these would be too many. Then log the mean of their own alphas, and of all others.
+    With more than four columns these would be too many. Then log the mean of alpha_ii, `own`, and of all others.
     """
     for unit in units_of(network):
         mean = unit.mean_alpha()
@@ -1870,7 +1900,7 @@ def log_units(step, network, names):
 def log_confusions(step, confusions, classes):
     """Log {task: confusion matrix} as tables: a row for each true class, a column for each predicted one.
 
-    A matrix with more than 100 classes is left out. Nobody could read it, and thousands would take gigabytes.
+    A matrix with more than 100 classes is left out, since nobody could read it.
     """
     for task, matrix in confusions.items():
         if len(matrix) <= 100:
@@ -1908,14 +1938,13 @@ class Meter:
         return self.images / (time.perf_counter() - self.began)
 
     def report(self, epoch, step, speed, evaluations):
-        """Print what the steps since the last evaluation gave, and begin anew. `speed` is in images per second."""
+        """Print what the steps since the last evaluation gave. `speed` is in images per second."""
         loss, measure = np.mean(self.values, axis=0)
         if self.is_chief:
             say(
                 f"epoch {epoch + 1}/{self.n_epoch}, step {step}: {speed:,.0f} images/s; "
                 f"training loss {loss:.4f}, {TRAINING_MEASURE[0]} {measure:.4f}; {summary_of(evaluations)}"
             )
-        self.restart(step)
 
 
 def print_setting(args, record, network):
@@ -1923,7 +1952,8 @@ def print_setting(args, record, network):
     data = record["data"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
     say(f"{data['name']} from {data['source']}: {sizes}")
-    say("; ".join(f"{task}: {describe_classes(names)}" for task, names in record["classes"].items()))
+    if record["classes"]:
+        say("; ".join(f"{task}: {describe_classes(names)}" for task, names in record["classes"].items()))
     if "warning" in data:
         say(data["warning"])
     megabytes = 16 * record["parameters"] / 1e6  # four float32 for each: value, gradient, Adam's two moments
@@ -2001,8 +2031,10 @@ def predict_pictures(args):
     """Print landmarks and attributes of the face in each photo of --predict, and draw the landmarks into a copy.
 
     The copies, PHOTO.landmarks.png, go to the folder --out; small photos are drawn larger. The face is in --box, or in
-    the middle square. The others are predicted if one photo cannot be read or drawn.
+    the middle square. If a photo cannot be read or drawn, the others are predicted all the same.
     """
+    if args.box and not (args.box[0] < args.box[1] and args.box[2] < args.box[3]):
+        raise Failure(f"--box {' '.join(f'{x:g}' for x in args.box)}: left should be less than right, top than bottom.")
     network, results = load_run(args.model)
     failures = []
     for path in args.predict:
@@ -2011,7 +2043,7 @@ def predict_pictures(args):
             box = box_of_face(args, photo)
             face = crop(photo, box, network.input_shape[1])
         except Exception as error:  # Pillow raises many types for damaged files
-            failures.append(f"{path} ({error or type(error).__name__})")
+            failures.append(f"{path} ({reason_of(error)})")
             continue
         outputs = {task: output[0] for task, output in network.predict(face[np.newaxis], verbose=0).items()}
         points = from_box(outputs["landmarks"][np.newaxis], box[np.newaxis])[0]
@@ -2020,7 +2052,7 @@ def predict_pictures(args):
             say(f"  drawn into {draw_landmarks(path, photo, points, box, args.out)}")
         except OSError as error:
             failures.append(f"{path}, whose landmarks cannot be drawn ({error})")
-    refuse_unreadable(failures)
+    refuse_failed(failures)
 
 
 def box_of_face(args, photo):
@@ -2055,10 +2087,15 @@ def draw_landmarks(path, photo, points, box, folder):
     return copy
 
 
-def refuse_unreadable(failures):
-    """Raise Failure if there are pictures that could not be read, after the others have been predicted."""
+def refuse_failed(failures):
+    """Raise Failure if there are pictures that could not be read or drawn, after the others have been predicted."""
     if failures:
-        raise Failure(f"--predict: not a picture that can be read: {'; '.join(failures)}.")
+        raise Failure(f"--predict failed for {'; '.join(failures)}.")
+
+
+def reason_of(error):
+    """Return the message of an exception or, if it has none, its type."""
+    return str(error) or type(error).__name__
 
 
 # --------------------------------------------------------------------------------------------------------- command line
@@ -2070,14 +2107,15 @@ class Failure(Exception):
     """An error that ends the program with one line on standard error and the given exit status."""
 
     def __init__(self, message, status=WRONG_INPUT):
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(" ".join(str(message).split()))  # on one line
         self.status = status
 
 
 PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
     "default": {},
-    "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},  # of Misra et al.; they pretrain, too
-    "poster": {  # as the poster's code has them; its network is in `build_poster_network`
+    # The units of Misra et al. Their columns are also trained alone at first, for which there is --pretrain_epoch.
+    "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
+    "poster": {  # as the poster's code has them; the preset also selects its network, `build_poster_network`
         "lr": 0.01,
         "lr_half_life": 0.0,
         "n_epoch": 100,
@@ -2087,7 +2125,7 @@ PRESETS = {  # arguments that differ from the defaults; what stands on the comma
         "image_size": 39,
         "augment": False,
         "landmark_lambda": 200.0,  # 1000 times the mean of ten squares is 200 times half their sum
-        "aux_lambda": [0.125],  # the mean over eight outputs
+        "aux_lambda": [0.125],  # the mean over eight outputs: one each for three attributes, five for the pose
         "cross_stitch_at": list(STITCHED_LAYERS),
         "cross_stitch_init": 0.9,
         "weight_reg": "l2",
@@ -2096,7 +2134,8 @@ PRESETS = {  # arguments that differ from the defaults; what stands on the comma
 }
 
 
-PREDICTION_ARGUMENTS = ("predict", "model", "box", "out")  # they say nothing of what is trained
+PREDICTION_ARGUMENTS = ("predict", "model", "box", "out")  # these go with --predict
+NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # arguments that do not change what is trained
 
 
 def make_parser():
@@ -2109,13 +2148,16 @@ def make_parser():
         "--network",
         choices=("cross_stitch", "single", "split"),
         default="cross_stitch",
-        help="two columns; landmarks alone; split: as --split_after fc_5",
+        help="two columns, the landmarks alone, or one trunk (--split_after fc_5)",
     )
 
     units = parser.add_argument_group("cross-stitch units").add_argument
     units("--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline")
     units(
-        "--cross_stitch_unit", choices=UNITS, default="channel", help="what has one alpha; 2018: a pair of activations"
+        "--cross_stitch_unit",
+        choices=UNITS,
+        default="channel",
+        help="what one alpha is for: each channel, the layer, ...",
     )
     units(
         "--cross_stitch_at",
@@ -2128,7 +2170,7 @@ def make_parser():
     units("--cross_stitch_lr_scale", type=non_negative_float, default=1.0, help="learning rate of units, times --lr")
     units("--pretrain_epoch", type=non_negative_int, default=0, help="first epochs, in which columns train alone")
 
-    network("--split_after", choices=STITCHED_LAYERS, help="last layer of a trunk that all tasks share; none: no trunk")
+    network("--split_after", choices=STITCHED_LAYERS, help="last layer of a trunk that all tasks share")
     network("--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer")
     network("--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps")
     network("--bn_momentum", type=fraction_below_one, default=0.9, help="momentum of batch norm's moving averages")
@@ -2141,31 +2183,42 @@ def make_parser():
     training("--n_batch_size", type=positive_int, default=64, help="images in a step, over all devices")
     training("--reg_lambda", type=non_negative_float, default=1e-6, help="weight of the L2 loss")
     training("--landmark_lambda", type=non_negative_float, default=1.0, help="weight of the loss of the landmarks")
-    training("--aux_lambda", nargs="+", type=non_negative_float, default=[0.003], help="of the attributes, all or each")
+    training(
+        "--aux_lambda",
+        nargs="+",
+        type=non_negative_float,
+        default=[0.003],
+        help="weights of the attributes' losses, one or four",
+    )
     training("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relate the weights of the columns")
     training("--weight_reg_lambda", type=non_negative_float, default=1e-6, help="weight of the loss that relates them")
-    training("--preset", choices=PRESETS, default="default", help="paper: of Misra et al.; poster: of its code")
-    training("--seed", type=seed, default=0, help="seed of everything that is drawn at random")
+    training(
+        "--preset", choices=PRESETS, default="default", help="a published setting, which other arguments can change"
+    )
+    training("--seed", type=seed_number, default=0, help="seed of everything that is drawn at random")
 
     data = parser.add_argument_group("data").add_argument
     data("--data_dir", type=absolute_path, help="folder of MTFL")
     data("--image_size", type=image_size, default=40, help="side of the faces in pixels")
     data("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces")
     data("--train_fraction", type=fraction, default=1.0, help="part of the training images that is used")
-    data("--validation_fraction", type=validation_fraction, default=0.2, help="part of them that is held out")
+    data("--validation_fraction", type=validation_fraction, default=0.2, help="part that is held out before that")
 
     output = parser.add_argument_group("output").add_argument
-    output("--log_dir", type=os.path.expanduser, help="folder of the run; none: a new one in tf_logs/facial_landmark")
+    output("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
     output("--log_every", type=positive_int, default=100, help="steps between two logged values, at most")
     output("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
     output(
-        "--resume", metavar="LOG_DIR", type=os.path.expanduser, help="go on; auto: with the run in --log_dir, if any"
+        "--resume",
+        metavar="LOG_DIR",
+        type=os.path.expanduser,
+        help="go on with this run; auto: begin or go on in --log_dir",
     )
 
     add("--predict", nargs="+", metavar="PHOTO", type=os.path.expanduser, help="do not train: find landmarks")
     add("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
     edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
-    add("--box", nargs=4, type=float, metavar=edges, help="box of the face in pixels; none: the middle square")
+    add("--box", nargs=4, type=float, metavar=edges, help="box of the face in pixels; else the middle square")
     add("--out", metavar="FOLDER", type=os.path.expanduser, default=".", help="where --predict draws landmarks")
     return parser
 
@@ -2180,7 +2233,10 @@ def kind_of_run(args):
 
 
 def check_arguments(args):
-    """Raise Failure where arguments do not fit together, before any data are read."""
+    """Raise Failure where arguments do not fit together, before any data are read.
+
+    --network split is another name for --split_after with the last layer, and is written so into the arguments.
+    """
     if args.data_dir is None or not os.path.exists(os.path.join(args.data_dir, "training.txt")):
         raise Failure(f"--data_dir {args.data_dir or ''} should be a folder with {LAYOUT}.")
     if args.pretrain_epoch >= args.n_epoch:
@@ -2188,6 +2244,8 @@ def check_arguments(args):
     if args.network == "single" and args.split_after:
         raise Failure(f"--split_after {args.split_after} needs more than the landmarks, so not --network single.")
     if args.network == "split":
+        if args.split_after not in (None, STITCHED_LAYERS[-1]):
+            raise Failure(f"--network split splits after {STITCHED_LAYERS[-1]}, not after {args.split_after}.")
         args.split_after = STITCHED_LAYERS[-1]
     if len(args.aux_lambda) not in (1, len(TASKS)):
         raise Failure(f"--aux_lambda needs one number, or one each for {' '.join(TASKS)}.")
@@ -2196,11 +2254,9 @@ def check_arguments(args):
 
 
 def parse_arguments(argv):
-    """Return the arguments, and what run.json says of the run to go on with.
+    """Return the arguments, and the content of run.json of the run to go on with, or None for a new run.
 
-    That is None for a new run, and empty for one that --resume auto begins. With --resume, arguments that are left out
-    are those of the run, and others are refused where they would change it. The arguments of a training have no
-    `resume`, and none of PREDICTION_ARGUMENTS.
+    With --resume, arguments that are left out are those of the run, and others are refused where they would change it.
     """
     for word in argv:
         if re.search("[\ud800-\udfff]", word):  # Python's stand-ins for bytes that are not UTF-8
@@ -2215,17 +2271,15 @@ def parse_arguments(argv):
 
     folder = folder_to_resume(args)
     if folder is None:
-        resumed = {} if args.resume else None
+        resumed = None
         parser.set_defaults(**PRESETS[args.preset])
-        args = parser.parse_args(argv)
+        args = parser.parse_args(argv)  # again: what stands on the command line wins over the preset
         args.log_dir = args.log_dir or default_log_dir(args, parser)
     else:
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "classes", "versions")
         args = arguments_of_resumed_run(parser, argv, folder, resumed["arguments"])
     refuse_log_dir(args.log_dir)
     check_arguments(args)
-    for name in ("resume", *PREDICTION_ARGUMENTS):
-        delattr(args, name)
     return args, resumed
 
 
@@ -2253,7 +2307,7 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
     args = parser.parse_args(argv)
     args.log_dir = folder
     for name, value in vars(args).items():
-        may_differ = name in ("resume", "log_dir", "data_dir", *PREDICTION_ARGUMENTS)
+        may_differ = name in ("log_dir", "data_dir", *NOT_RECORDED)
         may_grow = name == "n_epoch" and value > recorded.get(name, value)
         if value != recorded.get(name) and not may_differ and not may_grow:
             raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
@@ -2266,10 +2320,12 @@ def default_log_dir(args, parser):
         raise Failure("--log_dir is needed with TF_CONFIG: a folder that all processes see.")
     script = NAME.removesuffix("_multi_task_learning")
     data = os.path.basename(args.data_dir) if args.data_dir else script
-    told_otherwise = {"cross_stitch_enabled", "split_after", "seed", "tasks", "data_dir", "log_dir", "resume"}
+    named_already = {"split_after", "seed", "data_dir", "log_dir", *NOT_RECORDED}
+    if not args.split_after:
+        named_already.add("cross_stitch_enabled")
     changed = []
     for name, value in vars(args).items():
-        if value != parser.get_default(name) and name not in told_otherwise:
+        if value != parser.get_default(name) and name not in named_already:
             values = value if isinstance(value, list) else [value]
             changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
     words = re.sub(r"[^\w.-]+", "_", "-".join([data, kind_of_run(args), *changed]), flags=re.ASCII)
@@ -2279,7 +2335,7 @@ def default_log_dir(args, parser):
 
 
 def refuse_log_dir(log_dir):
-    """Raise Failure for a path that TensorFlow would take for something else: a pattern, an address, other bytes."""
+    """Raise Failure for a path that TensorFlow would take for a pattern or an address, or write in another encoding."""
     if re.search(r"[][*?\\]|://", log_dir):
         raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
     if os.fsencode(os.path.abspath(log_dir)) != os.path.abspath(log_dir).encode("utf-8", "surrogateescape"):
@@ -2288,11 +2344,11 @@ def refuse_log_dir(log_dir):
 
 def main(argv=None):
     """Do what the command line `argv` says, and return the exit status: 0, or another after one line that says why."""
-    log_dir = ""
+    log_dir = None
     try:
         with own_settings():
             args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
-            if "predict" in args:
+            if args.predict:
                 predict_pictures(args)
             else:
                 log_dir = args.log_dir
@@ -2301,11 +2357,11 @@ def main(argv=None):
     except Failure as failure:
         message, status = str(failure), failure.status
     except (OSError, MemoryError, tf.errors.OpError) as error:  # for instance a full disk, or a lost worker
-        # TensorFlow adds a traceback of its own, after an empty line.
+        # TensorFlow puts the traceback of its graph before the message, and an empty line between them.
         last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
         message, status = last.split("\n")[0], FAILED
-    can_go_on = status not in (WRONG_INPUT, DIVERGED) and os.path.exists(os.path.join(log_dir, "run.json"))
-    if can_go_on:
+    has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
+    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these it would only end in the same way
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
@@ -2328,7 +2384,7 @@ def show_or_train(args, resumed):
 
 @contextlib.contextmanager
 def own_settings():
-    """In this context Keras has its default settings, whatever the user's configuration says; they are put back."""
+    """Give Keras its default settings while this context lasts, and put the user's settings back at its end."""
     config = keras.config
     previous = (config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy())
     if previous[:3] != ("channels_last", "float32", 1e-7) or previous[3].name != "float32":
@@ -2374,7 +2430,7 @@ def boolean(text):
     return words[text.lower()]
 
 
-def number(kind, text, condition, wanted):
+def parse_number(kind, text, condition, wanted):
     """Return the number, an int or a float, that `text` tells, if it is finite and fulfils the condition."""
     try:
         value = kind(text)
@@ -2386,35 +2442,35 @@ def number(kind, text, condition, wanted):
 
 
 def positive_int(text):
-    return number(int, text, lambda value: value >= 1, "a whole number from 1")
+    return parse_number(int, text, lambda value: value >= 1, "a whole number from 1")
 
 
 def non_negative_int(text):
-    return number(int, text, lambda value: value >= 0, "a whole number from 0")
+    return parse_number(int, text, lambda value: value >= 0, "a whole number from 0")
 
 
-def seed(text):
-    return number(int, text, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
+def seed_number(text):
+    return parse_number(int, text, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
 
 
 def positive_float(text):
-    return number(float, text, lambda value: value > 0, "a number above 0")
+    return parse_number(float, text, lambda value: value > 0, "a number above 0")
 
 
 def non_negative_float(text):
-    return number(float, text, lambda value: value >= 0, "a number from 0")
+    return parse_number(float, text, lambda value: value >= 0, "a number from 0")
 
 
 def fraction(text):
-    return number(float, text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+    return parse_number(float, text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
 
 def fraction_below_one(text):
-    return number(float, text, lambda value: 0 <= value < 1, "a number from 0 and below 1")
+    return parse_number(float, text, lambda value: 0 <= value < 1, "a number from 0 and below 1")
 
 
 def keep_probability(text):
-    return number(float, text, lambda value: 0.01 <= value <= 1, "a number from 0.01 to 1")
+    return parse_number(float, text, lambda value: 0.01 <= value <= 1, "a number from 0.01 to 1")
 
 
 def absolute_path(text):
@@ -2422,11 +2478,11 @@ def absolute_path(text):
 
 
 def validation_fraction(text):
-    return number(float, text, lambda value: 0 < value < 1, "a number above 0 and below 1")
+    return parse_number(float, text, lambda value: 0 < value < 1, "a number above 0 and below 1")
 
 
 def image_size(text):
-    return number(int, text, lambda value: 32 <= value <= 256, "a whole number from 32 to 256")
+    return parse_number(int, text, lambda value: 32 <= value <= 256, "a whole number from 32 to 256")
 
 
 if __name__ == "__main__":

@@ -135,18 +135,18 @@ TRAINING_MEASURE = ("accuracy", "summary/accuracy_train")  # what is printed bes
 class CrossStitch(layers.Layer):
     """Mix the activations of all columns with learned weights.
 
-    The unit takes a list of T tensors x_1 ... x_T, one for each task, all of shape (batch, ..., channels). It returns
-    a list of T tensors of the same shape (Misra et al., equation 1, for T tasks):
+    The unit takes a list of T tensors x_1 ... x_T, one for each column, all of shape (batch, ..., channels). It returns
+    a list of T tensors of the same shape (Misra et al., equation 1, for T columns):
 
         x̃_i = sum over j of alpha_ij x_j
 
-    Every channel has its own alpha_ij: the weight `alpha` has shape (T, T, channels). The subclasses have one alpha_ij
-    for the whole layer, and one weight for every pair of activations.
+    Every channel has its own alpha_ij: the weight `alpha` has shape (T, T, channels). `LayerCrossStitch` has one
+    alpha_ij for the whole layer, and `ActivationCrossStitch` a weight for every pair of activations.
 
     Args:
         init: The initial alpha_ii, above 0 and at most 1. All other alpha_ij start at (1 - init) / (T - 1), so that
-            the weights of each task sum to one and keep the scale of its activations. With 1.0 the unit starts as the
-            identity.
+            the weights of each column sum to one and keep the scale of its activations. With 1.0 the unit starts as
+            the identity.
 
     Raises:
         ValueError: `init` is out of range, or the unit is called with fewer than two tensors.
@@ -160,25 +160,24 @@ class CrossStitch(layers.Layer):
         self.init = init
 
     def build(self, input_shapes):
-        self.num_tasks = len(input_shapes)
-        if self.num_tasks < 2:
+        self.num_columns = len(input_shapes)
+        if self.num_columns < 2:
             raise ValueError("A cross-stitch unit joins two columns or more.")
         self.feature_shape = tuple(input_shapes[0][1:])  # without the batch
         self.alpha = self.add_weight(name="alpha", shape=self.alpha_shape(), initializer=self.initial_alpha)
 
     def call(self, xs):
-        tasks = range(self.num_tasks)
-        alpha = tf.convert_to_tensor(self.alpha)
-        return [tf.add_n([alpha[i, j] * xs[j] for j in tasks]) for i in tasks]
+        columns = range(self.num_columns)
+        return [tf.add_n([self.alpha[i, j] * xs[j] for j in columns]) for i in columns]
 
     def initial_alpha(self, shape, dtype=None):
-        """Return the initial `alpha`, as Keras asks an initializer for it."""
-        return self.alpha_with(self.init)
+        """Return the first value of `alpha`. Keras calls this with a shape, as it calls every initializer."""
+        return self.alpha_from_init(self.init)
 
-    def alpha_with(self, init):
-        """Return the `alpha` that starts from `init`, in place of the unit's own, as an array."""
-        others = (1 - init) / (self.num_tasks - 1)
-        mixing = np.full((self.num_tasks, self.num_tasks), others, np.float32)
+    def alpha_from_init(self, init):
+        """Return the array that `alpha` starts from with a given `init`, which need not be the unit's own."""
+        others = (1 - init) / (self.num_columns - 1)
+        mixing = np.full((self.num_columns, self.num_columns), others, np.float32)
         np.fill_diagonal(mixing, init)
         alpha = self.alpha_from_mixing(mixing)
         if alpha.shape != self.alpha_shape():
@@ -189,7 +188,7 @@ class CrossStitch(layers.Layer):
 
     def alpha_shape(self):
         """Return the shape of `alpha`."""
-        return (self.num_tasks, self.num_tasks, self.feature_shape[-1])
+        return (self.num_columns, self.num_columns, self.feature_shape[-1])
 
     def alpha_from_mixing(self, mixing):
         """Return the `alpha` that mixes all activations by one matrix, `mixing` (T, T)."""
@@ -205,7 +204,7 @@ class LayerCrossStitch(CrossStitch):
     """A cross-stitch unit with one alpha_ij for all channels. Its weight `alpha` has shape (T, T)."""
 
     def alpha_shape(self):
-        return (self.num_tasks, self.num_tasks)
+        return (self.num_columns, self.num_columns)
 
     def alpha_from_mixing(self, mixing):
         return mixing
@@ -219,16 +218,18 @@ class ActivationCrossStitch(CrossStitch):
     """A cross-stitch unit with one weight for every pair of activations, as in the implementation of 2018.
 
     Each task has D activations in this layer. The weight `alpha` has shape (T * D, T * D) and consists of T x T blocks.
-    x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. At first block (i, j) is the identity times the
-    initial alpha_ij of `CrossStitch`.
+    x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. In the beginning, block (i, j) is the identity
+    times the initial alpha_ij of `CrossStitch`.
 
-    After the first convolution block D is 6,272, so that `alpha` has 157 million entries. Training it takes 2.5 GB.
+    `alpha` grows with the fourth power of the images' side. After the first convolution block, images of 28 x 28 pixels
+    and 32 filters give a D of 6,272. Then `alpha` has 157 million entries, and training it takes 2.5 GB.
     """
 
     def call(self, xs):
         flat = tf.concat([tf.reshape(x, (-1, self.num_features())) for x in xs], axis=1)
-        mixed = tf.matmul(self.alpha, flat, transpose_b=True)  # (T * D, batch): flat · alphaᵀ transposed, but faster
-        of_tasks = [tf.transpose(x) for x in tf.split(mixed, self.num_tasks, axis=0)]
+        # This is the transpose of `flat` times `alpha` transposed, which some processors compute much more slowly.
+        mixed = tf.matmul(self.alpha, flat, transpose_b=True)  # (T * D, batch)
+        of_tasks = [tf.transpose(x) for x in tf.split(mixed, self.num_columns, axis=0)]
         return [tf.reshape(x, (-1, *self.feature_shape)) for x in of_tasks]
 
     def num_features(self):
@@ -236,7 +237,7 @@ class ActivationCrossStitch(CrossStitch):
         return math.prod(self.feature_shape)
 
     def alpha_shape(self):
-        size = self.num_tasks * self.num_features()
+        size = self.num_columns * self.num_features()
         return (size, size)
 
     def alpha_from_mixing(self, mixing):
@@ -245,7 +246,7 @@ class ActivationCrossStitch(CrossStitch):
 
     def mean_alpha(self):
         """Return the mean of each block's diagonal, an array (T, T). The rest of the block is not counted."""
-        T, D = self.num_tasks, self.num_features()
+        T, D = self.num_columns, self.num_features()
         blocks = self.alpha.numpy().reshape(T, D, T, D)
         diagonals = np.einsum("idjd->ijd", blocks)
         return diagonals.mean(axis=2, dtype=np.float64)
@@ -260,7 +261,8 @@ UNITS = {"channel": CrossStitch, "layer": LayerCrossStitch, "activation": Activa
 def build_network(args, classes, mean, variance):
     """Build the columns, the units between them, and one output layer for each task.
 
-    With --split_after there is at first only one column, the trunk, and each task goes on from it with its own layers.
+    With --split_after there is only one column up to that layer, the trunk. From there on each task has its own layers,
+    and only there can units stand. With the last layer this is known as hard parameter sharing.
 
     Args:
         args: The command line.
@@ -270,7 +272,7 @@ def build_network(args, classes, mean, variance):
 
     Returns:
         A `keras.Model` from uint8 images (batch, height, width, channels) to {task: logits (batch, classes)}. Its units
-        are named after the layer that they follow: pool_1, pool_2, fc_3.
+        are named after the layer that they follow, for instance pool_1.
     """
     images = keras.Input(mean.shape, dtype="uint8", name="images")
     pixels = layers.Normalization(axis=(1, 2, 3), mean=mean, variance=variance, dtype="float32")(images)
@@ -294,8 +296,8 @@ def build_network(args, classes, mean, variance):
 def convolution_block(args, x, filters, column, level):
     """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h / 2, w / 2, args.width * filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. The name of a layer has a point,
-    which no name of a task has, so that no task can take the name of a unit or of another layer.
+    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. Layer names contain a dot, and task
+    names cannot, so a task may be called pool_1 without a clash.
     """
     filters = max(1, round(args.width * filters))
     convolution = layers.Conv2D(
@@ -316,20 +318,26 @@ def dense_block(args, x, column, level):
     return layers.ReLU()(x)
 
 
-def batch_norm(args, x, name, dtype=None):
-    """Batch norm over the global batch, computed by the fastest code for the devices at hand."""
+def batch_norm(args, x, name):
+    """Batch norm over the global batch, by a fast kernel if there is only one replica (see FusedBatchNormalization)."""
     several_replicas = tf.distribute.has_strategy()
-    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=several_replicas, name=name, dtype=dtype)(x)
+    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=several_replicas, name=name)(x)
 
 
 def output_layer(args, x, task, num_classes):
     """Dropout and a fully connected layer: (batch, width) to float32 logits (batch, classes)."""
     x = layers.Dropout(1 - args.keep_prob, name=f"{task}.dropout", dtype="float32")(x)
-    if args.preset == "2018":  # its logits are normalised, and so have no bias before that
+    if args.preset == "2018":  # there the logits are batch-normalised, too, so the layer before needs no bias
         output = layers.Dense(
             num_classes, use_bias=False, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32"
         )
-        return batch_norm(args, output(x), f"{task}.output_bn", dtype="float32")
+        normalise = FusedBatchNormalization(
+            momentum=args.bn_momentum,
+            synchronized=tf.distribute.has_strategy(),
+            name=f"{task}.output_bn",
+            dtype="float32",
+        )
+        return normalise(output(x))
     return layers.Dense(num_classes, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32")(x)
 
 
@@ -382,7 +390,7 @@ def l2_loss(network):
 
 
 def weights_of_tasks(args, tasks):
-    """Return {task: the weight of its loss}."""
+    """Return {task: the weight of its loss}. `tasks` are in the order of --tasks, as the network's outputs are."""
     weights = args.task_weights or [1.0] * len(tasks)
     return dict(zip(tasks, weights))
 
@@ -390,8 +398,9 @@ def weights_of_tasks(args, tasks):
 def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
-    It takes a batch (images, {task: labels}) and a number, and returns {tag: value} to be logged and the sum of these
-    numbers over all processes, `stop_requests`: by it each machine tells the others that it was asked to stop.
+    That function takes a batch, (images, {task: labels}), and the number of stop signals that this process has
+    received. It returns {tag: value} to be logged. One of the values, `stop_signals`, counts the signals of all
+    processes: so each machine learns that another one was asked to stop.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -401,13 +410,13 @@ def make_train_step(strategy, network, optimizers, args, signature):
         strategy: The distribution strategy.
         network: The network.
         optimizers: The `Optimizers` of the columns and of the units.
-        args: The command line.
+        args: The parsed command line.
         signature: The `tf.TensorSpec` of a batch. With it the last, smaller batch needs no graph of its own.
     """
     task_weights = weights_of_tasks(args, network.output)
     optimizers.create_moments(strategy, network)
 
-    def replica_step(batch, stop_requests):
+    def replica_step(batch, stop_signals):
         global_batch_size = tf.cast(tf.shape(batch[0])[0], tf.float32)
         images, labels = share_of_replica(batch)
 
@@ -427,7 +436,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
             "summary/loss_total": total,
             "summary/accuracy_train": accuracy,
             **{f"{task}/loss": loss for task, loss in losses.items()},
-            "stop_requests": stop_requests,
+            "stop_signals": stop_signals,
         }
 
     return compile_step(strategy, replica_step, signature)
@@ -443,9 +452,9 @@ def compile_step(strategy, replica_step, signature):
     """Return `replica_step` as a `tf.function` that runs on all replicas and sums the values that it returns."""
 
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
-    def train_step(batch, stop_requests):
-        values = strategy.run(replica_step, (batch, stop_requests))
-        # As one vector the values take one message between machines, instead of one each.
+    def train_step(batch, stop_signals):
+        values = strategy.run(replica_step, (batch, stop_signals))
+        # Stack the values of each replica. Summed as a vector they take one message between machines, not one each.
         tags = sorted(values)
         vector = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vector, axis=None)
@@ -457,10 +466,10 @@ def compile_step(strategy, replica_step, signature):
 class Optimizers:
     """Adam for the weights of the columns, and a second Adam for the units, whose learning rate can differ.
 
-    (To scale the gradients of the units would do nothing: Adam divides by their size.)
+    To scale the gradients of the units would do nothing, since Adam divides by their size.
 
-    TensorFlow 1's Adam has a fused kernel: it updates all weights in 5 ms on 2 cores, Keras's Adam in 15. Create it in
-    the scope of the strategy.
+    TensorFlow 1's Adam has a fused kernel. It updates the 6.5 million weights of the network for Fashion-MNIST in 5 ms
+    on 2 cores, where Keras's Adam takes 15. An `Optimizers` has to be created in the scope of the strategy.
     """
 
     def __init__(self):
@@ -499,15 +508,15 @@ def train(args, resumed):
 
     Args:
         args: The command line.
-        resumed: What run.json says of the run to go on with; None or empty for a new run, see `claim_folder`. A run
-            that was stopped or killed and is resumed ends with exactly the weights that it would have had without the
-            interruption.
+        resumed: The content of run.json of the run to go on with, or None for a new run. A run that was stopped or
+            killed and is resumed ends with exactly the weights that it would have had without the interruption.
 
     Raises:
         Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
             signal ended the run after its state had been saved (128 + signal).
     """
-    strategy, is_chief = choose_strategy(args)
+    configure_tensorflow(args)
+    strategy, is_chief = choose_strategy()
     data = prepare_data(args)
     record = describe_run(args, data, strategy)
     refuse_differences(strategy, record, resumed)
@@ -525,17 +534,18 @@ def train(args, resumed):
     steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
     last_step = args.n_epoch * steps_per_epoch
     eval_every = args.eval_every or steps_per_epoch
-    log_every = min(args.log_every, max(1, last_step // 10))  # at least ten values, however short the run is
+    log_every = min(args.log_every, max(1, last_step // 10))  # ten values or more, if there are as many steps
     speeds = []  # images per second, from each evaluation to the next
+    evaluations = None  # the last ones
 
-    with noted_signals() as stop_requests:
+    with collected_stop_signals() as stop_signals:
         if is_chief:
-            claim_folder(args.log_dir, resumed)
+            claim_folder(args, resumed)
             print_setting(args, record, network)
-        train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training))
+        train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
         predict = make_predict(network)
         step = checkpoints.restore() if resumed else 0
-        agree(strategy, {"checkpoint": step})
+        refuse_disagreement(strategy, {"checkpoint": step})
         if is_chief:
             write_json(os.path.join(args.log_dir, "run.json"), record)
             checkpoints.start(step)
@@ -543,19 +553,20 @@ def train(args, resumed):
         events = open_event_file(args.log_dir, step) if is_chief else tf.summary.create_noop_writer()
         with events.as_default():
             if step == 0:
-                log_setting(args, data, network, train_step)
+                log_setting(record, train_step, metrics_of_interest(data))
                 log_units(0, network, names)
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
-                if step == args.pretrain_epoch * steps_per_epoch > 0:
+                if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     stitch_columns(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
                 done = step % steps_per_epoch  # above 0 where an interrupted epoch goes on
                 for batch in itertools.islice(batches_of_epoch(args, training, epoch, strategy), done, None):
-                    values = {tag: float(value) for tag, value in train_step(batch, float(len(stop_requests))).items()}
+                    values = train_step(batch, float(len(stop_signals)))
+                    values = {tag: float(value) for tag, value in values.items()}
                     step += 1
-                    stop_requested = values.pop("stop_requests") > 0  # of this process or of another
+                    stop = values.pop("stop_signals") > 0  # this process or another one has been asked to stop
                     if not np.isfinite(list(values.values())).all():
                         raise Failure(f"The loss is no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
                     meter.count(len(batch[0]), values)
@@ -568,18 +579,19 @@ def train(args, resumed):
                         speeds.append(meter.images_per_second())
                         evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
                         log_evaluations(step, evaluations)
+                        if step == last_step:
+                            log_confusions(step, test_confusions(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
-                    if evaluate_now or stop_requested:
-                        # Flush first: a resumed run does not log the steps before its checkpoint again.
+                    if evaluate_now or stop:
+                        # A resumed run logs nothing up to its checkpoint. So the events have to be on the disk first.
                         events.flush()
                         checkpoints.save(step, is_chief)
-                    if stop_requested:
-                        raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_requests))
+                        meter.restart(step)
+                    if stop:
+                        raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_signals))
 
-            if not speeds:  # all steps had been done before this process began
-                evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
-            elif is_chief:
-                log_confusions(step, test_confusions(evaluations), data.classes)
+        if evaluations is None:  # all steps had been done before this process began
+            evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
         if is_chief:
             finish_run(record, network, evaluations, step, speeds)
             checkpoints.keep_last()
@@ -600,9 +612,9 @@ def batches_of_epoch(args, split, epoch, strategy):
         yield split.images[indices], {task: labels[indices] for task, labels in split.labels.items()}
 
 
-def signature_of(args, split):
+def signature_of(args, split, strategy):
     """Return the `tf.TensorSpec` of the arrays of a batch, whose size is left open."""
-    batch = next(batches_of_epoch(args, split, 0, tf.distribute.get_strategy()))
+    batch = next(batches_of_epoch(args, split, 0, strategy))
     return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch)
 
 
@@ -610,7 +622,7 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0.
+    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients all the same.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -623,14 +635,14 @@ def learning_rates(args, epoch):
 def stitch_columns(network, init):
     """Let the units, which were the identity while the columns trained alone, start from `init`."""
     for unit in units_of(network):
-        unit.alpha.assign(unit.alpha_with(init))
+        unit.alpha.assign(unit.alpha_from_init(init))
 
 
 def make_predict(network):
     """Return a function from uint8 images (n, height, width, channels) to {task: outputs (n, ...)}, NumPy arrays.
 
-    Every process predicts by itself. (`network.predict` cannot run while several machines train together.) The memory
-    that it takes does not depend on the number of images.
+    Every process predicts by itself. (`network.predict` cannot run while several machines train together.) The images
+    are predicted in batches, so that the network's activations take the same memory for any number of images.
     """
     signature = [tf.TensorSpec((None, *network.input_shape[1:]), tf.uint8)]
     forward = tf.function(lambda images: network(images, training=False), signature, autograph=False)
@@ -664,7 +676,7 @@ def evaluate(predict, split):
 
 
 def log_evaluations(step, evaluations):
-    """Log the accuracies of each split, as `item/accuracy_test` and, for all tasks, `summary/accuracy_test`."""
+    """Log the accuracies of each split by the tags TASK/accuracy_SPLIT, and their mean by summary/accuracy_SPLIT."""
     for split, evaluation in evaluations.items():
         for name, value in evaluation.measures.items():
             task = "summary" if name == "accuracy" else name
@@ -705,7 +717,7 @@ FILES = {"train": "train", "test": "t10k"}  # how the names of Fashion-MNIST's f
 DEBIAN = "/usr/share/datasets/fashion-mnist"  # the folder of Debian's package dataset-fashion-mnist
 DOWNLOAD = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"  # as keras.datasets.fashion_mnist
 SAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "fashion_mnist_sample")
-RESERVED = ("summary", "units", "throughput", "accuracy")  # tags and results begin with these, so no task can
+RESERVED = ("summary", "units", "throughput", "accuracy")  # tags and results have these names, so no task can
 
 
 class Split(NamedTuple):
@@ -718,7 +730,7 @@ class Split(NamedTuple):
 class Data(NamedTuple):
     """What a network is trained and tested on.
 
-    `splits` has a `Split` for "train" and for each part that is evaluated, as "test" and "validation". `classes` is
+    `splits` has a `Split` for "train" and for each part that is evaluated, such as "test". `classes` is
     {task: names of classes}, in the order of the labels. `mean` and `variance` (height, width, channels) are those of
     each pixel of the training images. `description` goes into run.json and results.json.
     """
@@ -731,9 +743,10 @@ class Data(NamedTuple):
 
 
 def prepare_data(args):
-    """Read the data, choose the tasks, and divide the training images as --validation_fraction and others say.
+    """Read the data, hold out validation images, keep --train_fraction of the rest, and choose the tasks.
 
-    A part of the images holds the same share of every class of the first task in the file, whichever tasks are trained.
+    Both parts are stratified by the first task that the data have, whichever tasks are trained. So all runs with one
+    seed see the same images.
 
     Raises:
         Failure: The data are missing, damaged or do not fit together, or the arguments do not fit them.
@@ -754,7 +767,7 @@ def prepare_data(args):
     rest = np.arange(len(strata))
     validation = None
     if args.validation_fraction > 0:
-        indices = stratified(strata, args.validation_fraction, seed=0)
+        indices = stratified(strata, args.validation_fraction, seed=0)  # the same for every --seed
         validation = select(train, indices)
         rest = np.delete(rest, indices)
         if len(rest) == 0:
@@ -873,8 +886,9 @@ def read_npz(folder, name):
 
 
 def find_tasks(folder, arrays):
-    """Return the names of the tasks: all arrays beside `images`, and beside those that hold names of classes."""
-    tasks = [key for key in arrays if key != "images" and key.removesuffix("_names") not in arrays.keys() - {key}]
+    """Return the names of the tasks: all arrays but `images` and those that hold the names of a task's classes."""
+    names_of_classes = {f"{key}_names" for key in arrays}
+    tasks = [key for key in arrays if key != "images" and key not in names_of_classes]
     if not tasks:
         raise Failure(f"{folder}: the arrays are {', '.join(arrays) or 'none'}; there should be labels beside images.")
     for task in tasks:
@@ -980,12 +994,10 @@ def read_image(path):
     """
     with Image.open(path) as file:
         image = ImageOps.exif_transpose(file)
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose range is unknown")
-    if image.mode.startswith("I"):
-        grey = np.asarray(image).astype(np.int64)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("its pixels have more than 16 bits")
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits, and their range is unknown")
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.float64)
         image = Image.fromarray(np.round(grey / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -1001,7 +1013,7 @@ def read_image(path):
 class FusedBatchNormalization(layers.BatchNormalization):
     """Keras's batch normalisation over the last axis; on one device it trains with TensorFlow's fused kernel.
 
-    For a batch of 128 with 28 x 28 x 32 activations the kernel takes 3.5 ms on 2 cores, and Keras's own code 17.4 ms.
+    For 128 x 28 x 28 x 32 activations (Fashion-MNIST) the kernel takes 3.5 ms on 2 cores, and Keras's own code 17.4 ms.
     Where several replicas share a batch (`synchronized`), Keras's own code computes the statistics of all of them.
     """
 
@@ -1041,11 +1053,12 @@ def threads_per_operation(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
     The columns run at the same time. The thread that starts an operation works on it, too, so one core for each column
-    is taken, and the pool gets the others. (On more than 4 cores this has been counted, not timed.) If there is only
-    one column, or if the time goes into the products of dense units, one operation runs at a time and gets all cores.
+    is taken, and the pool gets the others. (On 16 cores we counted the busy threads, but could not measure the time.)
+    If there is only one column, or if most of the time goes into the matrix products of activation units, one operation
+    runs at a time and gets all cores.
     """
-    dense_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
-    if num_columns == 1 or dense_units:
+    activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
+    if num_columns == 1 or activation_units:
         return available_cores()
     return max(1, available_cores() - num_columns)
 
@@ -1055,17 +1068,21 @@ def number_of_columns(args):
     return len(args.tasks or TASKS)
 
 
-def choose_strategy(args):
-    """Prepare TensorFlow, and return the distribution strategy and whether this process writes the run.
-
-    Where TF_CONFIG is set, several machines train together, and the chief among them writes. Otherwise all GPUs of this
-    machine do, or its only device.
-    """
+def configure_tensorflow(args):
+    """Set the precision of the layers and the number of threads, and make all operations deterministic."""
     keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
     with contextlib.suppress(RuntimeError):  # raised if TensorFlow runs already, as in a notebook
         threads = threads_per_operation(args, number_of_columns(args))
         tf.config.threading.set_intra_op_parallelism_threads(threads)
+
+
+def choose_strategy():
+    """Return the distribution strategy, and whether this process is the one that writes the run.
+
+    Where TF_CONFIG is set, several machines train together, and the chief among them writes. Otherwise all GPUs of this
+    machine do, or its only device.
+    """
     if "TF_CONFIG" in os.environ:
         return join_cluster()
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -1166,10 +1183,13 @@ def wait_for_processes(own_address, others):
     began = time.monotonic()
     next_report = began + 5
     while missing := [address for address in others if address not in server.seen]:
-        reasons = {address: greet(address, own_address, server.seen) for address in missing}
-        reasons = {address: reason for address, reason in reasons.items() if address not in server.seen}
+        reasons = []
+        for address in missing:
+            reason = greet(address, own_address, server.seen)
+            if reason:
+                reasons.append(f"{address} ({reason})")
         if reasons and time.monotonic() > next_report:
-            say("still waiting for " + ", ".join(f"{address} ({reason})" for address, reason in reasons.items()))
+            say("still waiting for " + ", ".join(reasons))
             next_report = time.monotonic() + 60
         time.sleep(0.2)
     server.shutdown()
@@ -1177,35 +1197,37 @@ def wait_for_processes(own_address, others):
 
 
 def greet(address, own_address, seen):
-    """Greet the process at `address` and add it to `seen` if it answers; otherwise return the reason."""
+    """Greet the process at `address`. If it answers, add it to `seen` and return None; otherwise return the reason."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=2) as connection:
             connection.sendall(own_address.encode())
-            if connection.recv(len(GREETING)) == GREETING:
-                seen.add(address)
-        return "something else answers there"
+            if connection.recv(len(GREETING)) != GREETING:
+                return "something else answers there"
+        seen.add(address)
+        return None
     except OSError as error:
         return error.strerror or str(error) or type(error).__name__
 
 
-def agree(strategy, facts):
-    """Raise Failure unless all processes of TF_CONFIG come with the same facts, {name: something that JSON holds}."""
+def refuse_disagreement(strategy, facts):
+    """Raise Failure unless the facts, {name: something that JSON holds}, are the same in all processes of TF_CONFIG."""
     if "TF_CONFIG" not in os.environ:
         return
     checksums = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
     of_replicas = strategy.run(tf.function(lambda: tf.constant([checksums], tf.int64)))
-    gathered = strategy.gather(of_replicas, axis=0).numpy()  # (processes, facts)
+    gathered = strategy.gather(of_replicas, axis=0).numpy()  # (replicas, facts)
     differing = [name for name, column in zip(facts, gathered.T) if len(set(column)) > 1]
     if differing:
         raise Failure(f"TF_CONFIG: the processes differ in {', '.join(differing)}; these must be the same in all.")
 
 
 @contextlib.contextmanager
-def noted_signals():
-    """In this context Ctrl-C and SIGTERM only add their number to the list that it gives.
+def collected_stop_signals():
+    """Give a list, to which Ctrl-C and SIGTERM only add their number while this context lasts.
 
-    Only the main thread can set signal handlers; Ray Train calls `main` from another, which ends by other means.
+    Only the main thread can set signal handlers. An engine that calls `main` from another thread, as Ray Train does,
+    has its own ways to end a run.
     """
     received = []
     previous = {}
@@ -1219,38 +1241,40 @@ def noted_signals():
             signal.signal(number, handler)
 
 
-def exit_status_of(stop_requests):
-    """Return the exit status of a run that a signal ended: this process's first one, or SIGTERM of another."""
-    return 128 + (stop_requests[0] if stop_requests else signal.SIGTERM)
+def exit_status_of(stop_signals):
+    """Return the exit status of a run that a signal ended. If another process got it, count it as SIGTERM."""
+    return 128 + (stop_signals[0] if stop_signals else signal.SIGTERM)
 
 
 # --------------------------------------------------------------------------------- the run's folder and its checkpoints
 
 
-def claim_folder(log_dir, resumed):
+def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
     The folder `checkpoints` in it can only be made once, so of two runs that begin in one folder the second is refused.
-    With --resume auto (`resumed` is empty) it may be there: an earlier process may have been killed after making it.
+    With --resume auto it may be there: an earlier process may have been killed just after making it.
     """
-    checkpoints = os.path.join(log_dir, "checkpoints")
+    if resumed:
+        return
     try:
-        os.makedirs(log_dir, exist_ok=True)
-        if not resumed:
-            of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*")
-            if any(of_a_run.fullmatch(name) for name in os.listdir(log_dir)):
-                raise FileExistsError
-            os.makedirs(checkpoints, exist_ok=resumed is not None)
+        os.makedirs(args.log_dir, exist_ok=True)
+        of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*")
+        if any(of_a_run.fullmatch(name) for name in os.listdir(args.log_dir)):
+            raise FileExistsError
+        os.makedirs(os.path.join(args.log_dir, "checkpoints"), exist_ok=args.resume == "auto")
     except FileExistsError:
-        raise Failure(f"{log_dir} already holds a run. Go on with it by --resume, or name another --log_dir.") from None
+        raise Failure(
+            f"{args.log_dir} already holds a run. Go on with it by --resume, or name another --log_dir."
+        ) from None
     except OSError as error:
-        raise Failure(f"--log_dir {log_dir} cannot be made or written ({error}).") from None
+        raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
 
 
 def describe_run(args, data, strategy):
     """Return what run.json says of a run, before its network is built."""
     return {
-        "arguments": vars(args),
+        "arguments": {name: value for name, value in vars(args).items() if name not in NOT_RECORDED},
         "data": data.description,
         "classes": data.classes,
         "versions": {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__},
@@ -1259,7 +1283,7 @@ def describe_run(args, data, strategy):
 
 
 def refuse_differences(strategy, record, resumed):
-    """Raise Failure where data, classes or versions differ from the run to resume, or between processes."""
+    """Raise Failure where data, classes or versions are not those of the run to resume, or differ between processes."""
     if resumed:
         if record["data"]["sha256"] != resumed["data"].get("sha256"):
             raise Failure(
@@ -1273,7 +1297,7 @@ def refuse_differences(strategy, record, resumed):
                 )
     arguments = {name: value for name, value in record["arguments"].items() if name not in ("data_dir", "log_dir")}
     facts = {"arguments": arguments, "data": record["data"]["sha256"], "versions": record["versions"]}
-    agree(strategy, facts | {"run to resume": bool(resumed)})
+    refuse_disagreement(strategy, facts | {"run to resume": resumed is not None})
 
 
 class Checkpoints:
@@ -1307,11 +1331,13 @@ class Checkpoints:
                 self.refuse_other_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
-                status.expect_partial()  # no warning of the manager's counter, which is not there yet
+                # The checkpoint also holds a counter of the manager, which does not exist yet. Do not warn of it.
+                status.expect_partial()
                 return int(self.step.numpy())
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
                 say(f"{path} is damaged ({type(error).__name__}). Trying the one before it.")
-        if any(pathlib.Path(self.log_dir).glob("*tfevents*")):  # the first checkpoint is older than these
+        # A run writes its first checkpoint before its first event file. So if there are events, one was lost.
+        if any(pathlib.Path(self.log_dir).glob("*tfevents*")):
             raise Failure(f"{self.folder} has no checkpoint that can be read, so the run cannot be resumed.")
         return 0
 
@@ -1327,10 +1353,10 @@ class Checkpoints:
                 )
 
     def start(self, step):
-        """Begin to write checkpoints. A new run writes its first one now.
+        """Prepare to write checkpoints. A new run writes its first one now.
 
-        The manager reads the list of checkpoints from a file. Write that file anew, since it may have been lost or
-        emptied when the machine died.
+        The manager reads the list of checkpoints from a file, which may have been lost or emptied when the machine
+        died. So this file is written anew, from the checkpoints that are there.
         """
         if paths := self.paths():
             state = tf.compat.v1.train.generate_checkpoint_state_proto(self.folder, paths[-1], paths)
@@ -1380,8 +1406,9 @@ def read_json(path, *keys):
 def open_event_file(log_dir, step):
     """Open a new event file in the run's folder, for a process that goes on after `step` steps.
 
-    It begins with a START event. At every START but the first in a folder, TensorBoard discards that step and later
-    ones, which an interrupted process had logged after its last checkpoint. A new run has to write the first one.
+    The file begins with a START event, which carries the step from which this process logs. When TensorBoard meets
+    such an event, it drops what it has read so far of this step and later ones: what an interrupted process logged
+    after its last checkpoint. It ignores the first START event in a folder. That is why a new run writes one, too.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1392,16 +1419,18 @@ def open_event_file(log_dir, step):
     return writer
 
 
-def log_setting(args, data, network, train_step):
-    """Log the arguments and the data as texts, the hyper-parameters, and the graph of a training step."""
+def log_setting(record, train_step, metrics):
+    """Log the arguments and the data as texts, the graph of a training step, and the hyper-parameters.
+
+    `metrics` are the tags of the scalars that TensorBoard shows beside the hyper-parameters.
+    """
     tf.summary.graph(train_step.get_concrete_function().graph)
-    for tag, values in (("arguments", vars(args)), ("data", data.description)):
-        tf.summary.text(tag, [(name, str(value)) for name, value in values.items()], step=0)
+    for tag in ("arguments", "data"):
+        tf.summary.text(tag, [(name, str(value)) for name, value in record[tag].items()], step=0)
     simple = (bool, int, float, str)
-    values = {name: value if isinstance(value, simple) else str(value) for name, value in vars(args).items()}
-    metrics = [hparams.Metric(tag) for tag in metrics_of_interest(data)]
+    values = {name: x if isinstance(x, simple) else str(x) for name, x in record["arguments"].items()}
     tf.summary.experimental.set_step(0)  # the plugin asks for it
-    hparams.hparams_config([hparams.HParam(name) for name in values], metrics)
+    hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
 
 
@@ -1412,9 +1441,9 @@ def log_scalars(step, values):
 
 
 def log_units(step, network, names):
-    """Log the mean alpha of every unit for every pair of columns, for instance `units/pool_1/item_from_group`.
+    """Log the mean alpha of every unit for every pair of columns, by the tags units/UNIT/COLUMN_from_COLUMN.
 
-    With more than four columns these would be too many. Then log the mean of their own alphas, and of all others.
+    With more than four columns these would be too many. Then log the mean of alpha_ii, `own`, and of all others.
     """
     for unit in units_of(network):
         mean = unit.mean_alpha()
@@ -1432,7 +1461,7 @@ def log_units(step, network, names):
 def log_confusions(step, confusions, classes):
     """Log {task: confusion matrix} as tables: a row for each true class, a column for each predicted one.
 
-    A matrix with more than 100 classes is left out. Nobody could read it, and thousands would take gigabytes.
+    A matrix with more than 100 classes is left out, since nobody could read it.
     """
     for task, matrix in confusions.items():
         if len(matrix) <= 100:
@@ -1470,14 +1499,13 @@ class Meter:
         return self.images / (time.perf_counter() - self.began)
 
     def report(self, epoch, step, speed, evaluations):
-        """Print what the steps since the last evaluation gave, and begin anew. `speed` is in images per second."""
+        """Print what the steps since the last evaluation gave. `speed` is in images per second."""
         loss, measure = np.mean(self.values, axis=0)
         if self.is_chief:
             say(
                 f"epoch {epoch + 1}/{self.n_epoch}, step {step}: {speed:,.0f} images/s; "
                 f"training loss {loss:.4f}, {TRAINING_MEASURE[0]} {measure:.4f}; {summary_of(evaluations)}"
             )
-        self.restart(step)
 
 
 def print_setting(args, record, network):
@@ -1485,7 +1513,8 @@ def print_setting(args, record, network):
     data = record["data"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
     say(f"{data['name']} from {data['source']}: {sizes}")
-    say("; ".join(f"{task}: {describe_classes(names)}" for task, names in record["classes"].items()))
+    if record["classes"]:
+        say("; ".join(f"{task}: {describe_classes(names)}" for task, names in record["classes"].items()))
     if "warning" in data:
         say(data["warning"])
     megabytes = 16 * record["parameters"] / 1e6  # four float32 for each: value, gradient, Adam's two moments
@@ -1562,8 +1591,9 @@ def load_run(model_path):
 def predict_pictures(args):
     """Print the most probable class of every task, with its probability, for each picture of --predict.
 
-    A picture is resized to the network's input, and made grey if the network was trained on grey images. The rest is
-    predicted if one cannot be read.
+    A picture is resized to the network's input, and made grey if the network was trained on grey images. It has to look
+    like the training images: those of Fashion-MNIST are light garments on black. If a picture cannot be read, the
+    others are predicted all the same.
     """
     network, results = load_run(args.model)
     height, width, channels = network.input_shape[1:]
@@ -1574,13 +1604,13 @@ def predict_pictures(args):
         try:
             image = read_image(path).resize((width, height), Image.Resampling.BILINEAR)
         except Exception as error:  # Pillow raises many types for damaged files
-            failures.append(f"{path} ({error or type(error).__name__})")
+            failures.append(f"{path} ({reason_of(error)})")
             continue
         images.append(np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(height, width, channels))
         readable.append(path)
     if images:
         print_predictions(readable, network.predict(np.stack(images), verbose=0), results["classes"])
-    refuse_unreadable(failures)
+    refuse_failed(failures)
 
 
 def print_predictions(paths, logits, classes):
@@ -1594,10 +1624,15 @@ def print_predictions(paths, logits, classes):
         say(f"{path}: {', '.join(answers)}")
 
 
-def refuse_unreadable(failures):
-    """Raise Failure if there are pictures that could not be read, after the others have been predicted."""
+def refuse_failed(failures):
+    """Raise Failure if there are pictures that could not be read or drawn, after the others have been predicted."""
     if failures:
-        raise Failure(f"--predict: not a picture that can be read: {'; '.join(failures)}.")
+        raise Failure(f"--predict failed for {'; '.join(failures)}.")
+
+
+def reason_of(error):
+    """Return the message of an exception or, if it has none, its type."""
+    return str(error) or type(error).__name__
 
 
 # --------------------------------------------------------------------------------------------------------- command line
@@ -1609,18 +1644,20 @@ class Failure(Exception):
     """An error that ends the program with one line on standard error and the given exit status."""
 
     def __init__(self, message, status=WRONG_INPUT):
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(" ".join(str(message).split()))  # on one line
         self.status = status
 
 
 PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
     "default": {},
-    "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},  # of Misra et al.; they pretrain, too
+    # The units of Misra et al. Their columns are also trained alone at first, for which there is --pretrain_epoch.
+    "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
     "2018": {"cross_stitch_unit": "activation", "bn_momentum": 0.999},  # and batch norm of the logits, in output_layer
 }
 
 
-PREDICTION_ARGUMENTS = ("predict", "model")  # they say nothing of what is trained
+PREDICTION_ARGUMENTS = ("predict", "model")  # these go with --predict
+NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # arguments that do not change what is trained
 
 
 def make_parser():
@@ -1631,7 +1668,10 @@ def make_parser():
     units = parser.add_argument_group("cross-stitch units").add_argument
     units("--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline")
     units(
-        "--cross_stitch_unit", choices=UNITS, default="channel", help="what has one alpha; 2018: a pair of activations"
+        "--cross_stitch_unit",
+        choices=UNITS,
+        default="channel",
+        help="what one alpha is for: each channel, the layer, ...",
     )
     units(
         "--cross_stitch_at",
@@ -1645,7 +1685,7 @@ def make_parser():
     units("--pretrain_epoch", type=non_negative_int, default=0, help="first epochs, in which columns train alone")
 
     network = parser.add_argument_group("network").add_argument
-    network("--split_after", choices=STITCHED_LAYERS, help="last layer of a trunk that all tasks share; none: no trunk")
+    network("--split_after", choices=STITCHED_LAYERS, help="last layer of a trunk that all tasks share")
     network("--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer")
     network("--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps")
     network("--bn_momentum", type=fraction_below_one, default=0.99, help="momentum of batch norm's moving averages")
@@ -1657,24 +1697,29 @@ def make_parser():
     training("--n_epoch", type=positive_int, default=30, help="epochs to train")
     training("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
     training("--reg_lambda", type=non_negative_float, default=1e-5, help="weight of the L2 loss")
-    training("--task_weights", nargs="+", type=non_negative_float, help="weights of the tasks' losses; none: 1 each")
     training(
-        "--preset", choices=PRESETS, default="default", help="paper: of Misra et al.; 2018: of that implementation"
+        "--task_weights", nargs="+", type=non_negative_float, help="weights of the tasks' losses; 1 each if left out"
     )
-    training("--seed", type=seed, default=0, help="seed of everything that is drawn at random")
+    training(
+        "--preset", choices=PRESETS, default="default", help="a published setting, which other arguments can change"
+    )
+    training("--seed", type=seed_number, default=0, help="seed of everything that is drawn at random")
 
     data = parser.add_argument_group("data").add_argument
-    data("--data_dir", type=absolute_path, help="four .gz files, or train.npz and test.npz; none: Fashion-MNIST")
-    data("--tasks", nargs="+", help="tasks to train, as in item group; none: all")
+    data("--data_dir", type=absolute_path, help="four .gz files, or train.npz and test.npz")
+    data("--tasks", nargs="+", help="tasks to train, as in item group; all if left out")
     data("--train_fraction", type=fraction, default=1.0, help="part of the training images that is used")
-    data("--validation_fraction", type=fraction_below_one, default=0.0, help="part of them that is held out")
+    data("--validation_fraction", type=fraction_below_one, default=0.0, help="part that is held out before that")
 
     output = parser.add_argument_group("output").add_argument
-    output("--log_dir", type=os.path.expanduser, help="folder of the run; none: a new one in tf_logs/fashion_mnist")
+    output("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
     output("--log_every", type=positive_int, default=100, help="steps between two logged values, at most")
     output("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
     output(
-        "--resume", metavar="LOG_DIR", type=os.path.expanduser, help="go on; auto: with the run in --log_dir, if any"
+        "--resume",
+        metavar="LOG_DIR",
+        type=os.path.expanduser,
+        help="go on with this run; auto: begin or go on in --log_dir",
     )
 
     add("--predict", nargs="+", metavar="PICTURE", type=os.path.expanduser, help="do not train: classify pictures")
@@ -1683,7 +1728,7 @@ def make_parser():
 
 
 def kind_of_run(args):
-    """Return the word that begins the name of a run's folder."""
+    """Return the word by which the name of a run's folder tells what kind of network it trains."""
     if args.tasks and len(args.tasks) == 1:
         return "single"
     if args.split_after:
@@ -1700,11 +1745,9 @@ def check_arguments(args):
 
 
 def parse_arguments(argv):
-    """Return the arguments, and what run.json says of the run to go on with.
+    """Return the arguments, and the content of run.json of the run to go on with, or None for a new run.
 
-    That is None for a new run, and empty for one that --resume auto begins. With --resume, arguments that are left out
-    are those of the run, and others are refused where they would change it. The arguments of a training have no
-    `resume`, and none of PREDICTION_ARGUMENTS.
+    With --resume, arguments that are left out are those of the run, and others are refused where they would change it.
     """
     for word in argv:
         if re.search("[\ud800-\udfff]", word):  # Python's stand-ins for bytes that are not UTF-8
@@ -1719,17 +1762,15 @@ def parse_arguments(argv):
 
     folder = folder_to_resume(args)
     if folder is None:
-        resumed = {} if args.resume else None
+        resumed = None
         parser.set_defaults(**PRESETS[args.preset])
-        args = parser.parse_args(argv)
+        args = parser.parse_args(argv)  # again: what stands on the command line wins over the preset
         args.log_dir = args.log_dir or default_log_dir(args, parser)
     else:
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "classes", "versions")
         args = arguments_of_resumed_run(parser, argv, folder, resumed["arguments"])
     refuse_log_dir(args.log_dir)
     check_arguments(args)
-    for name in ("resume", *PREDICTION_ARGUMENTS):
-        delattr(args, name)
     return args, resumed
 
 
@@ -1757,7 +1798,7 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
     args = parser.parse_args(argv)
     args.log_dir = folder
     for name, value in vars(args).items():
-        may_differ = name in ("resume", "log_dir", "data_dir", *PREDICTION_ARGUMENTS)
+        may_differ = name in ("log_dir", "data_dir", *NOT_RECORDED)
         may_grow = name == "n_epoch" and value > recorded.get(name, value)
         if value != recorded.get(name) and not may_differ and not may_grow:
             raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
@@ -1770,10 +1811,12 @@ def default_log_dir(args, parser):
         raise Failure("--log_dir is needed with TF_CONFIG: a folder that all processes see.")
     script = NAME.removesuffix("_multi_task_learning")
     data = os.path.basename(args.data_dir) if args.data_dir else script
-    told_otherwise = {"cross_stitch_enabled", "split_after", "seed", "tasks", "data_dir", "log_dir", "resume"}
+    named_already = {"split_after", "seed", "data_dir", "log_dir", *NOT_RECORDED}
+    if not args.split_after:
+        named_already.add("cross_stitch_enabled")
     changed = []
     for name, value in vars(args).items():
-        if value != parser.get_default(name) and name not in told_otherwise:
+        if value != parser.get_default(name) and name not in named_already:
             values = value if isinstance(value, list) else [value]
             changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
     words = re.sub(r"[^\w.-]+", "_", "-".join([data, kind_of_run(args), *changed]), flags=re.ASCII)
@@ -1783,7 +1826,7 @@ def default_log_dir(args, parser):
 
 
 def refuse_log_dir(log_dir):
-    """Raise Failure for a path that TensorFlow would take for something else: a pattern, an address, other bytes."""
+    """Raise Failure for a path that TensorFlow would take for a pattern or an address, or write in another encoding."""
     if re.search(r"[][*?\\]|://", log_dir):
         raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
     if os.fsencode(os.path.abspath(log_dir)) != os.path.abspath(log_dir).encode("utf-8", "surrogateescape"):
@@ -1792,11 +1835,11 @@ def refuse_log_dir(log_dir):
 
 def main(argv=None):
     """Do what the command line `argv` says, and return the exit status: 0, or another after one line that says why."""
-    log_dir = ""
+    log_dir = None
     try:
         with own_settings():
             args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
-            if "predict" in args:
+            if args.predict:
                 predict_pictures(args)
             else:
                 log_dir = args.log_dir
@@ -1805,11 +1848,11 @@ def main(argv=None):
     except Failure as failure:
         message, status = str(failure), failure.status
     except (OSError, MemoryError, tf.errors.OpError) as error:  # for instance a full disk, or a lost worker
-        # TensorFlow adds a traceback of its own, after an empty line.
+        # TensorFlow puts the traceback of its graph before the message, and an empty line between them.
         last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
         message, status = last.split("\n")[0], FAILED
-    can_go_on = status not in (WRONG_INPUT, DIVERGED) and os.path.exists(os.path.join(log_dir, "run.json"))
-    if can_go_on:
+    has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
+    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these it would only end in the same way
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
@@ -1832,7 +1875,7 @@ def show_or_train(args, resumed):
 
 @contextlib.contextmanager
 def own_settings():
-    """In this context Keras has its default settings, whatever the user's configuration says; they are put back."""
+    """Give Keras its default settings while this context lasts, and put the user's settings back at its end."""
     config = keras.config
     previous = (config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy())
     if previous[:3] != ("channels_last", "float32", 1e-7) or previous[3].name != "float32":
@@ -1878,7 +1921,7 @@ def boolean(text):
     return words[text.lower()]
 
 
-def number(kind, text, condition, wanted):
+def parse_number(kind, text, condition, wanted):
     """Return the number, an int or a float, that `text` tells, if it is finite and fulfils the condition."""
     try:
         value = kind(text)
@@ -1890,35 +1933,35 @@ def number(kind, text, condition, wanted):
 
 
 def positive_int(text):
-    return number(int, text, lambda value: value >= 1, "a whole number from 1")
+    return parse_number(int, text, lambda value: value >= 1, "a whole number from 1")
 
 
 def non_negative_int(text):
-    return number(int, text, lambda value: value >= 0, "a whole number from 0")
+    return parse_number(int, text, lambda value: value >= 0, "a whole number from 0")
 
 
-def seed(text):
-    return number(int, text, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
+def seed_number(text):
+    return parse_number(int, text, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
 
 
 def positive_float(text):
-    return number(float, text, lambda value: value > 0, "a number above 0")
+    return parse_number(float, text, lambda value: value > 0, "a number above 0")
 
 
 def non_negative_float(text):
-    return number(float, text, lambda value: value >= 0, "a number from 0")
+    return parse_number(float, text, lambda value: value >= 0, "a number from 0")
 
 
 def fraction(text):
-    return number(float, text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+    return parse_number(float, text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
 
 def fraction_below_one(text):
-    return number(float, text, lambda value: 0 <= value < 1, "a number from 0 and below 1")
+    return parse_number(float, text, lambda value: 0 <= value < 1, "a number from 0 and below 1")
 
 
 def keep_probability(text):
-    return number(float, text, lambda value: 0.01 <= value <= 1, "a number from 0.01 to 1")
+    return parse_number(float, text, lambda value: 0.01 <= value <= 1, "a number from 0.01 to 1")
 
 
 def absolute_path(text):

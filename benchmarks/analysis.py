@@ -107,9 +107,10 @@ def of_images(experiment, setting, seed, tasks, folder=RESULTS / "predictions"):
         if f"{setting}|{seed}|mean_error" in file:
             return file[f"{setting}|{seed}|mean_error"] / 1e4
         keys = [f"{setting}|{seed}|{task}" for task in tasks]
-        if not keys or not all(key in file for key in keys):
+        truths = [f"truth|{task}" for task in tasks]
+        if not keys or not all(key in file for key in keys + truths):
             return None
-        return np.mean([file[key] == file[f"truth|{task}"] for key, task in zip(keys, tasks)], axis=0)
+        return np.mean([file[key] == file[truth] for key, truth in zip(keys, truths)], axis=0)
 
 
 def over_seeds_and_images(differences_of, draws=4000, seed=0):

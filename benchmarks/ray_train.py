@@ -44,8 +44,9 @@ def processes(folder, rank):
 
 
 def checkpoint(folder):
-    """Returns the prefix of the newest checkpoint of the run; it ends with the step."""
-    return max((folder / "run" / "checkpoints").glob("*.index")).with_suffix("")
+    """Return the prefix of the newest checkpoint of the run; it ends with the step."""
+    indices = (folder / "run" / "checkpoints").glob("ckpt-*.index")
+    return max(indices, key=lambda path: int(path.stem.removeprefix("ckpt-"))).with_suffix("")
 
 
 def last_step(folder):
@@ -82,7 +83,7 @@ def arrays(folder):
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(str(checkpoint(folder)))
-    names = [name for name in reader.get_variable_to_shape_map() if name.startswith(("network/", "optimizers/"))]
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith(("weights/", "optimizers/"))]
     return {name: reader.get_tensor(name) for name in names}
 
 

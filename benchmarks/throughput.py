@@ -1,7 +1,7 @@
 """How fast the stitched Fashion-MNIST network trains, beside the same network by other means.
 
     pip install -r benchmarks/requirements.txt     # PyTorch, its CPU build where there is a choice
-    python benchmarks/throughput.py --json benchmarks/results/throughput.json     # compare.py makes its table
+    python benchmarks/throughput.py --json benchmarks/results/throughput.json
 
 Contenders, each in a process of its own, measured in turns on an otherwise idle machine:
 
@@ -62,26 +62,29 @@ class Ours:
 
         self.tf, self.script, self.tasks = tf, script, TASKS[:n_tasks]
         args, _ = script.parse_arguments([f"--precision={precision}"])
-        script.choose_strategy(args, max(1, script.CORES // threads) if threads else n_tasks)
+        pool = threads or script.threads_per_operation(args, n_tasks)
+        script.threads_per_operation = lambda *_: pool
+        script.configure_tensorflow(args)
         keras.utils.set_random_seed(0)
         images, labels = make_data()
         self.mean, self.deviation = images.mean(axis=0), images.std(axis=0)
-        self.data = images, labels[:, :n_tasks]
+        self.data = images, dict(zip(self.tasks, labels.T))
         self.network = self.build(keep_prob)
         self.finish()
 
     def build(self, keep_prob):
         args, _ = self.script.parse_arguments([f"--keep_prob={keep_prob}", "--cross_stitch_init=0.9"])
         classes = {task: range(n) for task, n in zip(self.tasks, CLASSES)}
-        return self.script.build_network(args, classes, self.mean, self.deviation)
+        return self.script.build_network(args, classes, self.mean, self.deviation**2)
 
     def finish(self):
         tf = self.tf
-        optimizers = [tf.compat.v1.train.AdamOptimizer(LEARNING_RATE) for _ in range(2)]
+        optimizers = self.script.Optimizers()
+        optimizers.set_learning_rates(LEARNING_RATE, LEARNING_RATE)
         args = argparse.Namespace(task_weights=None, reg_lambda=REG_LAMBDA)
-        step = self.script.make_train_step(tf.distribute.get_strategy(), self.network, optimizers, args)
-        specs = [tf.TensorSpec((None, *x.shape[1:]), x.dtype) for x in self.data]
-        self.step = step.get_concrete_function(*specs, tf.TensorSpec([]))
+        signature = tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), self.data)
+        strategy = tf.distribute.get_strategy()
+        self.step = self.script.make_train_step(strategy, self.network, optimizers, args, signature)
 
     def weights(self):
         """Returns {path: array} of the trainable weights."""
@@ -97,10 +100,11 @@ class Ours:
         seconds = []
         for batch in batches:
             began = time.perf_counter()
-            images, labels = (self.tf.constant(x[batch]) for x in self.data)
-            numbers = self.step(images, labels, self.tf.constant(0.0)).numpy()
+            images, labels = self.data
+            values = self.step((images[batch], {task: labels[task][batch] for task in labels}), 0.0)
+            values = {tag: float(value) for tag, value in values.items()}
             seconds.append(time.perf_counter() - began)
-        self.loss = float(numbers[1 : 1 + len(self.tasks)].sum())
+        self.loss = sum(values[f"{task}/loss"] for task in self.tasks)
         return seconds
 
 
@@ -119,18 +123,18 @@ class Fit(Ours):
         columns = [layers.Normalization((1, 2, 3), self.mean, self.deviation**2)(images)] * len(self.tasks)
         for level, filters in ((1, 32), (2, 64)):
             for t, task in enumerate(self.tasks):
-                x = layers.Conv2D(filters, 3, padding="same", **kernel(f"{task}_conv_{level}"))(columns[t])
-                x = layers.ReLU()(layers.BatchNormalization(name=f"{task}_bn_{level}")(x))
+                x = layers.Conv2D(filters, 3, padding="same", **kernel(f"{task}.conv_{level}"))(columns[t])
+                x = layers.ReLU()(layers.BatchNormalization(name=f"{task}.bn_{level}")(x))
                 columns[t] = layers.MaxPooling2D()(x)
-            columns = stitch("channel", 0.9, name=f"pool_{level}")(columns)
+            columns = stitch(init=0.9, name=f"pool_{level}")(columns)
         for t, task in enumerate(self.tasks):
-            x = layers.Dense(1024, **kernel(f"{task}_fc_3"))(layers.Flatten()(columns[t]))
-            columns[t] = layers.ReLU()(layers.BatchNormalization(name=f"{task}_bn_3")(x))
-        columns = stitch("channel", 0.9, name="fc_3")(columns)
+            x = layers.Dense(1024, **kernel(f"{task}.fc_3"))(layers.Flatten()(columns[t]))
+            columns[t] = layers.ReLU()(layers.BatchNormalization(name=f"{task}.bn_3")(x))
+        columns = stitch(init=0.9, name="fc_3")(columns)
         outputs = {}
         for t, task in enumerate(self.tasks):
             x = layers.Dropout(1 - keep_prob)(columns[t])
-            outputs[task] = layers.Dense(CLASSES[t], **{**kernel(task), "use_bias": True})(x)
+            outputs[task] = layers.Dense(CLASSES[t], **{**kernel(f"{task}.output"), "use_bias": True})(x)
         import keras
 
         return keras.Model(images, outputs)
@@ -157,7 +161,7 @@ class Fit(Ours):
 
         tasks, (images, labels) = self.tasks, self.data
         clock, kept = Clock(), batches.reshape(-1)
-        targets = {task: labels[kept, t] for t, task in enumerate(tasks)}
+        targets = {task: labels[task][kept] for task in tasks}
         options = {"batch_size": batches.shape[1], "shuffle": False, "verbose": 0, "callbacks": [clock]}
         self.network.fit(images[kept], targets, **options)
         self.loss = float(clock.losses[-1])
@@ -238,7 +242,7 @@ class Torch:
             return f"{('pool_1', 'pool_2', 'fc_3')[int(layer[-1]) - 1]}/alpha"
         task = self.tasks[int(index[0])]
         kinds = {"weight": "gamma", "bias": "beta"} if layer.startswith("bn") else {"weight": "kernel", "bias": "bias"}
-        return f"{task if layer == 'output' else f'{task}_{layer}'}/{kinds[kind]}"
+        return f"{task}.{layer}/{kinds[kind]}"
 
     def from_script(self, name, array, back=False):
         """Returns a weight of the script's network in the layout of the parameter `name`, or the reverse."""

@@ -21,15 +21,16 @@ SHARED = {  # (the original, the copies): the names of functions and classes
         cross_entropy l2_loss compile_step Optimizers
         train signature_of learning_rates stitch_columns make_predict
         Data select stratified pixel_statistics sha256_of read_image
-        FusedBatchNormalization available_cores threads_per_operation choose_strategy share_of_replica
-        join_cluster bypass_proxies GreetingHandler GreetingServer wait_for_processes greet agree
-        noted_signals exit_status_of
+        FusedBatchNormalization available_cores threads_per_operation
+        configure_tensorflow choose_strategy share_of_replica
+        join_cluster bypass_proxies GreetingHandler GreetingServer wait_for_processes greet refuse_disagreement
+        collected_stop_signals exit_status_of
         claim_folder describe_run refuse_differences Checkpoints write_json read_json
         open_event_file log_setting log_scalars log_units log_confusions Meter
-        print_setting describe_classes finish_run say load_run refuse_unreadable
+        print_setting describe_classes finish_run say load_run refuse_failed reason_of
         Failure parse_arguments folder_to_resume arguments_of_resumed_run default_log_dir refuse_log_dir
-        main show_or_train own_settings Parser HelpFormatter boolean number
-        positive_int non_negative_int seed positive_float non_negative_float fraction fraction_below_one
+        main show_or_train own_settings Parser HelpFormatter boolean parse_number
+        positive_int non_negative_int seed_number positive_float non_negative_float fraction fraction_below_one
         keep_probability absolute_path""",
     (GARMENTS, FACES): """
         build_network convolution_block column_names weights_of_tasks count_correct Evaluation evaluate log_evaluations

@@ -175,9 +175,7 @@ def test_resume_of_what_is_no_run(run, tmp_path):
 
 def test_resume_of_a_run_of_another_script(run, faces_script, landmark_script, tmp_path):
     for script, flag in ((faces_script, "--age_bins"), (landmark_script, "--augment")):
-        arguments = vars(parse(script))
-        for name in script.PREDICTION_ARGUMENTS:
-            arguments.pop(name)
+        arguments = {name: x for name, x in vars(parse(script)).items() if name not in script.NOT_RECORDED}
         record = {"arguments": arguments, "data": {}, "classes": {}, "versions": {}}
         (tmp_path / "run.json").write_text(json.dumps(record))
         assert_error(run("--resume", tmp_path), "fashion_mnist_multi_task_learning.py", flag)
@@ -206,7 +204,7 @@ def test_the_default_log_folder_tells_the_experiment(script, tmp_path):
     for flags, words in (
         ([], "fashion_mnist-stitched-seed3"),
         (["--cross_stitch_enabled=no"], "fashion_mnist-baseline-seed3"),
-        (["--tasks=item", "--width=2"], "fashion_mnist-single-width2.0-seed3"),
+        (["--tasks=item", "--width=2"], "fashion_mnist-single-width2.0-tasksitem-seed3"),
         (["--split_after=fc_3"], "fashion_mnist-split_after_fc_3-seed3"),
         (["--cross_stitch_init=0.5"], "fashion_mnist-stitched-init0.5-seed3"),
         ([f"--data_dir={tmp_path}/my digits", "--n_epoch=2"], "my_digits-stitched-n_epoch2-seed3"),

@@ -526,9 +526,9 @@ def test_landmarks_are_predicted_in_the_box(landmark_script, tmp_path, monkeypat
         assert copy.size == (240, 400) and str(tmp_path / "out" / "photo.png.landmarks.png") in lines[9]
         red = (np.asarray(copy) == (230, 0, 0)).all(axis=-1)
         assert red[round((y + 0.5) * 4 - 0.5), round((x + 0.5) * 4 - 0.5)] and red.sum() < 5000
-    for wrong in (["999", "1999", "0", "99"], ["9", "2", "3", "4"]):
+    for wrong, named in ((["999", "1999", "0", "99"], photo), (["9", "2", "3", "4"], "--box 9 2 3 4")):
         assert landmark_script.main(["--predict", photo, "--model=m", "--box", *wrong]) == 2
-        assert photo in capsys.readouterr().err
+        assert named in capsys.readouterr().err
 
 
 def test_photos_in_a_folder_that_cannot_be_written(landmark_script, tmp_path, monkeypatch, capsys):

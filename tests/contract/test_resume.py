@@ -68,7 +68,7 @@ def test_every_script_goes_on_as_if_nothing_had_happened(experiment, run_experim
     whole = run_experiment(**flags, log_dir=tmp_path / "whole")
     assert whole.status == 0, whole
 
-    noted_signals = experiment.script.noted_signals
+    collected_stop_signals = experiment.script.collected_stop_signals
 
     class Signals(list):
         """A list of signals to which one is added when it is looked at for the fifth time."""
@@ -85,11 +85,11 @@ def test_every_script_goes_on_as_if_nothing_had_happened(experiment, run_experim
 
     @contextlib.contextmanager
     def at_the_fifth_step():
-        with noted_signals():
+        with collected_stop_signals():
             yield Signals()
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment.script, "noted_signals", at_the_fifth_step)
+        patch.setattr(experiment.script, "collected_stop_signals", at_the_fifth_step)
         result = run_experiment(**flags, log_dir=tmp_path / "run")
     assert result.status == 143 and f"--resume {tmp_path}/run" in result.last_line(), result
     assert steps_saved(tmp_path / "run") == [3, 5]

@@ -188,7 +188,7 @@ def test_nobody_is_on_both_sides(faces_script, vggface2, tmp_path):
 
 def test_split_by_image_says_what_it_leaks(faces_script, vggface2):
     assert "warning" not in prepare(faces_script, vggface2).description
-    assert "same person" in prepare(faces_script, vggface2, "--split=image").description["warning"]
+    assert "same people" in prepare(faces_script, vggface2, "--split=image").description["warning"]
 
 
 def test_images_that_cannot_be_read_are_named_and_counted(faces_script, utkface, tmp_path, capsys):

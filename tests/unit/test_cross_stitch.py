@@ -115,7 +115,7 @@ def test_a_unit_of_ones_own_by_three_methods(script):
 
     class PlaceCrossStitch(script.CrossStitch):
         def alpha_shape(self):
-            return (self.num_tasks, self.num_tasks, *self.feature_shape[:2], 1)
+            return (self.num_columns, self.num_columns, *self.feature_shape[:2], 1)
 
         def alpha_from_mixing(self, mixing):
             return np.broadcast_to(mixing[:, :, None, None, None], self.alpha_shape())

@@ -85,7 +85,7 @@ def test_one_step_of_training_by_hand(script, garments):
             "item/loss": float(losses["item"]),  # unweighted
             "group/loss": float(losses["group"]),
             "summary/accuracy_train": np.mean(hits),
-            "stop_requests": 2,
+            "stop_signals": 2,
         },
         rel=1e-5,
     )
@@ -223,7 +223,7 @@ def test_one_step_on_landmarks_by_hand(landmark_script):
             "summary/related_weights": float(relation),
             "landmarks/mean_error_train": float(np.linalg.norm(errors, axis=-1).mean()),
             **{f"{task}/loss": float(loss) for task, loss in losses.items()},
-            "stop_requests": 0,
+            "stop_signals": 0,
         },
         rel=1e-4,
     )

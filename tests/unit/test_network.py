@@ -356,13 +356,13 @@ def test_the_chief_is_who_stands_first(script, monkeypatch):
         (workers, "worker", 1, False),
     ):
         monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}))
-        assert script.choose_strategy(parse(script)) == ("strategy", expected)
+        assert script.choose_strategy() == ("strategy", expected)
 
 
 def test_the_number_of_threads_is_set_before_tensorflow_starts():
     """In a process of its own: a running TensorFlow keeps what it has, and refuses another."""
     code = f"import {FASHION} as script; script.available_cores = lambda: 9; "
-    code += "script.choose_strategy(script.make_parser().parse_args([])); "
+    code += "script.configure_tensorflow(script.make_parser().parse_args([])); "
     code += "print(script.tf.config.threading.get_intra_op_parallelism_threads())"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout
     assert out == "7\n"

@@ -1,0 +1,377 @@
+"""Make TABLES.md, and fill the tables and figures of RESULTS.md and README.md, from the stored runs.
+
+In a page, what stands between `<!-- table: NAME -->` or `<!-- value: NAME -->` and `<!-- end -->` is made here. A
+picture is drawn again only if the data that it shows have changed: it carries their hash.
+"""
+
+import json
+import re
+import sys
+
+import numpy as np
+import pandas as pd
+
+from . import analysis, figures
+from .analysis import RESULTS
+from .experiments import EXPERIMENTS
+
+ROOT = RESULTS.parent.parent
+PAGES = [ROOT / "README.md", *(ROOT / "benchmarks" / name for name in ("RESULTS.md", "SETTING_2018.md", "SPEED.md"))]
+TABLES = ROOT / "benchmarks" / "TABLES.md"
+PARTS_OF_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]
+GARMENTS_TOGETHER = [*PARTS_OF_GARMENTS, "decaying_15", "decaying"]
+README_ROWS = [  # named in PROTOCOL.md: what it says, the experiment, the setting
+    ("all garments, 15 epochs, units from the identity", "decaying_15", "channel"),
+    ("all garments, 15 epochs, units from one half", "decaying_15", "init 0.5"),
+    ("a tenth of the garments, units from one half", "scarce_10", "init 0.5"),
+    ("faces, units from one half", "gender_age_decaying", "init 0.5"),
+    ("landmarks, 20 epochs, units from the identity", "landmarks", "cross-stitch"),
+    ("landmarks, 60 epochs, units from the identity", "landmarks_60", "cross-stitch"),
+]
+PRIMARY = ["decaying_15", "scarce_10", "gender_age_decaying", "landmarks", "landmarks_60"]
+NO_GROUP, NO_ITEM = "init 0.5, group not trained", "init 0.5, item not trained"
+CONTROLS = [  # what it says, the experiments, the setting, the other one, the measure
+    ("units from one half, minus none", GARMENTS_TOGETHER, "init 0.5", "baseline", "test/accuracy"),
+    ("units from the identity, minus none", GARMENTS_TOGETHER, "channel", "baseline", "test/accuracy"),
+    ("one half, minus the identity", GARMENTS_TOGETHER, "init 0.5", "channel", "test/accuracy"),
+    ("`item`: a second column without a task of its own", GARMENTS_TOGETHER, NO_GROUP, "baseline", "test/item"),
+    ("`item`: that column learns `group`, too", GARMENTS_TOGETHER, "init 0.5", NO_GROUP, "test/item"),
+    ("`group`: a second column without a task of its own", GARMENTS_TOGETHER, NO_ITEM, "baseline", "test/group"),
+    ("`group`: that column learns `item`, too", GARMENTS_TOGETHER, "init 0.5", NO_ITEM, "test/group"),
+    ("learning α, minus α fixed at one half", PARTS_OF_GARMENTS, "init 0.5", "init 0.5, α fixed", "test/accuracy"),
+]
+
+
+def percent(value, sign=False):
+    """Return a share in per cent with two digits."""
+    return f"{100 * value:{'+' if sign else ''}.2f}"
+
+
+def spread(sample):
+    """Return the mean of shares and, of several, their standard deviation, in per cent."""
+    if not len(sample):
+        return ""
+    return percent(sample.mean()) + (f" ± {percent(sample.std(ddof=1))}" if len(sample) > 1 else "")
+
+
+def with_interval(mean, bounds):
+    """Return a difference in points with its interval, if there is one."""
+    if not np.isfinite(bounds[0]):
+        return percent(mean, True)
+    return f"{percent(mean, True)} [{percent(bounds[0], True)}, {percent(bounds[1], True)}]"
+
+
+def p_value(p):
+    if not np.isfinite(p):
+        return ""
+    return "< 0.01" if p < 0.005 else f"{p:.2f}"
+
+
+def table(head, rows):
+    """Return a Markdown table, whose first column is text and whose others are numbers."""
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def both_chances(experiment, setting, other, seeds):
+    """Return the interval over seeds and test images of a difference, or nothing where predictions are not stored."""
+    spec = EXPERIMENTS[experiment]
+    tasks = [measure.removeprefix("test/") for measure in spec.measures.values() if measure.startswith("test/")]
+    tasks = [task for task in tasks if task not in ("accuracy", "mean_error", "failure_rate")]
+    if len(seeds) < 3 or spec.primary not in ("test/accuracy", "test/mean_error"):
+        return ""
+    pairs = [[analysis.of_images(experiment, name, seed, tasks) for name in (setting, other)] for seed in seeds]
+    if any(scores is None for pair in pairs for scores in pair):
+        return ""
+    low, high = analysis.over_seeds_and_images([one - two for one, two in pairs])
+    return f"[{percent(low, True)}, {percent(high, True)}]"
+
+
+def of_errors(runs, experiment, setting, other, measure):
+    """Return a difference in per cent of the other setting's errors; fewer errors are negative."""
+    pairs = analysis.differences(runs, experiment, setting, other, measure)
+    base = analysis.values(runs, experiment, other, measure).loc[pairs.index].groupby(level=0).mean().mean()
+    if measure.endswith("error"):
+        return f"{100 * pairs.mean() / base:+.1f}"
+    return f"{-100 * pairs.mean() / (1 - base):+.1f}"
+
+
+def experiment_table(runs, name):
+    """Return the tables of an experiment: each setting beside the baseline, and its further comparisons."""
+    spec = EXPERIMENTS[name]
+    chosen = runs[runs.experiment == name]
+    present = [setting for setting in spec.settings if (chosen.setting == setting).any()]
+    rows, tests = [], []
+    for setting in present:
+        row = [setting, str((chosen.setting == setting).sum())]
+        row += [spread(analysis.values(runs, name, setting, measure)) for measure in spec.measures.values()]
+        pairs = analysis.differences(runs, name, setting, spec.baseline, spec.primary)
+        if setting == spec.baseline or not len(pairs):
+            rows.append((row, None))
+            continue
+        mean, bounds, p = analysis.interval(pairs.to_numpy())
+        count = "" if len(pairs) == int(row[1]) else f" (pairs: {len(pairs)})"
+        row += [with_interval(mean, bounds) + count, of_errors(runs, name, setting, spec.baseline, spec.primary)]
+        row += [both_chances(name, setting, spec.baseline, list(pairs.index))]
+        rows.append((row, len(tests)))
+        tests.append(p)
+    corrected = analysis.holm(tests)
+    head = ["setting", "seeds", *spec.measures]
+    column = next(key for key, measure in spec.measures.items() if measure == spec.primary)
+    if tests:
+        head += [f"{column}, minus {spec.baseline}", "% of errors", "over seeds and images", "p", "p (Holm)"]
+    width = len(head)
+    cells = []
+    for row, test in rows:
+        if test is not None:
+            row += [p_value(tests[test]), p_value(corrected[test])]
+        cells.append(row + [""] * (width - len(row)))
+    text = table(head, cells)
+    unknown = (chosen.commit == "unknown").sum()
+    if unknown:
+        text += f"\n\nCommit unknown: {unknown} of these {len(chosen)} runs, which are from before commits were stored."
+    further = comparison_table(runs, name)
+    return text + (f"\n\n{further}" if further else "")
+
+
+def comparison_table(runs, name):
+    """Return the table of an experiment's further comparisons, or nothing."""
+    rows, tests = [], []
+    for comparison in EXPERIMENTS[name].comparisons:
+        pairs = analysis.differences(runs, name, comparison.setting, comparison.other, comparison.measure)
+        if len(pairs):
+            mean, bounds, p = analysis.interval(pairs.to_numpy())
+            what = f"{comparison.measure}: {comparison.setting}, minus {comparison.other}"
+            rows.append([what, str(len(pairs)), with_interval(mean, bounds), p_value(p)])
+            tests.append(p)
+    if not rows:
+        return ""
+    corrected = analysis.holm(tests)
+    return table(
+        ["comparison", "pairs", "difference", "p", "p (Holm)"],
+        [[*row, p_value(p)] for row, p in zip(rows, corrected)],
+    )
+
+
+def all_tables(runs):
+    """Return the content of TABLES.md."""
+    parts = [
+        "# All tables",
+        "Made by `python -m benchmarks report` from [results](results/README.md). In per cent; after ± stands the "
+        "standard deviation over the seeds. Differences are paired and in points, with their 95 % interval; *% of "
+        "errors* is the same difference in per cent of the baseline's errors. Holm's correction is over a table.",
+    ]
+    for name, spec in EXPERIMENTS.items():
+        if (runs.experiment == name).any():
+            parts += [f"## {spec.title}", f"`{name}`: `python -m benchmarks run {name}`", experiment_table(runs, name)]
+    parts += [
+        "## The setting of 2018, by epochs",
+        "Mean test accuracy over the epochs in the head.",
+        course_of_2018(runs),
+    ]
+    parts += ["## Two networks, averaged", averages_table(runs)]
+    return "\n\n".join(parts) + "\n"
+
+
+def averages_table(runs):
+    """Return the table of what the mean of two networks' outputs gives, beside one network."""
+    stored = pd.read_csv(RESULTS / "averages.csv")
+    rows = []
+    for (experiment, setting, measure), pairs in stored.groupby(["experiment", "setting", "measure"], sort=False):
+        one = analysis.values(runs, experiment, setting, measure)
+        of_pairs = [one[[pair.seed, pair.other_seed]].mean() for pair in pairs.itertuples()]
+        seeds = sorted({*pairs.seed, *pairs.other_seed})
+        gains = pairs.value.to_numpy() - np.array(of_pairs)
+        rows.append(
+            [
+                f"`{experiment}`, {setting}, {measure.removeprefix('test/').replace('_', ' ')}",
+                percent(one[seeds].mean()),
+                percent(pairs.value.mean()),
+                str(len(pairs)),
+                f"{percent(gains.mean(), True)} ({percent(gains.min(), True)} to {percent(gains.max(), True)})",
+            ]
+        )
+    return table(["network", "one", "two, averaged", "pairs", "difference (lowest and highest pair)"], rows)
+
+
+def course_of_2018(runs):
+    """Return the table of test accuracy by epochs in the setting of 2018, ours and the published one.
+
+    A seed that was run in both precisions counts once, by their mean.
+    """
+    windows = [(3, 5), (6, 10), (11, 15), (16, 20), (21, 30)]
+    curves = load_curves()
+    curves = curves[curves.tag == "summary/accuracy_test"]
+
+    def course(steps, accuracy):
+        epochs = np.asarray(steps) / 469
+        within = [accuracy[(first - 1 < epochs) & (epochs <= last)] for first, last in windows]
+        return [part.mean() if len(part) else np.nan for part in within]
+
+    def of_setting(experiments, setting):
+        chosen = curves[curves.experiment.isin(experiments) & (curves.setting == setting)]
+        courses = [
+            [seed, *course(part.step.to_numpy(), part.value.to_numpy())]
+            for (_, seed), part in chosen.groupby(["experiment", "seed"])
+        ]
+        return pd.DataFrame(courses).groupby(0).mean()
+
+    published = pd.read_csv(RESULTS / "published_2018_test_accuracy.csv")
+    step, without, stitched = (published[column].to_numpy() for column in published.columns)
+    of_published = {
+        "without units, published": pd.DataFrame([course(step, without)], columns=range(1, 6)),
+        "dense units, published": pd.DataFrame([course(step, stitched)], columns=range(1, 6)),
+    }
+    dense = ["setting_2018", "dense_2018", "dense_2018_30"]
+    found = {
+        "without units": of_setting(["setting_2018"], "baseline"),
+        "dense units": of_setting(dense, "activation"),
+        "the paper's units": of_setting(["setting_2018"], "channel"),
+        **of_published,
+    }
+    pairs = {
+        "dense units, minus none": found["dense units"] - of_setting(dense, "baseline"),
+        "dense units, minus none, published": of_published["dense units, published"]
+        - of_published["without units, published"],
+        "the paper's units, minus none": found["the paper's units"] - found["without units"],
+    }
+    rows = []
+    for label, courses in found.items():
+        rows.append([label, str(len(courses)), *(spread(courses[k].dropna()) for k in courses)])
+    for label, gains in pairs.items():
+        gains = gains.dropna(how="all")
+        cells = [
+            with_interval(*analysis.interval(gains[k].dropna())[:2]) if gains[k].notna().any() else "" for k in gains
+        ]
+        rows.append([label, str(len(gains)), *cells])
+    return table(["", "seeds", *(f"{first} to {last}" for first, last in windows)], rows)
+
+
+def load_curves():
+    """Return all stored curves, a table with the columns experiment, setting, seed, run, tag, step and value."""
+    return pd.read_csv(RESULTS / "curves.csv.gz")
+
+
+def readme_table(runs):
+    """Return README's table: the measure without and with units, their difference, and the seeds."""
+    rows = []
+    for label, experiment, setting in README_ROWS:
+        spec = EXPERIMENTS[experiment]
+        pairs = analysis.differences(runs, experiment, setting, spec.baseline, spec.primary)
+        mean, bounds, _ = analysis.interval(pairs.to_numpy())
+        without, stitched = (
+            analysis.values(runs, experiment, name, spec.primary).loc[pairs.index].mean()
+            for name in (spec.baseline, setting)
+        )
+        measure = "mean error" if spec.primary.endswith("error") else "accuracy"
+        rows.append([label, measure, percent(without), percent(stitched), with_interval(mean, bounds), str(len(pairs))])
+    return table(["", "measured, in %", "without units", "with units", "difference, 95 % interval", "seeds"], rows)
+
+
+def main_table(runs):
+    """Return RESULTS.md's main table: all settings of the primary experiments, beside columns without units."""
+    rows = []
+    for experiment in PRIMARY:
+        spec = EXPERIMENTS[experiment]
+        for setting in spec.settings:
+            pairs = analysis.differences(runs, experiment, setting, spec.baseline, spec.primary)
+            if setting != spec.baseline and len(pairs):
+                mean, bounds, _ = analysis.interval(pairs.to_numpy())
+                errors = of_errors(runs, experiment, setting, spec.baseline, spec.primary)
+                rows.append([f"`{experiment}`: {setting}", with_interval(mean, bounds), errors, str(len(pairs))])
+    return table(["minus separate columns", "points", "% of errors", "seeds"], rows)
+
+
+def controls_table(runs):
+    """Return RESULTS.md's table of controls on garments, pooled over parts of the data with seeds as clusters."""
+    rows, tests = [], []
+    for label, experiments, setting, other, measure in CONTROLS:
+        mean, bounds, p, count = analysis.pooled(runs, experiments, setting, other, measure)
+        rows.append([label, with_interval(mean, bounds), str(count), p_value(p)])
+        tests.append(p)
+    corrected = analysis.holm(tests)
+    return table(["", "points", "pairs", "p", "p (Holm)"], [[*row, p_value(p)] for row, p in zip(rows, corrected)])
+
+
+def speed_table(runs):
+    """Return the table of what throughput.py measured. The last column is the median of the ratios within a round."""
+    seconds = json.loads((RESULTS / "throughput.json").read_text())["seconds_per_step"]
+    rows = []
+    for name, values in seconds.items():
+        median, low, high = (f"{1e3 * f(values):.0f}" for f in (np.median, min, max))
+        ratio = np.median(np.array(values) / seconds["ours"])
+        rows.append([name, median, f"{low} to {high}", f"{ratio:.2f}"])
+    return table(["", "ms a step", "fastest and slowest round", "time / ours"], rows)
+
+
+def pooled_value(row):
+    """Return a function that gives the difference and interval of one of CONTROLS."""
+
+    def value(runs):
+        _, experiments, setting, other, measure = CONTROLS[row]
+        return with_interval(*analysis.pooled(runs, experiments, setting, other, measure)[:2])
+
+    return value
+
+
+def pair_value(experiment, setting, other, measure):
+    """Return a function that gives the difference and interval of one pair of settings."""
+
+    def value(runs):
+        pairs = analysis.differences(runs, experiment, setting, other, measure)
+        return with_interval(*analysis.interval(pairs.to_numpy())[:2])
+
+    return value
+
+
+MADE = {
+    "table: readme": readme_table,
+    "table: main": main_table,
+    "table: controls": controls_table,
+    "table: 2018": course_of_2018,
+    "table: averages": averages_table,
+    "table: speed": speed_table,
+    "value: half": pooled_value(0),
+    "value: identity": pooled_value(1),
+    "value: half or identity": pooled_value(2),
+    "value: fixed": pooled_value(7),
+    "value: half on faces": pair_value("gender_age_decaying", "init 0.5", "baseline", "test/accuracy"),
+    "value: identity on faces": pair_value("gender_age_decaying", "channel", "baseline", "test/accuracy"),
+    "value: landmarks": pair_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
+    "value: landmarks control": pair_value(
+        "landmarks_width", "cross-stitch, attributes not trained, no L2", "two columns, no L2", "test/mean_error"
+    ),
+}
+
+
+def fill(text, runs):
+    """Return a page with what stands between its marks made anew."""
+    marks = re.compile(r"<!-- ((?:table|value): [^>]+?) -->.*?<!-- end -->", re.DOTALL)
+
+    def made(match):
+        content = MADE[match[1]](runs)
+        if match[1].startswith("table"):
+            content = f"\n{content}\n"
+        return f"<!-- {match[1]} -->{content}<!-- end -->"
+
+    return marks.sub(made, text)
+
+
+def main(check):
+    """Make everything, or return 1 if something is not what the data give."""
+    runs = analysis.load()
+    wanted = {path: fill(path.read_text(), runs) for path in PAGES}
+    wanted[TABLES] = all_tables(runs)
+    wanted[RESULTS / "runs.csv"] = runs.drop(columns=["versions", "majority"], errors="ignore").to_csv(index=False)
+    changed = [path for path, text in wanted.items() if not path.exists() or path.read_text() != text]
+    if not check:
+        for path in changed:
+            path.write_text(wanted[path])
+    changed += figures.draw_all(runs, load_curves(), check)
+    for path in changed:
+        print(f"{'differs from what the data give' if check else 'made'}: {path.relative_to(ROOT)}")
+    return 1 if check and changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv))
