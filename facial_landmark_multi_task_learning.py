@@ -15,7 +15,7 @@ Train with units, then without, and compare the curves of the two runs:
 The folder holds MTFL (training.txt, testing.txt and their photos) and, if you have them, the lists of boxes
 trainImageList.txt and testImageList.txt of the data set that it is built on. Faces of your own need files of this form.
 
-To go on with a run that was stopped, or to let a finished run find the landmarks in photos:
+To go on with a run that was stopped, or to find the landmarks in photos with a trained network:
 
     python facial_landmark_multi_task_learning.py --resume LOG_DIR
     python facial_landmark_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
@@ -131,9 +131,11 @@ DENSE_WIDTH = 256  # the size of the fully connected layer
 POSTER_BLOCKS = [Block(20, 4, True), Block(40, 3, True), Block(60, 3, True), Block(80, 2, False)]
 POSTER_DENSE_WIDTH = 120
 # The layers that a unit can follow. "pool_4" follows the fourth block, which has no pooling.
-STITCHED_LAYERS = ("pool_1", "pool_2", "pool_3", "pool_4", "fc_5")
+STITCHABLE_LAYERS = ("pool_1", "pool_2", "pool_3", "pool_4", "fc_5")
 EVALUATION_BATCH_SIZE = 500
-TRAINING_MEASURE = ("mean error", "landmarks/mean_error_train")  # what is printed beside the training loss, and its tag
+# What is printed beside the training loss, and the tag under which the training step returns it.
+TRAINING_MEASURE = "mean error"
+TRAINING_MEASURE_TAG = "landmarks/mean_error_train"
 
 
 # --------------------------------------------------------------------------------------------------- cross-stitch units
@@ -160,7 +162,7 @@ class CrossStitch(layers.Layer):
         ValueError: `init` is out of range, or the unit is called with fewer than two tensors.
     """
 
-    # It needs no `get_config`, since Keras 3 records the simple arguments of a constructor by itself.
+    # The class needs no `get_config`, since Keras 3 records the simple arguments of a constructor by itself.
     def __init__(self, init=1.0, **kwargs):
         super().__init__(**kwargs)
         if not 0 < init <= 1:
@@ -235,7 +237,7 @@ class ActivationCrossStitch(CrossStitch):
 
     def call(self, xs):
         flat = tf.concat([tf.reshape(x, (-1, self.num_features())) for x in xs], axis=1)
-        # This is the transpose of `flat` times `alpha` transposed, which some processors compute much more slowly.
+        # The columns of `mixed` are images. With images as rows (flat · alphaᵀ) the product is slow on some processors.
         mixed = tf.matmul(self.alpha, flat, transpose_b=True)  # (T * D, batch)
         of_tasks = [tf.transpose(x) for x in tf.split(mixed, self.num_columns, axis=0)]
         return [tf.reshape(x, (-1, *self.feature_shape)) for x in of_tasks]
@@ -340,8 +342,8 @@ def dense_block(args, x, column, level):
 
 def batch_norm(args, x, name):
     """Batch norm over the global batch, by a fast kernel if there is only one replica (see FusedBatchNormalization)."""
-    several_replicas = tf.distribute.has_strategy()
-    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=several_replicas, name=name)(x)
+    distributed = tf.distribute.has_strategy()
+    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
 
 def dropout(args, x, column):
@@ -572,8 +574,8 @@ def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
     That function takes a batch, (faces, {task: labels}, random numbers), and the number of stop signals that this
-    process has received. It returns {tag: value} to be logged. One of the values, `stop_signals`, counts the signals of
-    all processes: so each machine learns that another one was asked to stop.
+    process has received. It returns {tag: value} to be logged. One of the values, `stop_signals`, is above 0 if
+    any process has received a signal. In this way each machine learns that another one was asked to stop.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the losses of the weights
@@ -641,7 +643,7 @@ def compile_step(strategy, replica_step, signature):
 class Optimizers:
     """Adam for the weights of the columns, and a second Adam for the units, whose learning rate can differ.
 
-    To scale the gradients of the units would do nothing, since Adam divides by their size.
+    Scaling the gradients of the units instead would do nothing, since Adam divides by their size.
 
     TensorFlow 1's Adam has a fused kernel. It updates the 6.5 million weights of the network for Fashion-MNIST in 5 ms
     on 2 cores, where Keras's Adam takes 15. An `Optimizers` has to be created in the scope of the strategy.
@@ -711,12 +713,13 @@ def train(args, resumed):
     eval_every = args.eval_every or steps_per_epoch
     log_every = min(args.log_every, max(1, last_step // 10))  # ten values or more, if there are as many steps
     speeds = []  # images per second, from each evaluation to the next
-    evaluations = None  # the last ones
+    evaluations = None  # those of the last step, when it has been trained
 
     with collected_stop_signals() as stop_signals:
         if is_chief:
             claim_folder(args, resumed)
             print_setting(args, record, network)
+        # This also creates Adam's moments, which have to exist before a checkpoint is restored.
         train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
         predict = make_predict(network)
         step = checkpoints.restore() if resumed else 0
@@ -758,7 +761,7 @@ def train(args, resumed):
                             log_confusions(step, test_confusions(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
                     if evaluate_now or stop:
-                        # A resumed run logs nothing up to its checkpoint. So the events have to be on the disk first.
+                        # Events first: a resumed run does not log the steps before its checkpoint again.
                         events.flush()
                         checkpoints.save(step, is_chief)
                         meter.restart(step)
@@ -777,8 +780,8 @@ def batches_of_epoch(args, split, epoch, strategy):
 
     The order of the images and the random numbers, float32 (batch, NUM_RANDOM_NUMBERS), depend on the seed and the
     epoch alone, so that a resumed run can go on within an epoch, and any number of replicas trains on the same images.
-    Each replica needs an image. If the last batch has too few, it holds them several times, which does not change
-    their mean.
+    Each replica needs an image. If the last batch has fewer, its images are repeated, which leaves the mean loss as it
+    is.
     """
     size = len(split.images)
     random = np.random.default_rng([args.seed, epoch])
@@ -1490,7 +1493,7 @@ def threads_per_operation(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
     The columns run at the same time. The thread that starts an operation works on it, too, so one core for each column
-    is taken, and the pool gets the others. (On 16 cores we counted the busy threads, but could not measure the time.)
+    is taken, and the pool gets the others. (For 16 cores this was found by counting busy threads.)
     If there is only one column, or if most of the time goes into the matrix products of activation units, one operation
     runs at a time and gets all cores.
     """
@@ -1502,7 +1505,7 @@ def threads_per_operation(args, num_columns):
 
 def number_of_columns(args):
     """Return the number of columns. A trunk up to the last layer leaves only one."""
-    if args.network == "single" or args.split_after == STITCHED_LAYERS[-1]:
+    if args.network == "single" or args.split_after == STITCHABLE_LAYERS[-1]:
         return 1
     return 2
 
@@ -1650,7 +1653,7 @@ def greet(address, own_address, seen):
 
 
 def refuse_disagreement(strategy, facts):
-    """Raise Failure unless the facts, {name: something that JSON holds}, are the same in all processes of TF_CONFIG."""
+    """Raise Failure unless the facts, {name: a value for JSON}, are the same in all processes of TF_CONFIG."""
     if "TF_CONFIG" not in os.environ:
         return
     checksums = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
@@ -1663,9 +1666,9 @@ def refuse_disagreement(strategy, facts):
 
 @contextlib.contextmanager
 def collected_stop_signals():
-    """Give a list, to which Ctrl-C and SIGTERM only add their number while this context lasts.
+    """A context in which Ctrl-C and SIGTERM do not end the program, but add their number to the list that it returns.
 
-    Only the main thread can set signal handlers. An engine that calls `main` from another thread, as Ray Train does,
+    Only the main thread can set signal handlers. A program that calls `main` from another thread, as Ray Train does,
     has its own ways to end a run.
     """
     received = []
@@ -1775,7 +1778,7 @@ class Checkpoints:
                 return int(self.step.numpy())
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
                 say(f"{path} is damaged ({type(error).__name__}). Trying the one before it.")
-        # A run writes its first checkpoint before its first event file. So if there are events, one was lost.
+        # A run writes its first checkpoint before its first event file. If there is such a file, checkpoints were lost.
         if any(pathlib.Path(self.log_dir).glob("*tfevents*")):
             raise Failure(f"{self.folder} has no checkpoint that can be read, so the run cannot be resumed.")
         return 0
@@ -1923,7 +1926,7 @@ class Meter:
         """Begin anew after `step` steps."""
         self.began = time.perf_counter()
         self.images = 0
-        self.values = []  # the loss and the TRAINING_MEASURE of each step
+        self.values = []  # the loss and the training measure of each step
         steps = min(self.eval_every - step % self.eval_every, self.last_step - step)
         show = self.is_chief and sys.stdout.isatty()
         self.bar = keras.utils.Progbar(steps, verbose=int(show), stateful_metrics=["loss"])
@@ -1931,7 +1934,7 @@ class Meter:
     def count(self, images, values):
         """Count the images of a step, and show its loss."""
         self.images += images
-        self.values.append((values["summary/loss_total"], values[TRAINING_MEASURE[1]]))
+        self.values.append((values["summary/loss_total"], values[TRAINING_MEASURE_TAG]))
         self.bar.add(1, [("loss", values["summary/loss_total"])])
 
     def images_per_second(self):
@@ -1943,7 +1946,7 @@ class Meter:
         if self.is_chief:
             say(
                 f"epoch {epoch + 1}/{self.n_epoch}, step {step}: {speed:,.0f} images/s; "
-                f"training loss {loss:.4f}, {TRAINING_MEASURE[0]} {measure:.4f}; {summary_of(evaluations)}"
+                f"training loss {loss:.4f}, {TRAINING_MEASURE} {measure:.4f}; {summary_of(evaluations)}"
             )
 
 
@@ -1979,18 +1982,18 @@ def describe_classes(names):
 
 def finish_run(record, network, evaluations, step, speeds):
     """Write the trained network and results.json, and print the results."""
-    args = record["arguments"]
+    arguments = record["arguments"]
     results = {
         **record,
         **{split: evaluation.measures for split, evaluation in evaluations.items()},
-        "epochs": args["n_epoch"],
+        "epochs": arguments["n_epoch"],
         "steps": step,
-        "seed": args["seed"],
+        "seed": arguments["seed"],
         "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
-    network.save(os.path.join(args["log_dir"], "model.keras"))
-    write_json(os.path.join(args["log_dir"], "results.json"), results)
+    network.save(os.path.join(arguments["log_dir"], "model.keras"))
+    write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 
 
@@ -2088,7 +2091,7 @@ def draw_landmarks(path, photo, points, box, folder):
 
 
 def refuse_failed(failures):
-    """Raise Failure if there are pictures that could not be read or drawn, after the others have been predicted."""
+    """Raise Failure if some pictures failed. The others have been predicted by then."""
     if failures:
         raise Failure(f"--predict failed for {'; '.join(failures)}.")
 
@@ -2126,7 +2129,7 @@ PRESETS = {  # arguments that differ from the defaults; what stands on the comma
         "augment": False,
         "landmark_lambda": 200.0,  # 1000 times the mean of ten squares is 200 times half their sum
         "aux_lambda": [0.125],  # the mean over eight outputs: one each for three attributes, five for the pose
-        "cross_stitch_at": list(STITCHED_LAYERS),
+        "cross_stitch_at": list(STITCHABLE_LAYERS),
         "cross_stitch_init": 0.9,
         "weight_reg": "l2",
         "weight_reg_lambda": 1.0,
@@ -2141,85 +2144,110 @@ NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # arguments that do not change
 def make_parser():
     """Return the parser of the command line."""
     parser = Parser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    add = parser.add_argument
+    argument = parser.add_argument
 
-    network = parser.add_argument_group("network").add_argument
-    network(
+    network_argument = parser.add_argument_group("network").add_argument
+    network_argument(
         "--network",
         choices=("cross_stitch", "single", "split"),
         default="cross_stitch",
         help="two columns, the landmarks alone, or one trunk (--split_after fc_5)",
     )
 
-    units = parser.add_argument_group("cross-stitch units").add_argument
-    units("--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline")
-    units(
+    unit_argument = parser.add_argument_group("cross-stitch units").add_argument
+    unit_argument(
+        "--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline"
+    )
+    unit_argument(
         "--cross_stitch_unit",
         choices=UNITS,
         default="channel",
-        help="what one alpha is for: each channel, the layer, ...",
+        help="one alpha per channel, layer or pair of activations",
     )
-    units(
+    unit_argument(
         "--cross_stitch_at",
         nargs="+",
-        choices=STITCHED_LAYERS,
-        default=[layer for layer in STITCHED_LAYERS if layer != "pool_4"],
+        choices=STITCHABLE_LAYERS,
+        default=[layer for layer in STITCHABLE_LAYERS if layer != "pool_4"],
         help="layers that a unit follows",
     )
-    units("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
-    units("--cross_stitch_lr_scale", type=non_negative_float, default=1.0, help="learning rate of units, times --lr")
-    units("--pretrain_epoch", type=non_negative_int, default=0, help="first epochs, in which columns train alone")
+    unit_argument("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
+    unit_argument(
+        "--cross_stitch_lr_scale",
+        type=non_negative_float,
+        default=1.0,
+        help="learning rate of units, as a multiple of --lr",
+    )
+    unit_argument(
+        "--pretrain_epoch", type=non_negative_int, default=0, help="first epochs, in which columns train alone"
+    )
 
-    network("--split_after", choices=STITCHED_LAYERS, help="last layer of a trunk that all tasks share")
-    network("--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer")
-    network("--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps")
-    network("--bn_momentum", type=fraction_below_one, default=0.9, help="momentum of batch norm's moving averages")
-    network("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products")
+    network_argument("--split_after", choices=STITCHABLE_LAYERS, help="last layer of a trunk that all tasks share")
+    network_argument(
+        "--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer"
+    )
+    network_argument(
+        "--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps"
+    )
+    network_argument(
+        "--bn_momentum", type=fraction_below_one, default=0.9, help="momentum of batch norm's moving averages"
+    )
+    network_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="number format of activations"
+    )
 
-    training = parser.add_argument_group("training").add_argument
-    training("--lr", type=positive_float, default=0.004, help="learning rate of Adam")
-    training("--lr_half_life", type=non_negative_float, default=6.0, help="epochs in which it halves; 0: constant")
-    training("--n_epoch", type=positive_int, default=20, help="epochs to train")
-    training("--n_batch_size", type=positive_int, default=64, help="images in a step, over all devices")
-    training("--reg_lambda", type=non_negative_float, default=1e-6, help="weight of the L2 loss")
-    training("--landmark_lambda", type=non_negative_float, default=1.0, help="weight of the loss of the landmarks")
-    training(
+    training_argument = parser.add_argument_group("training").add_argument
+    training_argument("--lr", type=positive_float, default=0.004, help="learning rate of Adam")
+    training_argument(
+        "--lr_half_life", type=non_negative_float, default=6.0, help="epochs in which --lr halves; 0: constant"
+    )
+    training_argument("--n_epoch", type=positive_int, default=20, help="epochs to train")
+    training_argument("--n_batch_size", type=positive_int, default=64, help="images in a step, over all devices")
+    training_argument("--reg_lambda", type=non_negative_float, default=1e-6, help="weight of the L2 loss")
+    training_argument(
+        "--landmark_lambda", type=non_negative_float, default=1.0, help="weight of the loss of the landmarks"
+    )
+    training_argument(
         "--aux_lambda",
         nargs="+",
         type=non_negative_float,
         default=[0.003],
         help="weights of the attributes' losses, one or four",
     )
-    training("--weight_reg", choices=("none", "l2", "exp"), default="none", help="relate the weights of the columns")
-    training("--weight_reg_lambda", type=non_negative_float, default=1e-6, help="weight of the loss that relates them")
-    training(
+    training_argument(
+        "--weight_reg", choices=("none", "l2", "exp"), default="none", help="relate the weights of the columns"
+    )
+    training_argument(
+        "--weight_reg_lambda", type=non_negative_float, default=1e-6, help="weight of the loss that relates them"
+    )
+    training_argument(
         "--preset", choices=PRESETS, default="default", help="a published setting, which other arguments can change"
     )
-    training("--seed", type=seed_number, default=0, help="seed of everything that is drawn at random")
+    training_argument("--seed", type=seed_number, default=0, help="seed of everything that is drawn at random")
 
-    data = parser.add_argument_group("data").add_argument
-    data("--data_dir", type=absolute_path, help="folder of MTFL")
-    data("--image_size", type=image_size, default=40, help="side of the faces in pixels")
-    data("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces")
-    data("--train_fraction", type=fraction, default=1.0, help="part of the training images that is used")
-    data("--validation_fraction", type=validation_fraction, default=0.2, help="part that is held out before that")
+    data_argument = parser.add_argument_group("data").add_argument
+    data_argument("--data_dir", type=absolute_path, help="folder of MTFL")
+    data_argument("--image_size", type=image_size, default=40, help="side of the faces in pixels")
+    data_argument("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces")
+    data_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
+    data_argument("--validation_fraction", type=validation_fraction, default=0.2, help="part of them to hold out first")
 
-    output = parser.add_argument_group("output").add_argument
-    output("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
-    output("--log_every", type=positive_int, default=100, help="steps between two logged values, at most")
-    output("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
-    output(
+    output_argument = parser.add_argument_group("output").add_argument
+    output_argument("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
+    output_argument("--log_every", type=positive_int, default=100, help="steps between two logged values, at most")
+    output_argument("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
+    output_argument(
         "--resume",
         metavar="LOG_DIR",
         type=os.path.expanduser,
         help="go on with this run; auto: begin or go on in --log_dir",
     )
 
-    add("--predict", nargs="+", metavar="PHOTO", type=os.path.expanduser, help="do not train: find landmarks")
-    add("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
+    argument("--predict", nargs="+", metavar="PHOTO", type=os.path.expanduser, help="do not train: find landmarks")
+    argument("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
     edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
-    add("--box", nargs=4, type=float, metavar=edges, help="box of the face in pixels; else the middle square")
-    add("--out", metavar="FOLDER", type=os.path.expanduser, default=".", help="where --predict draws landmarks")
+    argument("--box", nargs=4, type=float, metavar=edges, help="box of the face in pixels; else the middle square")
+    argument("--out", metavar="FOLDER", type=os.path.expanduser, default=".", help="where --predict draws landmarks")
     return parser
 
 
@@ -2244,12 +2272,12 @@ def check_arguments(args):
     if args.network == "single" and args.split_after:
         raise Failure(f"--split_after {args.split_after} needs more than the landmarks, so not --network single.")
     if args.network == "split":
-        if args.split_after not in (None, STITCHED_LAYERS[-1]):
-            raise Failure(f"--network split splits after {STITCHED_LAYERS[-1]}, not after {args.split_after}.")
-        args.split_after = STITCHED_LAYERS[-1]
+        if args.split_after not in (None, STITCHABLE_LAYERS[-1]):
+            raise Failure(f"--network split splits after {STITCHABLE_LAYERS[-1]}, not after {args.split_after}.")
+        args.split_after = STITCHABLE_LAYERS[-1]
     if len(args.aux_lambda) not in (1, len(TASKS)):
         raise Failure(f"--aux_lambda needs one number, or one each for {' '.join(TASKS)}.")
-    if args.weight_reg != "none" and (args.network == "single" or args.split_after == STITCHED_LAYERS[-1]):
+    if args.weight_reg != "none" and (args.network == "single" or args.split_after == STITCHABLE_LAYERS[-1]):
         raise Failure(f"--weight_reg {args.weight_reg} relates the weights of two columns, and there is only one.")
 
 
@@ -2361,7 +2389,7 @@ def main(argv=None):
         last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
         message, status = last.split("\n")[0], FAILED
     has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
-    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these it would only end in the same way
+    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # a resumed run would only end like this again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
@@ -2384,11 +2412,11 @@ def show_or_train(args, resumed):
 
 @contextlib.contextmanager
 def own_settings():
-    """Give Keras its default settings while this context lasts, and put the user's settings back at its end."""
+    """A context in which Keras has its default settings. The user's settings would change what is trained."""
     config = keras.config
     previous = (config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy())
     if previous[:3] != ("channels_last", "float32", 1e-7) or previous[3].name != "float32":
-        say(f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}; this script uses its own.")
+        say(f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}; this script sets its own.")
     config.set_image_data_format("channels_last")
     config.set_floatx("float32")
     config.set_epsilon(1e-7)
@@ -2431,7 +2459,7 @@ def boolean(text):
 
 
 def parse_number(kind, text, condition, wanted):
-    """Return the number, an int or a float, that `text` tells, if it is finite and fulfils the condition."""
+    """Return `text` as a number of the given kind, int or float, if it is finite and fulfils the condition."""
     try:
         value = kind(text)
         if math.isfinite(value) and condition(value):

@@ -11,12 +11,13 @@ Train with units, then without, and compare the curves of the two runs:
     python fashion_mnist_multi_task_learning.py --cross_stitch_enabled False
     python -m tensorboard.main --logdir tf_logs
 
-Fashion-MNIST is looked for on this machine and downloaded if it is missing. To train on your own data, put train.npz
-and test.npz into a folder and add --data_dir FOLDER. Each file holds `images`, uint8 (n, height, width) or
-(n, height, width, channels), and for every task an array of whole numbers from 0, named after the task. An array
-TASK_names with the names of its classes may stand beside it.
+The script looks for Fashion-MNIST on this machine, and downloads it if it is missing. If that fails, it says so and
+trains on a sample, which lies in the folder data beside it. To train on your own data, put train.npz and test.npz into
+a folder and add --data_dir FOLDER. Each file holds `images`, uint8 (n, height, width) or (n, height, width, channels),
+and for every task an array of whole numbers from 0, named after the task. A further array, for instance `item_names`
+for the task `item`, can hold the names of the classes.
 
-To go on with a run that was stopped, or to let a finished run name the garments in pictures:
+To go on with a run that was stopped, or to classify pictures with a network that was trained:
 
     python fashion_mnist_multi_task_learning.py --resume LOG_DIR
     python fashion_mnist_multi_task_learning.py --predict PICTURE ... --model LOG_DIR/model.keras
@@ -123,9 +124,12 @@ TASKS = {  # the names of each task's classes
 
 FILTERS = (32, 64)  # the number of filters in each convolution block
 DENSE_WIDTH = 1024  # the size of the fully connected layer
-STITCHED_LAYERS = ("pool_1", "pool_2", "fc_3")  # the layers that a unit can follow
+# The names of the layers that a unit, or the end of a trunk, can follow: pool_1, pool_2, fc_3.
+STITCHABLE_LAYERS = [*(f"pool_{level}" for level in range(1, len(FILTERS) + 1)), f"fc_{len(FILTERS) + 1}"]
 EVALUATION_BATCH_SIZE = 500
-TRAINING_MEASURE = ("accuracy", "summary/accuracy_train")  # what is printed beside the training loss, and its tag
+# What is printed beside the training loss, and the tag under which the training step returns it.
+TRAINING_MEASURE = "accuracy"
+TRAINING_MEASURE_TAG = "summary/accuracy_train"
 
 
 # --------------------------------------------------------------------------------------------------- cross-stitch units
@@ -152,7 +156,7 @@ class CrossStitch(layers.Layer):
         ValueError: `init` is out of range, or the unit is called with fewer than two tensors.
     """
 
-    # It needs no `get_config`, since Keras 3 records the simple arguments of a constructor by itself.
+    # The class needs no `get_config`, since Keras 3 records the simple arguments of a constructor by itself.
     def __init__(self, init=1.0, **kwargs):
         super().__init__(**kwargs)
         if not 0 < init <= 1:
@@ -227,7 +231,7 @@ class ActivationCrossStitch(CrossStitch):
 
     def call(self, xs):
         flat = tf.concat([tf.reshape(x, (-1, self.num_features())) for x in xs], axis=1)
-        # This is the transpose of `flat` times `alpha` transposed, which some processors compute much more slowly.
+        # The columns of `mixed` are images. With images as rows (flat · alphaᵀ) the product is slow on some processors.
         mixed = tf.matmul(self.alpha, flat, transpose_b=True)  # (T * D, batch)
         of_tasks = [tf.transpose(x) for x in tf.split(mixed, self.num_columns, axis=0)]
         return [tf.reshape(x, (-1, *self.feature_shape)) for x in of_tasks]
@@ -261,8 +265,8 @@ UNITS = {"channel": CrossStitch, "layer": LayerCrossStitch, "activation": Activa
 def build_network(args, classes, mean, variance):
     """Build the columns, the units between them, and one output layer for each task.
 
-    With --split_after there is only one column up to that layer, the trunk. From there on each task has its own layers,
-    and only there can units stand. With the last layer this is known as hard parameter sharing.
+    With --split_after there is only one column up to that layer, the trunk, which all tasks share. From there on each
+    task has its own layers, and only between these are units built.
 
     Args:
         args: The command line.
@@ -271,8 +275,8 @@ def build_network(args, classes, mean, variance):
             so that a saved network takes raw pixels.
 
     Returns:
-        A `keras.Model` from uint8 images (batch, height, width, channels) to {task: logits (batch, classes)}. Its units
-        are named after the layer that they follow, for instance pool_1.
+        A `keras.Model` from uint8 images (batch, height, width, channels) to {task: logits (batch, classes)}. A unit is
+        named after the block whose outputs it mixes: pool_1 after the first convolution block, and so on.
     """
     images = keras.Input(mean.shape, dtype="uint8", name="images")
     pixels = layers.Normalization(axis=(1, 2, 3), mean=mean, variance=variance, dtype="float32")(images)
@@ -296,8 +300,8 @@ def build_network(args, classes, mean, variance):
 def convolution_block(args, x, filters, column, level):
     """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h / 2, w / 2, args.width * filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. Layer names contain a dot, and task
-    names cannot, so a task may be called pool_1 without a clash.
+    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. The name of a layer contains a dot,
+    which the name of a task cannot. So even a task that is called pool_1 has other layer names than the unit pool_1.
     """
     filters = max(1, round(args.width * filters))
     convolution = layers.Conv2D(
@@ -320,14 +324,14 @@ def dense_block(args, x, column, level):
 
 def batch_norm(args, x, name):
     """Batch norm over the global batch, by a fast kernel if there is only one replica (see FusedBatchNormalization)."""
-    several_replicas = tf.distribute.has_strategy()
-    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=several_replicas, name=name)(x)
+    distributed = tf.distribute.has_strategy()
+    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
 
 def output_layer(args, x, task, num_classes):
     """Dropout and a fully connected layer: (batch, width) to float32 logits (batch, classes)."""
     x = layers.Dropout(1 - args.keep_prob, name=f"{task}.dropout", dtype="float32")(x)
-    if args.preset == "2018":  # there the logits are batch-normalised, too, so the layer before needs no bias
+    if args.preset == "2018":  # there the logits are batch-normalised, too, here in float32 as all logits
         output = layers.Dense(
             num_classes, use_bias=False, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32"
         )
@@ -399,8 +403,8 @@ def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
     That function takes a batch, (images, {task: labels}), and the number of stop signals that this process has
-    received. It returns {tag: value} to be logged. One of the values, `stop_signals`, counts the signals of all
-    processes: so each machine learns that another one was asked to stop.
+    received. It returns {tag: value} to be logged. One of the values, `stop_signals`, is above 0 if any process has
+    received a signal. In this way each machine learns that another one was asked to stop.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -466,7 +470,7 @@ def compile_step(strategy, replica_step, signature):
 class Optimizers:
     """Adam for the weights of the columns, and a second Adam for the units, whose learning rate can differ.
 
-    To scale the gradients of the units would do nothing, since Adam divides by their size.
+    Scaling the gradients of the units instead would do nothing, since Adam divides by their size.
 
     TensorFlow 1's Adam has a fused kernel. It updates the 6.5 million weights of the network for Fashion-MNIST in 5 ms
     on 2 cores, where Keras's Adam takes 15. An `Optimizers` has to be created in the scope of the strategy.
@@ -536,12 +540,13 @@ def train(args, resumed):
     eval_every = args.eval_every or steps_per_epoch
     log_every = min(args.log_every, max(1, last_step // 10))  # ten values or more, if there are as many steps
     speeds = []  # images per second, from each evaluation to the next
-    evaluations = None  # the last ones
+    evaluations = None  # those of the last step, when it has been trained
 
     with collected_stop_signals() as stop_signals:
         if is_chief:
             claim_folder(args, resumed)
             print_setting(args, record, network)
+        # This also creates Adam's moments, which have to exist before a checkpoint is restored.
         train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
         predict = make_predict(network)
         step = checkpoints.restore() if resumed else 0
@@ -583,7 +588,7 @@ def train(args, resumed):
                             log_confusions(step, test_confusions(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
                     if evaluate_now or stop:
-                        # A resumed run logs nothing up to its checkpoint. So the events have to be on the disk first.
+                        # Events first: a resumed run does not log the steps before its checkpoint again.
                         events.flush()
                         checkpoints.save(step, is_chief)
                         meter.restart(step)
@@ -601,8 +606,8 @@ def batches_of_epoch(args, split, epoch, strategy):
     """Yield the batches of an epoch: images (batch, height, width, channels) and {task: labels (batch,)}.
 
     The order of the images depends on the seed and the epoch alone, so that a resumed run can go on within an epoch.
-    Each replica needs an image. If the last batch has too few, it holds them several times, which does not change
-    their mean.
+    Each replica needs an image. If the last batch has fewer, its images are repeated, which leaves the mean loss as it
+    is.
     """
     size = len(split.images)
     order = np.random.default_rng([args.seed, epoch]).permutation(size)
@@ -676,7 +681,7 @@ def evaluate(predict, split):
 
 
 def log_evaluations(step, evaluations):
-    """Log the accuracies of each split by the tags TASK/accuracy_SPLIT, and their mean by summary/accuracy_SPLIT."""
+    """Log the accuracies of each split under TASK/accuracy_SPLIT, and their mean under summary/accuracy_SPLIT."""
     for split, evaluation in evaluations.items():
         for name, value in evaluation.measures.items():
             task = "summary" if name == "accuracy" else name
@@ -745,8 +750,8 @@ class Data(NamedTuple):
 def prepare_data(args):
     """Read the data, hold out validation images, keep --train_fraction of the rest, and choose the tasks.
 
-    Both parts are stratified by the first task that the data have, whichever tasks are trained. So all runs with one
-    seed see the same images.
+    The validation images and those that are kept are drawn from each class of the first task in the data, whichever
+    tasks are trained. So all runs with one seed see the same images.
 
     Raises:
         Failure: The data are missing, damaged or do not fit together, or the arguments do not fit them.
@@ -760,7 +765,7 @@ def prepare_data(args):
     }
     if source == SAMPLE:
         description["warning"] = (
-            "!!! This run uses the embedded SAMPLE: its accuracies are not those of Fashion-MNIST. !!!"
+            "!!! This run uses a SAMPLE of 6,000 images: its accuracies are not those of Fashion-MNIST. !!!"
         )
 
     strata = train.labels[next(iter(classes))]
@@ -788,7 +793,7 @@ def prepare_data(args):
 
 
 def choose_tasks(args, classes):
-    """Return the tasks of --tasks, or all. Refuse tasks that the data do not have, and too few or many weights."""
+    """Return the tasks of --tasks, or all. Refuse tasks that the data do not have, and a wrong number of weights."""
     tasks = args.tasks or list(classes)
     if not set(tasks) <= set(classes) or len(set(tasks)) < len(tasks):
         raise Failure(f"--tasks {' '.join(tasks)}: the tasks are {' '.join(classes)}; name each at most once.")
@@ -808,8 +813,8 @@ def find_data():
             url = f"{DOWNLOAD}{split}-{content}-ubyte.gz"
             path = keras.utils.get_file(origin=url, cache_subdir="datasets/fashion-mnist")
         return os.path.dirname(path)
-    except Exception as error:  # what get_file raises when it cannot download, of no narrower type
-        say(f"Fashion-MNIST cannot be downloaded ({error}). Without --data_dir, the embedded sample is used.")
+    except Exception as error:  # get_file has no type of its own for a download that failed
+        say(f"Fashion-MNIST cannot be downloaded ({error}). Without --data_dir, the sample is used.")
         return SAMPLE
     finally:
         socket.setdefaulttimeout(previous_timeout)
@@ -880,7 +885,8 @@ def read_npz(folder, name):
     path = os.path.join(folder, f"{name}.npz")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {key: np.asarray(file[key], str if key.endswith("_names") else None) for key in file}
+            names_of_classes = {f"{key}_names" for key in file}
+            return {key: np.asarray(file[key], str if key in names_of_classes else None) for key in file}
     except Exception as error:  # NumPy raises many types for damaged files
         raise Failure(f"{path} is not a file of numpy.savez without Python objects ({error}).") from None
 
@@ -1053,7 +1059,7 @@ def threads_per_operation(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
     The columns run at the same time. The thread that starts an operation works on it, too, so one core for each column
-    is taken, and the pool gets the others. (On 16 cores we counted the busy threads, but could not measure the time.)
+    is taken, and the pool gets the others. (For 16 cores this was found by counting busy threads.)
     If there is only one column, or if most of the time goes into the matrix products of activation units, one operation
     runs at a time and gets all cores.
     """
@@ -1211,7 +1217,7 @@ def greet(address, own_address, seen):
 
 
 def refuse_disagreement(strategy, facts):
-    """Raise Failure unless the facts, {name: something that JSON holds}, are the same in all processes of TF_CONFIG."""
+    """Raise Failure unless the facts, {name: a value for JSON}, are the same in all processes of TF_CONFIG."""
     if "TF_CONFIG" not in os.environ:
         return
     checksums = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
@@ -1224,9 +1230,9 @@ def refuse_disagreement(strategy, facts):
 
 @contextlib.contextmanager
 def collected_stop_signals():
-    """Give a list, to which Ctrl-C and SIGTERM only add their number while this context lasts.
+    """A context in which Ctrl-C and SIGTERM do not end the program, but add their number to the list that it returns.
 
-    Only the main thread can set signal handlers. An engine that calls `main` from another thread, as Ray Train does,
+    Only the main thread can set signal handlers. A program that calls `main` from another thread, as Ray Train does,
     has its own ways to end a run.
     """
     received = []
@@ -1336,7 +1342,7 @@ class Checkpoints:
                 return int(self.step.numpy())
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
                 say(f"{path} is damaged ({type(error).__name__}). Trying the one before it.")
-        # A run writes its first checkpoint before its first event file. So if there are events, one was lost.
+        # A run writes its first checkpoint before its first event file. If there is such a file, checkpoints were lost.
         if any(pathlib.Path(self.log_dir).glob("*tfevents*")):
             raise Failure(f"{self.folder} has no checkpoint that can be read, so the run cannot be resumed.")
         return 0
@@ -1484,7 +1490,7 @@ class Meter:
         """Begin anew after `step` steps."""
         self.began = time.perf_counter()
         self.images = 0
-        self.values = []  # the loss and the TRAINING_MEASURE of each step
+        self.values = []  # the loss and the training measure of each step
         steps = min(self.eval_every - step % self.eval_every, self.last_step - step)
         show = self.is_chief and sys.stdout.isatty()
         self.bar = keras.utils.Progbar(steps, verbose=int(show), stateful_metrics=["loss"])
@@ -1492,7 +1498,7 @@ class Meter:
     def count(self, images, values):
         """Count the images of a step, and show its loss."""
         self.images += images
-        self.values.append((values["summary/loss_total"], values[TRAINING_MEASURE[1]]))
+        self.values.append((values["summary/loss_total"], values[TRAINING_MEASURE_TAG]))
         self.bar.add(1, [("loss", values["summary/loss_total"])])
 
     def images_per_second(self):
@@ -1504,7 +1510,7 @@ class Meter:
         if self.is_chief:
             say(
                 f"epoch {epoch + 1}/{self.n_epoch}, step {step}: {speed:,.0f} images/s; "
-                f"training loss {loss:.4f}, {TRAINING_MEASURE[0]} {measure:.4f}; {summary_of(evaluations)}"
+                f"training loss {loss:.4f}, {TRAINING_MEASURE} {measure:.4f}; {summary_of(evaluations)}"
             )
 
 
@@ -1540,18 +1546,18 @@ def describe_classes(names):
 
 def finish_run(record, network, evaluations, step, speeds):
     """Write the trained network and results.json, and print the results."""
-    args = record["arguments"]
+    arguments = record["arguments"]
     results = {
         **record,
         **{split: evaluation.measures for split, evaluation in evaluations.items()},
-        "epochs": args["n_epoch"],
+        "epochs": arguments["n_epoch"],
         "steps": step,
-        "seed": args["seed"],
+        "seed": arguments["seed"],
         "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
-    network.save(os.path.join(args["log_dir"], "model.keras"))
-    write_json(os.path.join(args["log_dir"], "results.json"), results)
+    network.save(os.path.join(arguments["log_dir"], "model.keras"))
+    write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 
 
@@ -1598,7 +1604,7 @@ def predict_pictures(args):
     network, results = load_run(args.model)
     height, width, channels = network.input_shape[1:]
     if channels not in (1, 3):
-        raise Failure(f"--model {args.model} takes images with {channels} channels, which no picture has.")
+        raise Failure(f"--model {args.model} takes images with {channels} channels, and --predict reads grey or RGB.")
     images, readable, failures = [], [], []
     for path in args.predict:
         try:
@@ -1625,7 +1631,7 @@ def print_predictions(paths, logits, classes):
 
 
 def refuse_failed(failures):
-    """Raise Failure if there are pictures that could not be read or drawn, after the others have been predicted."""
+    """Raise Failure if some pictures failed. The others have been predicted by then."""
     if failures:
         raise Failure(f"--predict failed for {'; '.join(failures)}.")
 
@@ -1663,72 +1669,91 @@ NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # arguments that do not change
 def make_parser():
     """Return the parser of the command line."""
     parser = Parser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    add = parser.add_argument
+    argument = parser.add_argument
 
-    units = parser.add_argument_group("cross-stitch units").add_argument
-    units("--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline")
-    units(
+    unit_argument = parser.add_argument_group("cross-stitch units").add_argument
+    unit_argument(
+        "--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline"
+    )
+    unit_argument(
         "--cross_stitch_unit",
         choices=UNITS,
         default="channel",
-        help="what one alpha is for: each channel, the layer, ...",
+        help="one alpha per channel, layer or pair of activations",
     )
-    units(
+    unit_argument(
         "--cross_stitch_at",
         nargs="+",
-        choices=STITCHED_LAYERS,
-        default=list(STITCHED_LAYERS),
+        choices=STITCHABLE_LAYERS,
+        default=list(STITCHABLE_LAYERS),
         help="layers that a unit follows",
     )
-    units("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
-    units("--cross_stitch_lr_scale", type=non_negative_float, default=1.0, help="learning rate of units, times --lr")
-    units("--pretrain_epoch", type=non_negative_int, default=0, help="first epochs, in which columns train alone")
+    unit_argument("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
+    unit_argument(
+        "--cross_stitch_lr_scale",
+        type=non_negative_float,
+        default=1.0,
+        help="learning rate of units, as a multiple of --lr",
+    )
+    unit_argument(
+        "--pretrain_epoch", type=non_negative_int, default=0, help="first epochs, in which columns train alone"
+    )
 
-    network = parser.add_argument_group("network").add_argument
-    network("--split_after", choices=STITCHED_LAYERS, help="last layer of a trunk that all tasks share")
-    network("--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer")
-    network("--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps")
-    network("--bn_momentum", type=fraction_below_one, default=0.99, help="momentum of batch norm's moving averages")
-    network("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products")
+    network_argument = parser.add_argument_group("network").add_argument
+    network_argument("--split_after", choices=STITCHABLE_LAYERS, help="last layer of a trunk that all tasks share")
+    network_argument(
+        "--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer"
+    )
+    network_argument(
+        "--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps"
+    )
+    network_argument(
+        "--bn_momentum", type=fraction_below_one, default=0.99, help="momentum of batch norm's moving averages"
+    )
+    network_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="number format of activations"
+    )
 
-    training = parser.add_argument_group("training").add_argument
-    training("--lr", type=positive_float, default=0.001, help="learning rate of Adam")
-    training("--lr_half_life", type=non_negative_float, default=0.0, help="epochs in which it halves; 0: constant")
-    training("--n_epoch", type=positive_int, default=30, help="epochs to train")
-    training("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
-    training("--reg_lambda", type=non_negative_float, default=1e-5, help="weight of the L2 loss")
-    training(
+    training_argument = parser.add_argument_group("training").add_argument
+    training_argument("--lr", type=positive_float, default=0.001, help="learning rate of Adam")
+    training_argument(
+        "--lr_half_life", type=non_negative_float, default=0.0, help="epochs in which --lr halves; 0: constant"
+    )
+    training_argument("--n_epoch", type=positive_int, default=30, help="epochs to train")
+    training_argument("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
+    training_argument("--reg_lambda", type=non_negative_float, default=1e-5, help="weight of the L2 loss")
+    training_argument(
         "--task_weights", nargs="+", type=non_negative_float, help="weights of the tasks' losses; 1 each if left out"
     )
-    training(
+    training_argument(
         "--preset", choices=PRESETS, default="default", help="a published setting, which other arguments can change"
     )
-    training("--seed", type=seed_number, default=0, help="seed of everything that is drawn at random")
+    training_argument("--seed", type=seed_number, default=0, help="seed of everything that is drawn at random")
 
-    data = parser.add_argument_group("data").add_argument
-    data("--data_dir", type=absolute_path, help="four .gz files, or train.npz and test.npz")
-    data("--tasks", nargs="+", help="tasks to train, as in item group; all if left out")
-    data("--train_fraction", type=fraction, default=1.0, help="part of the training images that is used")
-    data("--validation_fraction", type=fraction_below_one, default=0.0, help="part that is held out before that")
+    data_argument = parser.add_argument_group("data").add_argument
+    data_argument("--data_dir", type=absolute_path, help="four .gz files, or train.npz and test.npz")
+    data_argument("--tasks", nargs="+", help="tasks to train, as in item group; all if left out")
+    data_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
+    data_argument("--validation_fraction", type=fraction_below_one, default=0.0, help="part of them to hold out first")
 
-    output = parser.add_argument_group("output").add_argument
-    output("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
-    output("--log_every", type=positive_int, default=100, help="steps between two logged values, at most")
-    output("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
-    output(
+    output_argument = parser.add_argument_group("output").add_argument
+    output_argument("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
+    output_argument("--log_every", type=positive_int, default=100, help="steps between two logged values, at most")
+    output_argument("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
+    output_argument(
         "--resume",
         metavar="LOG_DIR",
         type=os.path.expanduser,
         help="go on with this run; auto: begin or go on in --log_dir",
     )
 
-    add("--predict", nargs="+", metavar="PICTURE", type=os.path.expanduser, help="do not train: classify pictures")
-    add("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
+    argument("--predict", nargs="+", metavar="PICTURE", type=os.path.expanduser, help="do not train: classify pictures")
+    argument("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
     return parser
 
 
 def kind_of_run(args):
-    """Return the word by which the name of a run's folder tells what kind of network it trains."""
+    """Return the part of a folder's name that tells which kind of network is trained there."""
     if args.tasks and len(args.tasks) == 1:
         return "single"
     if args.split_after:
@@ -1852,7 +1877,7 @@ def main(argv=None):
         last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
         message, status = last.split("\n")[0], FAILED
     has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
-    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these it would only end in the same way
+    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # a resumed run would only end like this again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
@@ -1875,11 +1900,11 @@ def show_or_train(args, resumed):
 
 @contextlib.contextmanager
 def own_settings():
-    """Give Keras its default settings while this context lasts, and put the user's settings back at its end."""
+    """A context in which Keras has its default settings. The user's settings would change what is trained."""
     config = keras.config
     previous = (config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy())
     if previous[:3] != ("channels_last", "float32", 1e-7) or previous[3].name != "float32":
-        say(f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}; this script uses its own.")
+        say(f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}; this script sets its own.")
     config.set_image_data_format("channels_last")
     config.set_floatx("float32")
     config.set_epsilon(1e-7)
@@ -1922,7 +1947,7 @@ def boolean(text):
 
 
 def parse_number(kind, text, condition, wanted):
-    """Return the number, an int or a float, that `text` tells, if it is finite and fulfils the condition."""
+    """Return `text` as a number of the given kind, int or float, if it is finite and fulfils the condition."""
     try:
         value = kind(text)
         if math.isfinite(value) and condition(value):

@@ -14,7 +14,7 @@ The folder holds UTKFace (the aligned and cropped faces), or VGGFace2 (its folde
 images are used that are labelled as young or mature. Faces of your own can be named as those of
 UTKFace are: AGE_GENDER_ETHNICITY_NUMBER.jpg.chip.jpg, with gender 0 for male and 1 for female, and ethnicity 0 to 4.
 
-To go on with a run that was stopped, or to let a finished run judge photos, in which the face fills the middle square:
+To go on with a run that was stopped, or to judge photos with a trained network (the face fills the middle square):
 
     python gender_age_multi_task_learning.py --resume LOG_DIR
     python gender_age_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
@@ -116,9 +116,12 @@ TASKS = {  # the names of each task's classes; those of age are others if --age_
 
 FILTERS = (32, 64, 128)  # the number of filters in each convolution block
 DENSE_WIDTH = 256  # the size of the fully connected layer
-STITCHED_LAYERS = ("pool_1", "pool_2", "pool_3", "fc_4")  # the layers that a unit can follow
+# The names of the layers that a unit, or the end of a trunk, can follow: pool_1, pool_2, pool_3, fc_4.
+STITCHABLE_LAYERS = [*(f"pool_{level}" for level in range(1, len(FILTERS) + 1)), f"fc_{len(FILTERS) + 1}"]
 EVALUATION_BATCH_SIZE = 500
-TRAINING_MEASURE = ("accuracy", "summary/accuracy_train")  # what is printed beside the training loss, and its tag
+# What is printed beside the training loss, and the tag under which the training step returns it.
+TRAINING_MEASURE = "accuracy"
+TRAINING_MEASURE_TAG = "summary/accuracy_train"
 
 
 # --------------------------------------------------------------------------------------------------- cross-stitch units
@@ -145,7 +148,7 @@ class CrossStitch(layers.Layer):
         ValueError: `init` is out of range, or the unit is called with fewer than two tensors.
     """
 
-    # It needs no `get_config`, since Keras 3 records the simple arguments of a constructor by itself.
+    # The class needs no `get_config`, since Keras 3 records the simple arguments of a constructor by itself.
     def __init__(self, init=1.0, **kwargs):
         super().__init__(**kwargs)
         if not 0 < init <= 1:
@@ -220,7 +223,7 @@ class ActivationCrossStitch(CrossStitch):
 
     def call(self, xs):
         flat = tf.concat([tf.reshape(x, (-1, self.num_features())) for x in xs], axis=1)
-        # This is the transpose of `flat` times `alpha` transposed, which some processors compute much more slowly.
+        # The columns of `mixed` are images. With images as rows (flat · alphaᵀ) the product is slow on some processors.
         mixed = tf.matmul(self.alpha, flat, transpose_b=True)  # (T * D, batch)
         of_tasks = [tf.transpose(x) for x in tf.split(mixed, self.num_columns, axis=0)]
         return [tf.reshape(x, (-1, *self.feature_shape)) for x in of_tasks]
@@ -254,8 +257,8 @@ UNITS = {"channel": CrossStitch, "layer": LayerCrossStitch, "activation": Activa
 def build_network(args, classes, mean, variance):
     """Build the columns, the units between them, and one output layer for each task.
 
-    With --split_after there is only one column up to that layer, the trunk. From there on each task has its own layers,
-    and only there can units stand. With the last layer this is known as hard parameter sharing.
+    With --split_after there is only one column up to that layer, the trunk, which all tasks share. From there on each
+    task has its own layers, and only between these are units built.
 
     Args:
         args: The command line.
@@ -264,8 +267,8 @@ def build_network(args, classes, mean, variance):
             so that a saved network takes raw pixels.
 
     Returns:
-        A `keras.Model` from uint8 images (batch, height, width, channels) to {task: logits (batch, classes)}. Its units
-        are named after the layer that they follow, for instance pool_1.
+        A `keras.Model` from uint8 images (batch, height, width, channels) to {task: logits (batch, classes)}. A unit is
+        named after the block whose outputs it mixes: pool_1 after the first convolution block, and so on.
     """
     images = keras.Input(mean.shape, dtype="uint8", name="images")
     pixels = layers.Normalization(axis=(1, 2, 3), mean=mean, variance=variance, dtype="float32")(images)
@@ -289,8 +292,8 @@ def build_network(args, classes, mean, variance):
 def convolution_block(args, x, filters, column, level):
     """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h / 2, w / 2, args.width * filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. Layer names contain a dot, and task
-    names cannot, so a task may be called pool_1 without a clash.
+    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. The name of a layer contains a dot,
+    which the name of a task cannot. So even a task that is called pool_1 has other layer names than the unit pool_1.
     """
     filters = max(1, round(args.width * filters))
     convolution = layers.Conv2D(
@@ -313,8 +316,8 @@ def dense_block(args, x, column, level):
 
 def batch_norm(args, x, name):
     """Batch norm over the global batch, by a fast kernel if there is only one replica (see FusedBatchNormalization)."""
-    several_replicas = tf.distribute.has_strategy()
-    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=several_replicas, name=name)(x)
+    distributed = tf.distribute.has_strategy()
+    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
 
 def output_layer(args, x, task, num_classes):
@@ -381,8 +384,8 @@ def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
     That function takes a batch, (images, {task: labels}, random numbers), and the number of stop signals that this
-    process has received. It returns {tag: value} to be logged. One of the values, `stop_signals`, counts the signals of
-    all processes: so each machine learns that another one was asked to stop.
+    process has received. It returns {tag: value} to be logged. One of the values, `stop_signals`, is above 0 if
+    any process has received a signal. In this way each machine learns that another one was asked to stop.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -480,7 +483,7 @@ def compile_step(strategy, replica_step, signature):
 class Optimizers:
     """Adam for the weights of the columns, and a second Adam for the units, whose learning rate can differ.
 
-    To scale the gradients of the units would do nothing, since Adam divides by their size.
+    Scaling the gradients of the units instead would do nothing, since Adam divides by their size.
 
     TensorFlow 1's Adam has a fused kernel. It updates the 6.5 million weights of the network for Fashion-MNIST in 5 ms
     on 2 cores, where Keras's Adam takes 15. An `Optimizers` has to be created in the scope of the strategy.
@@ -550,12 +553,13 @@ def train(args, resumed):
     eval_every = args.eval_every or steps_per_epoch
     log_every = min(args.log_every, max(1, last_step // 10))  # ten values or more, if there are as many steps
     speeds = []  # images per second, from each evaluation to the next
-    evaluations = None  # the last ones
+    evaluations = None  # those of the last step, when it has been trained
 
     with collected_stop_signals() as stop_signals:
         if is_chief:
             claim_folder(args, resumed)
             print_setting(args, record, network)
+        # This also creates Adam's moments, which have to exist before a checkpoint is restored.
         train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
         predict = make_predict(network)
         step = checkpoints.restore() if resumed else 0
@@ -597,7 +601,7 @@ def train(args, resumed):
                             log_confusions(step, test_confusions(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
                     if evaluate_now or stop:
-                        # A resumed run logs nothing up to its checkpoint. So the events have to be on the disk first.
+                        # Events first: a resumed run does not log the steps before its checkpoint again.
                         events.flush()
                         checkpoints.save(step, is_chief)
                         meter.restart(step)
@@ -616,8 +620,8 @@ def batches_of_epoch(args, split, epoch, strategy):
 
     The order of the images and the random numbers, float32 (batch, NUM_RANDOM_NUMBERS), depend on the seed and the
     epoch alone, so that a resumed run can go on within an epoch, and any number of replicas trains on the same images.
-    Each replica needs an image. If the last batch has too few, it holds them several times, which does not change
-    their mean.
+    Each replica needs an image. If the last batch has fewer, its images are repeated, which leaves the mean loss as it
+    is.
     """
     size = len(split.images)
     random = np.random.default_rng([args.seed, epoch])
@@ -694,7 +698,7 @@ def evaluate(predict, split):
 
 
 def log_evaluations(step, evaluations):
-    """Log the accuracies of each split by the tags TASK/accuracy_SPLIT, and their mean by summary/accuracy_SPLIT."""
+    """Log the accuracies of each split under TASK/accuracy_SPLIT, and their mean under summary/accuracy_SPLIT."""
     for split, evaluation in evaluations.items():
         for name, value in evaluation.measures.items():
             task = "summary" if name == "accuracy" else name
@@ -1158,7 +1162,7 @@ def threads_per_operation(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
     The columns run at the same time. The thread that starts an operation works on it, too, so one core for each column
-    is taken, and the pool gets the others. (On 16 cores we counted the busy threads, but could not measure the time.)
+    is taken, and the pool gets the others. (For 16 cores this was found by counting busy threads.)
     If there is only one column, or if most of the time goes into the matrix products of activation units, one operation
     runs at a time and gets all cores.
     """
@@ -1316,7 +1320,7 @@ def greet(address, own_address, seen):
 
 
 def refuse_disagreement(strategy, facts):
-    """Raise Failure unless the facts, {name: something that JSON holds}, are the same in all processes of TF_CONFIG."""
+    """Raise Failure unless the facts, {name: a value for JSON}, are the same in all processes of TF_CONFIG."""
     if "TF_CONFIG" not in os.environ:
         return
     checksums = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
@@ -1329,9 +1333,9 @@ def refuse_disagreement(strategy, facts):
 
 @contextlib.contextmanager
 def collected_stop_signals():
-    """Give a list, to which Ctrl-C and SIGTERM only add their number while this context lasts.
+    """A context in which Ctrl-C and SIGTERM do not end the program, but add their number to the list that it returns.
 
-    Only the main thread can set signal handlers. An engine that calls `main` from another thread, as Ray Train does,
+    Only the main thread can set signal handlers. A program that calls `main` from another thread, as Ray Train does,
     has its own ways to end a run.
     """
     received = []
@@ -1441,7 +1445,7 @@ class Checkpoints:
                 return int(self.step.numpy())
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
                 say(f"{path} is damaged ({type(error).__name__}). Trying the one before it.")
-        # A run writes its first checkpoint before its first event file. So if there are events, one was lost.
+        # A run writes its first checkpoint before its first event file. If there is such a file, checkpoints were lost.
         if any(pathlib.Path(self.log_dir).glob("*tfevents*")):
             raise Failure(f"{self.folder} has no checkpoint that can be read, so the run cannot be resumed.")
         return 0
@@ -1589,7 +1593,7 @@ class Meter:
         """Begin anew after `step` steps."""
         self.began = time.perf_counter()
         self.images = 0
-        self.values = []  # the loss and the TRAINING_MEASURE of each step
+        self.values = []  # the loss and the training measure of each step
         steps = min(self.eval_every - step % self.eval_every, self.last_step - step)
         show = self.is_chief and sys.stdout.isatty()
         self.bar = keras.utils.Progbar(steps, verbose=int(show), stateful_metrics=["loss"])
@@ -1597,7 +1601,7 @@ class Meter:
     def count(self, images, values):
         """Count the images of a step, and show its loss."""
         self.images += images
-        self.values.append((values["summary/loss_total"], values[TRAINING_MEASURE[1]]))
+        self.values.append((values["summary/loss_total"], values[TRAINING_MEASURE_TAG]))
         self.bar.add(1, [("loss", values["summary/loss_total"])])
 
     def images_per_second(self):
@@ -1609,7 +1613,7 @@ class Meter:
         if self.is_chief:
             say(
                 f"epoch {epoch + 1}/{self.n_epoch}, step {step}: {speed:,.0f} images/s; "
-                f"training loss {loss:.4f}, {TRAINING_MEASURE[0]} {measure:.4f}; {summary_of(evaluations)}"
+                f"training loss {loss:.4f}, {TRAINING_MEASURE} {measure:.4f}; {summary_of(evaluations)}"
             )
 
 
@@ -1645,18 +1649,18 @@ def describe_classes(names):
 
 def finish_run(record, network, evaluations, step, speeds):
     """Write the trained network and results.json, and print the results."""
-    args = record["arguments"]
+    arguments = record["arguments"]
     results = {
         **record,
         **{split: evaluation.measures for split, evaluation in evaluations.items()},
-        "epochs": args["n_epoch"],
+        "epochs": arguments["n_epoch"],
         "steps": step,
-        "seed": args["seed"],
+        "seed": arguments["seed"],
         "images_per_second": round(statistics.median(speeds), 1) if speeds else None,
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
-    network.save(os.path.join(args["log_dir"], "model.keras"))
-    write_json(os.path.join(args["log_dir"], "results.json"), results)
+    network.save(os.path.join(arguments["log_dir"], "model.keras"))
+    write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 
 
@@ -1723,7 +1727,7 @@ def print_predictions(paths, logits, classes):
 
 
 def refuse_failed(failures):
-    """Raise Failure if there are pictures that could not be read or drawn, after the others have been predicted."""
+    """Raise Failure if some pictures failed. The others have been predicted by then."""
     if failures:
         raise Failure(f"--predict failed for {'; '.join(failures)}.")
 
@@ -1760,76 +1764,99 @@ NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # arguments that do not change
 def make_parser():
     """Return the parser of the command line."""
     parser = Parser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    add = parser.add_argument
+    argument = parser.add_argument
 
-    units = parser.add_argument_group("cross-stitch units").add_argument
-    units("--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline")
-    units(
+    unit_argument = parser.add_argument_group("cross-stitch units").add_argument
+    unit_argument(
+        "--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline"
+    )
+    unit_argument(
         "--cross_stitch_unit",
         choices=UNITS,
         default="channel",
-        help="what one alpha is for: each channel, the layer, ...",
+        help="one alpha per channel, layer or pair of activations",
     )
-    units(
+    unit_argument(
         "--cross_stitch_at",
         nargs="+",
-        choices=STITCHED_LAYERS,
-        default=list(STITCHED_LAYERS),
+        choices=STITCHABLE_LAYERS,
+        default=list(STITCHABLE_LAYERS),
         help="layers that a unit follows",
     )
-    units("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
-    units("--cross_stitch_lr_scale", type=non_negative_float, default=1.0, help="learning rate of units, times --lr")
-    units("--pretrain_epoch", type=non_negative_int, default=0, help="first epochs, in which columns train alone")
+    unit_argument("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
+    unit_argument(
+        "--cross_stitch_lr_scale",
+        type=non_negative_float,
+        default=1.0,
+        help="learning rate of units, as a multiple of --lr",
+    )
+    unit_argument(
+        "--pretrain_epoch", type=non_negative_int, default=0, help="first epochs, in which columns train alone"
+    )
 
-    network = parser.add_argument_group("network").add_argument
-    network("--split_after", choices=STITCHED_LAYERS, help="last layer of a trunk that all tasks share")
-    network("--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer")
-    network("--keep_prob", type=keep_probability, default=0.5, help="share of the activations that dropout keeps")
-    network("--bn_momentum", type=fraction_below_one, default=0.9, help="momentum of batch norm's moving averages")
-    network("--precision", choices=("float32", "bfloat16"), default="float32", help="of activations and products")
+    network_argument = parser.add_argument_group("network").add_argument
+    network_argument("--split_after", choices=STITCHABLE_LAYERS, help="last layer of a trunk that all tasks share")
+    network_argument(
+        "--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer"
+    )
+    network_argument(
+        "--keep_prob", type=keep_probability, default=0.5, help="share of the activations that dropout keeps"
+    )
+    network_argument(
+        "--bn_momentum", type=fraction_below_one, default=0.9, help="momentum of batch norm's moving averages"
+    )
+    network_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="number format of activations"
+    )
 
-    training = parser.add_argument_group("training").add_argument
-    training("--lr", type=positive_float, default=0.001, help="learning rate of Adam")
-    training("--lr_half_life", type=non_negative_float, default=0.0, help="epochs in which it halves; 0: constant")
-    training("--n_epoch", type=positive_int, default=8, help="epochs to train")
-    training("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
-    training("--reg_lambda", type=non_negative_float, default=1e-4, help="weight of the L2 loss")
-    training(
+    training_argument = parser.add_argument_group("training").add_argument
+    training_argument("--lr", type=positive_float, default=0.001, help="learning rate of Adam")
+    training_argument(
+        "--lr_half_life", type=non_negative_float, default=0.0, help="epochs in which --lr halves; 0: constant"
+    )
+    training_argument("--n_epoch", type=positive_int, default=8, help="epochs to train")
+    training_argument("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
+    training_argument("--reg_lambda", type=non_negative_float, default=1e-4, help="weight of the L2 loss")
+    training_argument(
         "--task_weights", nargs="+", type=non_negative_float, help="weights of the tasks' losses; 1 each if left out"
     )
-    training(
+    training_argument(
         "--preset", choices=PRESETS, default="default", help="a published setting, which other arguments can change"
     )
-    training("--seed", type=seed_number, default=0, help="seed of everything that is drawn at random")
+    training_argument("--seed", type=seed_number, default=0, help="seed of everything that is drawn at random")
 
-    data = parser.add_argument_group("data").add_argument
-    data("--data_dir", type=absolute_path, help="folder of UTKFace or VGGFace2")
-    data("--tasks", nargs="+", choices=TASKS, default=["gender", "age"], help="tasks to train, a column each")
-    data("--split", choices=("identity", "image"), help="what training and test do not share; identity if known")
-    data("--age_bins", nargs="+", type=year, default=[MATURE], help="years at which a further class of age begins")
-    data("--image_size", type=image_size, default=64, help="side of the images in pixels")
-    data("--augment", type=boolean, default=True, help="mirror and move the training images at random")
-    data("--train_fraction", type=fraction, default=1.0, help="part of the training images that is used")
-    data("--validation_fraction", type=fraction_below_one, default=0.0, help="part that is held out before that")
+    data_argument = parser.add_argument_group("data").add_argument
+    data_argument("--data_dir", type=absolute_path, help="folder of UTKFace or VGGFace2")
+    data_argument("--tasks", nargs="+", choices=TASKS, default=["gender", "age"], help="tasks to train, a column each")
+    data_argument(
+        "--split", choices=("identity", "image"), help="what training and test do not share; identity if known"
+    )
+    data_argument(
+        "--age_bins", nargs="+", type=year, default=[MATURE], help="years at which a further class of age begins"
+    )
+    data_argument("--image_size", type=image_size, default=64, help="side of the images in pixels")
+    data_argument("--augment", type=boolean, default=True, help="mirror and move the training images at random")
+    data_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
+    data_argument("--validation_fraction", type=fraction_below_one, default=0.0, help="part of them to hold out first")
 
-    output = parser.add_argument_group("output").add_argument
-    output("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
-    output("--log_every", type=positive_int, default=100, help="steps between two logged values, at most")
-    output("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
-    output(
+    output_argument = parser.add_argument_group("output").add_argument
+    output_argument("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
+    output_argument("--log_every", type=positive_int, default=100, help="steps between two logged values, at most")
+    output_argument("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
+    output_argument(
         "--resume",
         metavar="LOG_DIR",
         type=os.path.expanduser,
         help="go on with this run; auto: begin or go on in --log_dir",
     )
 
-    add("--predict", nargs="+", metavar="PHOTO", type=os.path.expanduser, help="do not train: judge photos")
-    add("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
+    argument("--predict", nargs="+", metavar="PHOTO", type=os.path.expanduser, help="do not train: judge photos")
+    argument("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
     return parser
 
 
 def kind_of_run(args):
-    """Return the word by which the name of a run's folder tells what kind of network it trains."""
+    """Return the part of a folder's name that tells which kind of network is trained there."""
     if args.tasks and len(args.tasks) == 1:
         return "single"
     if args.split_after:
@@ -1961,7 +1988,7 @@ def main(argv=None):
         last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
         message, status = last.split("\n")[0], FAILED
     has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
-    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these it would only end in the same way
+    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # a resumed run would only end like this again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
@@ -1984,11 +2011,11 @@ def show_or_train(args, resumed):
 
 @contextlib.contextmanager
 def own_settings():
-    """Give Keras its default settings while this context lasts, and put the user's settings back at its end."""
+    """A context in which Keras has its default settings. The user's settings would change what is trained."""
     config = keras.config
     previous = (config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy())
     if previous[:3] != ("channels_last", "float32", 1e-7) or previous[3].name != "float32":
-        say(f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}; this script uses its own.")
+        say(f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}; this script sets its own.")
     config.set_image_data_format("channels_last")
     config.set_floatx("float32")
     config.set_epsilon(1e-7)
@@ -2031,7 +2058,7 @@ def boolean(text):
 
 
 def parse_number(kind, text, condition, wanted):
-    """Return the number, an int or a float, that `text` tells, if it is finite and fulfils the condition."""
+    """Return `text` as a number of the given kind, int or float, if it is finite and fulfils the condition."""
     try:
         value = kind(text)
         if math.isfinite(value) and condition(value):

@@ -244,9 +244,8 @@ def test_help_shows_every_argument_and_its_default(any_script):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [FASHION, FACES, LANDMARKS])
-def test_bad_flag_in_a_process_of_its_own(name, tmp_path):
-    result = finish(start(name, "--keep_prob", "0", cwd=tmp_path))
+def test_bad_flag_in_a_process_of_its_own(tmp_path):
+    result = finish(start(FACES, "--keep_prob", "0", cwd=tmp_path))
     assert_error(result, "--keep_prob", "'0'")
     assert result.out == "" and os.listdir(tmp_path) == []
 

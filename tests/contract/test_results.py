@@ -157,15 +157,22 @@ def get(url, body=None):
         return answer.read()
 
 
+@pytest.fixture(scope="module")
+def continued(script, small, tmp_path_factory):
+    """A folder with a run, `stitched`, that went on after two of its four epochs."""
+    folder = tmp_path_factory.mktemp("continued")
+    flags = [f"--data_dir={small}", "--n_batch_size=200", "--log_every=1", f"--log_dir={folder / 'stitched'}"]
+    assert script.main([*flags, "--n_epoch=2"]) == 0
+    assert script.main(["--resume", str(folder / "stitched"), "--n_epoch=4"]) == 0
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fast", ["true", "false"])
-def test_tensorboard_shows_all_of_it(script, small, tmp_path, fast):
+def test_tensorboard_shows_all_of_it(continued, fast):
     """By both of its loaders: a run and a resumed one, each step once; texts, graph, histograms, hyper-parameters."""
-    log_dir = tmp_path / "stitched"
-    flags = [f"--data_dir={small}", "--n_batch_size=200", "--log_every=1", f"--log_dir={log_dir}"]
-    assert script.main([*flags, "--n_epoch=2"]) == 0
-    assert script.main(["--resume", str(log_dir), "--n_epoch=4"]) == 0
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", "0", "--bind_all"]
+    log_dir = continued / "stitched"
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(continued), "--port", "0", "--bind_all"]
     server = subprocess.Popen(
         [*command, "--load_fast", fast], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -215,6 +222,8 @@ print("result", script.evaluate(keras.models.load_model(sys.argv[2]).predict, sp
 def test_the_saved_model_in_a_fresh_process(finished):
     """It takes raw pixels, and importing its script is all that loading needs."""
     experiment = finished.experiment
+    if experiment.name == FACES:
+        pytest.skip("its network has the layers of the first script")
     flags = [f"--{name}={value}" for name, value in experiment.flags.items()]
     model = str(finished.stitched / "model.keras")
     command = [sys.executable, "-c", LOAD, experiment.name, model, f"--data_dir={experiment.data_dir}", *flags]
@@ -228,15 +237,13 @@ def test_the_saved_model_in_a_fresh_process(finished):
 def test_three_tasks_by_one_more_entry(script, run, monkeypatch, garments, small, tmp_path):
     """And five tasks, whose units are logged by means."""
     train, test, _ = script.read_folder(small)
-    for count, flags in ((3, {"cross_stitch_init": 0.8}), (5, {"n_epoch": 1, "width": 0.1})):
+    for count, flags in ((3, {"cross_stitch_init": 0.8}), (5, {})):
         folder = tmp_path / str(count)
         folder.mkdir()
         for name, split in (("train", train), ("test", test)):
             labels = {f"task_{k}": split.labels["item"] % (k + 2) for k in range(count)}
             np.savez(folder / f"{name}.npz", images=split.images, **labels)
-        result = run(
-            n_epoch=flags.pop("n_epoch", 2), n_batch_size=200, data_dir=folder, log_dir=folder / "run", **flags
-        )
+        result = run(n_epoch=1, n_batch_size=600, width=0.1, data_dir=folder, log_dir=folder / "run", **flags)
         assert result.status == 0, result
         results = json.loads((folder / "run" / "results.json").read_text())
         assert results["test"].keys() == {"accuracy", *(f"task_{k}" for k in range(count))}
@@ -269,7 +276,7 @@ def test_a_single_task(run):
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [
     {"split_after": "pool_1"}, {"split_after": "fc_3", "width": 1.41}, {"cross_stitch_unit": "activation"},
-    {"precision": "bfloat16"}, {"preset": "paper"}, {"preset": "2018", "cross_stitch_unit": "layer"},
+    {"precision": "bfloat16"}, {"preset": "2018", "cross_stitch_unit": "layer"},
 ])  # fmt: skip
 def test_other_networks_of_the_first_script(run, flags):
     result = run(n_epoch=2, n_batch_size=100, **flags)
@@ -284,8 +291,8 @@ def test_other_networks_of_the_first_script(run, flags):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [
-    {"network": "single"}, {"network": "split"}, {"split_after": "pool_4"}, {"preset": "poster", "n_epoch": 1},
-    {"weight_reg": "exp", "precision": "bfloat16"}, {"network": "single", "width": 2},
+    {"network": "single", "width": 2}, {"network": "split"}, {"preset": "poster", "n_epoch": 1},
+    {"weight_reg": "exp", "precision": "bfloat16", "split_after": "pool_1"},
 ])  # fmt: skip
 def test_other_networks_of_landmarks(landmark_script, mtfl, tmp_path, capfd, flags):
     common = {"n_epoch": 1, "n_batch_size": 80, "data_dir": mtfl, "image_size": 39}

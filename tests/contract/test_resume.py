@@ -254,8 +254,8 @@ def damage(path, how):
         path.unlink()
 
 
-HOWS = [(".data-00000-of-00001", how) for how in ("truncated", "zeroed", "missing")]
-HOWS += [(".index", how) for how in ("truncated", "zeroed", "empty", "missing")]
+HOWS = [(".data-00000-of-00001", how) for how in ("truncated", "zeroed")]
+HOWS += [(".index", how) for how in ("zeroed", "empty", "missing")]
 
 
 @pytest.mark.parametrize("suffix, how", HOWS)
@@ -297,12 +297,12 @@ def test_what_was_logged_after_the_checkpoint_is_shown_once(run, finished, unfin
     assert_same_run(finished, unfinished)
 
 
-def test_a_loss_that_is_not_finite(experiment, run_experiment):
-    result = run_experiment(n_epoch=2, lr=1e30)
+def test_a_loss_that_is_not_finite(run):
+    result = run(n_epoch=2, n_batch_size=200, lr=1e30)
     assert_error(result, "step", "--lr", status=3)
     assert "go on with" not in result.last_line()  # it would end so again
     assert 0 in steps_saved(result.log_dir)
-    again = run_experiment("--resume", result.log_dir, **dict.fromkeys({**experiment.flags, "lr": None}))
+    again = run("--resume", result.log_dir)
     assert again.status == 3 and again.last_line() == result.last_line()
 
 

@@ -65,15 +65,14 @@ def test_keras_is_put_back(script, run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_importing_a_script_changes_nothing(name):
+def test_importing_the_scripts_changes_nothing():
     code = f"""
     import os, signal, sys
     before = dict(os.environ), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     import keras
     settings = keras.config.image_data_format(), keras.config.floatx(), keras.config.dtype_policy().name
     environment = dict(os.environ)
-    import {name}
+    import {", ".join(SCRIPTS)}
     assert (environment, *before[1:]) == (dict(os.environ), signal.getsignal(2), signal.getsignal(15))
     assert settings == (keras.config.image_data_format(), keras.config.floatx(), keras.config.dtype_policy().name)
     print("unchanged")
@@ -144,13 +143,10 @@ def test_in_a_notebook_an_interrupt_ends_the_run_and_not_the_kernel(small, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "locale", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}]
-)
-def test_a_locale_that_is_not_utf_8(small, tmp_path, locale):
+def test_a_locale_that_is_not_utf_8(small, tmp_path):
     """What cannot be printed is printed with escapes; a path that TensorFlow would write elsewhere is refused."""
     log_dir = tmp_path / "größe"
-    environment = {**locale, "LANG": "C"}
+    environment = {"PYTHONIOENCODING": "ascii", "LANG": "C"}
     result = finish(start(FASHION, *SHORT, f"--data_dir={small}", f"--log_dir={log_dir}", environment=environment))
     assert "Traceback" not in result.err
     if result.status == 0:

@@ -282,11 +282,11 @@ def test_a_folder_without_lists_to_test_on(run, mtfl, tmp_path):
 
 @pytest.mark.slow
 def test_learns_drawn_faces(landmark_script, tmp_path, capfd):
-    """Drawn faces: an error below 4 % in six epochs."""
-    draw.draw_mtfl(str(tmp_path / "drawn"), 1000, 150, 100)
+    """Drawn faces: an error below 5 % in six epochs."""
+    draw.draw_mtfl(str(tmp_path / "drawn"), 600, 60, 60)
     run = functools.partial(run_main, landmark_script, capfd, tmp_path / "run")
     result = run(data_dir=tmp_path / "drawn", n_epoch=6, lr_half_life=1.8, n_batch_size=16, image_size=32)
     assert result.status == 0, result
     results = landmark_script.read_json(str(result.log_dir / "results.json"), "test", "aflw")
-    assert results["test"]["mean_error"] < 0.04 and results["aflw"]["mean_error"] < 0.04
-    assert results["aflw"]["glasses"] > 0.9 and results["aflw"]["smile"] > 0.8 and results["aflw"]["pose"] > 0.7
+    assert results["test"]["mean_error"] < 0.05 and results["aflw"]["mean_error"] < 0.05
+    assert results["aflw"]["glasses"] > 0.8 and results["aflw"]["smile"] > 0.7 and results["aflw"]["pose"] > 0.5

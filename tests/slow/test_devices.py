@@ -10,7 +10,6 @@ import time
 
 import pytest
 from conftest import (
-    FACES,
     FASHION,
     LANDMARKS,
     ROOT,
@@ -67,27 +66,14 @@ def test_four_devices(script, small, tmp_path):
         assert sum(int(n) for n in re.findall(r"\d+", str(events["group/confusion_matrix"][-1][1]))) == 100
 
 
-@pytest.mark.parametrize("name", [FACES, LANDMARKS])
-def test_two_devices_with_augmentation(name, request, tmp_path):
+def test_two_devices_with_augmentation(landmark_script, mtfl, tmp_path):
     """The same crops, related weights and measures as on one."""
-    import importlib
-
-    script = importlib.import_module(name)
-    if name == FACES:
-        own = [f"--data_dir={request.getfixturevalue('utkface')}", "--image_size=16", "--n_batch_size=190"]
-        tags = ["gender/loss", "summary/accuracy_test"]
-    else:
-        own = [
-            f"--data_dir={request.getfixturevalue('mtfl')}",
-            "--image_size=32",
-            "--n_batch_size=78",
-            "--weight_reg=l2",
-        ]
-        tags = ["landmarks/loss", "pose/loss", "summary/related_weights", "landmarks/mean_error_test"]
-    common = ["--n_epoch=2", "--lr=1e-5", "--keep_prob=1", "--cross_stitch_init=0.9", "--log_every=1", *own]
-    assert script.main([*common, f"--log_dir={tmp_path / 'one'}"]) == 0
-    result = run_on_devices(2, name, *common, f"--log_dir={tmp_path / 'two'}")
+    flags = [f"--data_dir={mtfl}", "--image_size=32", "--n_batch_size=78", "--weight_reg=l2", "--log_every=1"]
+    flags += ["--n_epoch=2", "--lr=1e-5", "--keep_prob=1", "--cross_stitch_init=0.9"]
+    assert landmark_script.main([*flags, f"--log_dir={tmp_path / 'one'}"]) == 0
+    result = run_on_devices(2, LANDMARKS, *flags, f"--log_dir={tmp_path / 'two'}")
     assert result.status == 0 and "on 2 devices" in result.out, result
+    tags = ["landmarks/loss", "pose/loss", "summary/related_weights", "landmarks/mean_error_test"]
     assert_nearly_same_run(tmp_path / "one", tmp_path / "two", tags, tolerance=1e-4)
 
 
@@ -141,8 +127,9 @@ def test_a_worker_that_waits_says_for_whom_and_can_be_stopped(small, tmp_path):
     for number in (signal.SIGINT, signal.SIGTERM):
         worker = start_worker(addresses, 0, *flags(small, tmp_path / "run"))
         assert "no-such-host.invalid:2222" in worker.stdout.readline()
-        told = worker.stdout.readline()
-        assert told.startswith("still waiting for no-such-host.invalid:2222 (") and len(told) < 200
+        if number == signal.SIGTERM:
+            told = worker.stdout.readline()
+            assert told.startswith("still waiting for no-such-host.invalid:2222 (") and len(told) < 200
         worker.send_signal(number)
         began = time.monotonic()
         assert finish(worker, 30).status == 128 + number and time.monotonic() - began < 5

@@ -80,18 +80,17 @@ def test_a_signal_and_a_kill(small, whole, tmp_path):
     assert [step for step, _ in read_events(log_dir)["summary/accuracy_test"]] == [*range(7, 85, 7), 90]
 
 
-def test_kills_at_random_moments(small, whole, tmp_path):
-    """Twice, at any moment of a run, with the same command each time."""
+def test_a_kill_at_a_random_moment(small, whole, tmp_path):
+    """At any moment of a run, with the same command each time."""
     log_dir = tmp_path / "run"
-    moments = random.Random(0)
+    moment = random.Random()
     command = [*words(FLAGS, small, log_dir), "--resume=auto"]
-    for _ in range(2):
-        process = start(FASHION, *command)
-        step = last_step(log_dir) + moments.randrange(1, 15)
-        wait_for(process, lambda step=step: last_step(log_dir) >= step)
-        time.sleep(moments.random() / 10)
-        process.kill()
-        process.communicate()
+    process = start(FASHION, *command)
+    step = moment.randrange(1, 60)
+    wait_for(process, lambda: last_step(log_dir) >= step)
+    time.sleep(moment.random() / 10)
+    process.kill()
+    process.communicate()
     result = finish(start(FASHION, *command))
     assert result.status == 0, result
     assert_same_run(whole, log_dir)
@@ -111,17 +110,6 @@ def test_interrupt_before_the_first_step(small, tmp_path):
     error = process.stderr.read()
     assert process.wait() == 130 and "stopped at step 1 of 90; go on with: " in error.splitlines()[-1], error
     assert steps_saved(tmp_path / "run") == [0, 1]
-
-
-def test_a_second_run_in_the_folder_of_a_running_one_is_refused(small, tmp_path):
-    log_dir = tmp_path / "busy"
-    process = start(FASHION, *words({**FLAGS, "n_epoch": 200}, small, log_dir))
-    assert wait_for(process, lambda: last_step(log_dir) > 5)
-    again = finish(start(FASHION, *words(FLAGS, small, log_dir)))
-    assert again.status == 2 and str(log_dir) in again.last_line(), again
-    result = asked_to_stop(process, signal.SIGINT)
-    assert result.status == 130 and "Traceback" not in result.err
-    assert f"stopped at step {last_step(log_dir)} of 3000; go on with: " in result.last_line()
 
 
 def test_two_runs_begun_at_once_do_not_share_a_folder(small, tmp_path):
@@ -165,7 +153,7 @@ def test_memory_is_kept_from_step_to_step(script, tmp_path):
             if line.startswith("writing to"):
                 break
         wait_for(process, lambda: last_step(tmp_path / "run") == 0)
-        time.sleep(4)
+        time.sleep(2)
         before = page_faults(process)
         time.sleep(2)
         assert page_faults(process) - before < 20_000

@@ -1,0 +1,224 @@
+"""Pairs, intervals and corrections by hand; the stored data, the pages that are made of them, the runner."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import FASHION, ROOT
+
+from benchmarks import __main__ as commands
+from benchmarks import analysis, report, run
+from benchmarks.experiments import EXPERIMENTS, Experiment, one
+
+
+def records(**values_of_setting):
+    """Return records of one experiment, `tiny`: {setting: values of test/accuracy by seed}."""
+    found = []
+    for setting, values in values_of_setting.items():
+        for seed, value in enumerate(values):
+            record = {"experiment": "tiny", "setting": setting, "seed": seed, "commit": "a", "versions": {"x": "1"}}
+            found.append({**record, "data_sha256": "s", "arguments": [], "measures": {"test/accuracy": value}})
+    return found
+
+
+def test_paired_difference_by_hand():
+    """Three seeds whose differences are 1, 2 and 3: mean 2, deviation 1, t = 2 / (1 / sqrt(3)), two degrees."""
+    runs = analysis.table_of(records(baseline=[10, 20, 30], stitched=[11, 22, 33]))
+    pairs = analysis.differences(runs, "tiny", "stitched", "baseline", "test/accuracy")
+    assert pairs.to_dict() == {0: 1, 1: 2, 2: 3}
+    mean, (low, high), p = analysis.interval(pairs.to_numpy())
+    half = 4.302653 / 3**0.5  # the 97.5 % point of t with two degrees of freedom
+    assert (mean, low, high) == pytest.approx((2, 2 - half, 2 + half)) and p == pytest.approx(0.0741799, abs=1e-6)
+
+
+def test_two_pairs_have_no_interval():
+    mean, bounds, p = analysis.interval([1, 2])
+    assert mean == 1.5 and np.isnan(bounds).all() and np.isnan(p)
+
+
+def test_equal_differences_have_no_width():
+    assert analysis.interval([1, 1, 1]) == (1, (1, 1), 0.0)
+
+
+@pytest.mark.parametrize("what, other", [("commit", "b"), ("data_sha256", "t"), ("versions", {"x": "2"}), ("seed", 9)])
+def test_runs_that_were_not_run_alike_are_no_pair(what, other):
+    rows = records(baseline=[1, 1, 1], stitched=[2, 2, 2])
+    rows[1][what] = other
+    pairs = analysis.differences(analysis.table_of(rows), "tiny", "stitched", "baseline", "test/accuracy")
+    assert list(pairs.index) == [0, 2]
+
+
+def test_a_measure_that_is_missing_makes_no_pair():
+    rows = records(baseline=[1, 1], stitched=[2, 2])
+    rows[3]["measures"] = {}
+    runs = analysis.table_of(rows)
+    assert list(analysis.differences(runs, "tiny", "stitched", "baseline", "test/accuracy").index) == [0]
+    assert not len(analysis.differences(runs, "tiny", "stitched", "baseline", "test/item"))
+    assert not len(analysis.differences(runs, "tiny", "absent", "baseline", "test/accuracy"))
+
+
+def test_clusters_by_hand():
+    """Two values in each of three clusters that are equal within: the interval of the three means, for equal sizes."""
+    sample, clusters = [1, 1, 2, 2, 4, 4], ["a", "a", "b", "b", "c", "c"]
+    mean, bounds, p = analysis.interval(sample, clusters)
+    expected = analysis.interval([1, 2, 4])
+    assert (
+        mean == pytest.approx(expected[0]) and bounds == pytest.approx(expected[1]) and p == pytest.approx(expected[2])
+    )
+
+
+def test_holm_by_hand():
+    """The smallest of three is tripled, the next doubled, and none is below one before it; at most 1."""
+    np.testing.assert_allclose(analysis.holm([0.03, np.nan, 0.01, 0.02]), [0.04, np.nan, 0.03, 0.04])
+    np.testing.assert_allclose(analysis.holm([0.9, 0.8]), [1, 1])
+
+
+def test_both_sources_of_chance():
+    """Seeds that differ widen the interval, and so do images that differ; a constant has none."""
+    rng = np.random.default_rng(0)
+    assert analysis.over_seeds_and_images(np.ones((5, 100))) == pytest.approx((1, 1))
+    images = rng.normal(size=200)
+    low, high = analysis.over_seeds_and_images(np.tile(images, (5, 1)))
+    assert high - low == pytest.approx(2 * 1.96 * images.std() / 200**0.5, rel=0.1)
+    seeds = rng.normal(size=40)
+    low, high = analysis.over_seeds_and_images(np.tile(seeds[:, None], (1, 50)))
+    assert high - low == pytest.approx(2 * 1.96 * seeds.std() / 40**0.5, rel=0.1)
+
+
+def test_predictions_of_images(tmp_path):
+    """A network that is right for both tasks of an image adds 1, for one of them a half."""
+    truth = np.array([0, 1, 2], np.uint8)
+    arrays = {
+        "truth|item": truth,
+        "truth|group": truth,
+        "a|0|item": np.array([0, 1, 0]),
+        "a|0|group": np.array([0, 0, 0]),
+    }
+    np.savez(tmp_path / "tiny.npz", **arrays, **{"b|0|mean_error": np.array([100, 300])})
+    assert analysis.of_images("tiny", "a", 0, ["item", "group"], tmp_path).tolist() == [1, 0.5, 0]
+    assert analysis.of_images("tiny", "b", 0, [], tmp_path).tolist() == [0.01, 0.03]
+    assert analysis.of_images("tiny", "a", 1, ["item", "group"], tmp_path) is None
+
+
+def test_every_experiment_is_whole():
+    for name, experiment in EXPERIMENTS.items():
+        assert experiment.primary in experiment.measures.values(), name
+        assert experiment.baseline in experiment.settings or len(experiment.settings) == 1, name
+        for comparison in experiment.comparisons:
+            assert {comparison.setting, comparison.other} <= experiment.settings.keys(), name
+
+
+def test_stored_runs_belong_to_experiments():
+    runs = analysis.load()
+    assert len(runs) >= 381 and not runs.duplicated(["experiment", "setting", "seed"]).any()
+    known = {(name, setting) for name, experiment in EXPERIMENTS.items() for setting in experiment.settings}
+    trials = ("gender_age_trials", "landmark_trials")
+    stored = set(zip(runs.experiment, runs.setting))
+    assert {pair for pair in stored if pair[0] not in trials} <= known
+
+
+def test_pages_are_what_the_data_give():
+    assert report.main(check=True) == 0
+
+
+def test_the_three_lines_of_pandas(capsys):
+    """Those of the results' README give README's row of units from one half on all garments."""
+    text = (ROOT / "benchmarks" / "results" / "README.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0].replace("benchmarks/", f"{ROOT}/benchmarks/")
+    exec(code, {})
+    out = capsys.readouterr().out
+    assert "mean     0.35" in out and "count    3.00" in out
+
+
+def test_seeds_of_the_command_line():
+    assert commands.seeds("0-4") == [0, 1, 2, 3, 4] and commands.seeds("3,7") == [3, 7] and commands.seeds("5") == [5]
+    with pytest.raises(Exception, match="0-4"):
+        commands.seeds("some")
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """An experiment of two settings in the runner, whose results go to a folder of the test."""
+    settings = {"baseline": one({"n_epoch": 1}, cross_stitch_enabled=False), "stitched": one({"n_epoch": 1}, width=0.5)}
+    experiment = Experiment("Tiny", FASHION, settings, {"overall": "test/accuracy"}, "test/accuracy")
+    monkeypatch.setitem(EXPERIMENTS, "tiny", experiment)
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "checked_out_commit", lambda: "abc")
+    return experiment
+
+
+@pytest.mark.slow
+def test_a_run_of_the_runner(tiny, small, tmp_path, monkeypatch):
+    """It trains what is missing, stores it at once, and repeats nothing."""
+    run.run_experiment("tiny", [0], str(small), str(tmp_path / "runs"), keep_models=True)
+    stored = run.read_records()
+    assert [(record["setting"], record["seed"], record["commit"]) for record in stored] == [
+        ("baseline", 0, "abc"),
+        ("stitched", 0, "abc"),
+    ]
+    results = json.loads((tmp_path / "runs" / "tiny" / "stitched-seed0" / "run0" / "results.json").read_text())
+    assert stored[1]["measures"]["test/accuracy"] == results["test"]["accuracy"]
+    assert stored[1]["arguments"][0]["width"] == 0.5 and "seed" not in stored[1]["arguments"][0]
+    with np.load(tmp_path / "results" / "predictions" / "tiny.npz") as file:
+        right = [np.mean(file[f"stitched|0|{task}"] == file[f"truth|{task}"]) for task in ("item", "group")]
+    assert right == pytest.approx([results["test"]["item"], results["test"]["group"]])
+    curves = pd.read_csv(tmp_path / "results" / "curves.csv.gz", names=run.CURVES)
+    assert set(curves.setting) == {"baseline", "stitched"} and "units/pool_1/item_from_group" in set(curves.tag)
+    monkeypatch.setattr(run, "train", lambda *_: pytest.fail("a stored run was trained again"))
+    run.run_experiment("tiny", [0], str(small), str(tmp_path / "runs"), keep_models=True)
+
+
+def test_arguments_are_judged_before_anything_is_trained(tiny, small, monkeypatch):
+    tiny.settings["wrong"] = one({"keep_prob": 7})
+    monkeypatch.setattr(run, "train", lambda *_: pytest.fail("it began to train"))
+    with pytest.raises(SystemExit, match=r"wrong.*--keep_prob"):
+        run.run_experiment("tiny", [0], str(small), "unused", keep_models=False)
+
+
+def test_a_script_that_was_changed_is_refused(monkeypatch):
+    def git(command, **_):
+        return SimpleNamespace(returncode=0, stdout=" M a.py\n" if "status" in command else "abc\n")
+
+    monkeypatch.setattr(run.subprocess, "run", git)
+    with pytest.raises(SystemExit, match=r"a\.py"):
+        run.checked_out_commit()
+
+
+STORE = """
+import sys
+from pathlib import Path
+from benchmarks import run
+run.RESULTS = Path(sys.argv[1])
+for k in range(20):
+    record = {"experiment": "tiny", "setting": sys.argv[2], "seed": k}
+    run.store(record, [("tiny", sys.argv[2], k, 0, "tag", 1, 0.5)], {"item": run.np.zeros(3, run.np.uint8)})
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_store_at_once_lose_nothing(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": ""}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", STORE, str(tmp_path), name], cwd=ROOT, env=environment)
+        for name in ("one", "other")
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
+    lines = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
+    assert len({(line["setting"], line["seed"]) for line in lines}) == 40 == len(lines)
+    assert len(pd.read_csv(tmp_path / "curves.csv.gz", header=None)) == 40
+    with np.load(tmp_path / "predictions" / "tiny.npz") as file:
+        assert len(file.files) == 40
+
+
+def test_a_page_is_filled_between_its_marks(monkeypatch):
+    monkeypatch.setitem(report.MADE, "value: x", lambda runs: "7")
+    monkeypatch.setitem(report.MADE, "table: x", lambda runs: "| a |")
+    page = "It is <!-- value: x -->6<!-- end -->.\n\n<!-- table: x --><!-- end -->\n"
+    expected = "It is <!-- value: x -->7<!-- end -->.\n\n<!-- table: x -->\n| a |\n<!-- end -->\n"
+    assert report.fill(page, None) == expected == report.fill(expected, None)
