@@ -1168,8 +1168,16 @@ class GreetingHandler(socketserver.BaseRequestHandler):
 
 
 class GreetingServer(socketserver.ThreadingTCPServer):
+    """A server that answers greetings at a port, over IPv6 and IPv4 where the machine has both."""
+
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     allow_reuse_address = True
     daemon_threads = True
+
+    def server_bind(self):
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 def wait_for_processes(own_address, others):

@@ -9,6 +9,12 @@ from . import analysis
 from .experiments import EXPERIMENTS
 
 IMG = Path(__file__).resolve().parent.parent / "img"
+CURVES = {  # what curves.png shows: {experiment: title}
+    "full": "constant rate",
+    "decaying_15": "decaying rate, half the epochs",
+    "setting_2018": "setting of 2018",
+    "dense_2018_30": "setting of 2018 in float32, and published",
+}
 SHOWN = {  # what results.png shows: groups of (label, experiment, setting)
     "Fashion-MNIST": [
         ("all images, 15 epochs, from the identity", "decaying_15", "channel"),
@@ -34,7 +40,7 @@ def draw_all(runs, curves, check):
     shown = [setting for group in SHOWN.values() for setting in group]
     parts = {
         "results.png": (draw_differences, runs[runs.experiment.isin([name for _, name, _ in shown])]),
-        "curves.png": (draw_curves, curves[(curves.tag == "summary/accuracy_test")]),
+        "curves.png": (draw_curves, curves[curves.experiment.isin(CURVES) & (curves.tag == "summary/accuracy_test")]),
         "alphas.png": (draw_alphas, curves[(curves.experiment == "scarce_10") & curves.tag.str.startswith("units/")]),
     }
     changed = []
@@ -90,16 +96,10 @@ def draw_differences(runs):
 
 def draw_curves(curves):
     """Draw the test accuracy over training on all garments, mean and range over the seeds, and the published one."""
-    panels = {
-        "full": "constant rate",
-        "decaying_15": "decaying rate, half the epochs",
-        "setting_2018": "setting of 2018",
-        "dense_2018_30": "setting of 2018 in float32, and published",
-    }
     kinds = [("baseline", "#777777", "without units"), ("channel", "#1b6ca8", "with units")]
     kinds += [("activation", "#d1495b", "dense units")]
     figure, axes_of = pyplot().subplots(2, 2, figsize=(9, 6.2), sharex=True, sharey=True)
-    for axes, (name, title) in zip(axes_of.flat, panels.items()):
+    for axes, (name, title) in zip(axes_of.flat, CURVES.items()):
         for setting, colour, label in kinds:
             chosen = curves[(curves.experiment == name) & (curves.setting == setting)]
             if len(chosen):

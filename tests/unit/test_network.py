@@ -2,8 +2,10 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -357,6 +359,27 @@ def test_the_chief_is_who_stands_first(script, monkeypatch):
     ):
         monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}))
         assert script.choose_strategy() == ("strategy", expected)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_processes_meet_over_ipv4_and_ipv6(script, host):
+    """Two that wait for each other, in threads; both must return."""
+    if host == "[::1]" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    family = socket.AF_INET6 if host == "[::1]" else socket.AF_INET
+    with socket.socket(family) as one, socket.socket(family) as other:  # two ports that are free
+        for listener in (one, other):
+            listener.bind((host.strip("[]"), 0))
+        addresses = [f"{host}:{listener.getsockname()[1]}" for listener in (one, other)]
+    meeting = [
+        threading.Thread(target=script.wait_for_processes, args=(own, [other]), daemon=True)
+        for own, other in (addresses, addresses[::-1])
+    ]
+    for thread in meeting:
+        thread.start()
+    for thread in meeting:
+        thread.join(timeout=20)
+    assert not any(thread.is_alive() for thread in meeting)
 
 
 def test_the_number_of_threads_is_set_before_tensorflow_starts():
