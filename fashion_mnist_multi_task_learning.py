@@ -12,7 +12,7 @@ Train with units, then without, and compare the curves of the two runs:
     python -m tensorboard.main --logdir tf_logs
 
 The script looks for Fashion-MNIST on this machine, and downloads it if it is missing. If that fails, it says so and
-trains on a sample, which lies in the folder data beside it. To train on your own data, put train.npz and test.npz into
+trains on the sample in the folder `data` beside this script. To train on your own data, put train.npz and test.npz into
 a folder and add --data_dir FOLDER. Each file holds `images`, uint8 (n, height, width) or (n, height, width, channels),
 and for every task an array of whole numbers from 0, named after the task. A further array, for instance `item_names`
 for the task `item`, can hold the names of the classes.
@@ -88,7 +88,9 @@ if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's start-up notes
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocate GPU memory only as it is needed
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory in the next step: a step is faster
-    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24))  # in effect without a limit; the default is 64 GB
+    os.environ.setdefault(
+        "TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24)
+    )  # so high that it limits nothing; it is 64 GB otherwise
 
 import keras
 
@@ -124,7 +126,7 @@ TASKS = {  # the names of each task's classes
 
 FILTERS = (32, 64)  # the number of filters in each convolution block
 DENSE_WIDTH = 1024  # the size of the fully connected layer
-# The names of the layers that a unit, or the end of a trunk, can follow: pool_1, pool_2, fc_3.
+# The names of the layers that a unit can follow, and that --split_after can name: pool_1, pool_2, fc_3.
 STITCHABLE_LAYERS = [*(f"pool_{level}" for level in range(1, len(FILTERS) + 1)), f"fc_{len(FILTERS) + 1}"]
 EVALUATION_BATCH_SIZE = 500
 # What is printed beside the training loss, and the tag under which the training step returns it.
@@ -149,7 +151,7 @@ class CrossStitch(layers.Layer):
 
     Args:
         init: The initial alpha_ii, above 0 and at most 1. All other alpha_ij start at (1 - init) / (T - 1), so that
-            the weights of each column sum to one and keep the scale of its activations. With 1.0 the unit starts as
+            the weights of each column sum to one. With 1.0 the unit starts as
             the identity.
 
     Raises:
@@ -179,7 +181,7 @@ class CrossStitch(layers.Layer):
         return self.alpha_from_init(self.init)
 
     def alpha_from_init(self, init):
-        """Return the array that `alpha` starts from with a given `init`, which need not be the unit's own."""
+        """Return the array that `alpha` starts from with `init`: the unit's own, or that of `stitch_columns`."""
         others = (1 - init) / (self.num_columns - 1)
         mixing = np.full((self.num_columns, self.num_columns), others, np.float32)
         np.fill_diagonal(mixing, init)
@@ -269,7 +271,7 @@ def build_network(args, classes, mean, variance):
     task has its own layers, and only between these are units built.
 
     Args:
-        args: The command line.
+        args: The parsed command line.
         classes: {task: the names of its classes}. There is one column for each task.
         mean, variance: Arrays (height, width, channels) that standardise each pixel. They become part of the network,
             so that a saved network takes raw pixels.
@@ -322,26 +324,20 @@ def dense_block(args, x, column, level):
     return layers.ReLU()(x)
 
 
-def batch_norm(args, x, name):
+def batch_norm(args, x, name, dtype=None):
     """Batch norm over the global batch, by a fast kernel if there is only one replica (see FusedBatchNormalization)."""
     distributed = tf.distribute.has_strategy()
-    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
+    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name, dtype=dtype)(x)
 
 
 def output_layer(args, x, task, num_classes):
     """Dropout and a fully connected layer: (batch, width) to float32 logits (batch, classes)."""
     x = layers.Dropout(1 - args.keep_prob, name=f"{task}.dropout", dtype="float32")(x)
-    if args.preset == "2018":  # there the logits are batch-normalised, too, here in float32 as all logits
+    if args.preset == "2018":  # the network of 2018 batch-normalises its logits; no argument does that alone
         output = layers.Dense(
             num_classes, use_bias=False, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32"
         )
-        normalise = FusedBatchNormalization(
-            momentum=args.bn_momentum,
-            synchronized=tf.distribute.has_strategy(),
-            name=f"{task}.output_bn",
-            dtype="float32",
-        )
-        return normalise(output(x))
+        return batch_norm(args, output(x), f"{task}.output_bn", dtype="float32")
     return layers.Dense(num_classes, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32")(x)
 
 
@@ -352,14 +348,15 @@ def stitch(args, columns, layer):
     """
     if not args.cross_stitch_enabled or layer not in args.cross_stitch_at or len(columns) == 1:
         return columns
-    init = 1.0 if args.pretrain_epoch else args.cross_stitch_init  # while the columns train alone, the identity
+    # With --pretrain_epoch the columns train alone at first. Until `stitch_columns` is called, units are the identity.
+    init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
     unit = UNITS[args.cross_stitch_unit](init=init, name=layer)
     mixed = unit(list(columns.values()))
     return dict(zip(columns, mixed))
 
 
 def end_trunk(args, columns, layer, names):
-    """End the trunk where --split_after says so: each of the columns `names` goes on from its activations."""
+    """End the trunk where --split_after says so: each of the columns `names` goes on from the trunk's activations."""
     if layer != args.split_after:
         return columns
     return {name: columns["trunk"] for name in names}
@@ -394,7 +391,10 @@ def l2_loss(network):
 
 
 def weights_of_tasks(args, tasks):
-    """Return {task: the weight of its loss}. `tasks` are in the order of --tasks, as the network's outputs are."""
+    """Return {task: the weight of its loss}. `tasks` are in the order of --tasks.
+
+    The outputs of a network are: Keras keeps the order of the dictionary that the network was made with.
+    """
     weights = args.task_weights or [1.0] * len(tasks)
     return dict(zip(tasks, weights))
 
@@ -432,9 +432,9 @@ def make_train_step(strategy, network, optimizers, args, signature):
             weighted = [task_weights[task] * losses[task] for task in losses]
             l2 = args.reg_lambda * l2_loss(network) / strategy.num_replicas_in_sync
             total = tf.add_n([*weighted, l2])
-        optimizers.apply_gradients(tape, total, network)  # sums the gradients over the replicas
+        optimizers.apply_gradients(tape, total, network)  # TensorFlow's optimizers sum over the replicas
 
-        # The mean over the tasks, for this batch, with dropout. The implementation of 2018 has the same tags.
+        # The mean over the tasks, for this batch, with dropout. (The tags are those of the implementation of 2018.)
         accuracy = count_correct(logits, labels) / (global_batch_size * len(logits))
         return {
             "summary/loss_total": total,
@@ -511,7 +511,7 @@ def train(args, resumed):
     """Train the network, and write its checkpoints, curves and results to `args.log_dir`.
 
     Args:
-        args: The command line.
+        args: The parsed command line.
         resumed: The content of run.json of the run to go on with, or None for a new run. A run that was stopped or
             killed and is resumed ends with exactly the weights that it would have had without the interruption.
 
@@ -538,9 +538,9 @@ def train(args, resumed):
     steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
     last_step = args.n_epoch * steps_per_epoch
     eval_every = args.eval_every or steps_per_epoch
-    log_every = min(args.log_every, max(1, last_step // 10))  # ten values or more, if there are as many steps
+    log_every = min(args.log_every, max(1, last_step // 10))  # a short run has ten values, too
     speeds = []  # images per second, from each evaluation to the next
-    evaluations = None  # those of the last step, when it has been trained
+    evaluations = None  # the newest ones, when there are any
 
     with collected_stop_signals() as stop_signals:
         if is_chief:
@@ -845,7 +845,7 @@ def read_folder(folder):
 
 
 def read_fashion_mnist(folder, name):
-    """Read one split of Fashion-MNIST, or of data in the form of its files, as {name: array}, like `read_npz`."""
+    """Read one split of Fashion-MNIST, or of other data in files of its form, as {name: array}, like `read_npz`."""
     images = read_idx(os.path.join(folder, f"{FILES[name]}-images-idx3-ubyte.gz"), dimensions=3)
     items = read_idx(os.path.join(folder, f"{FILES[name]}-labels-idx1-ubyte.gz"), dimensions=1)
     if items.max(initial=0) >= len(GROUP_OF_ITEM):
@@ -888,7 +888,7 @@ def read_npz(folder, name):
             names_of_classes = {f"{key}_names" for key in file}
             return {key: np.asarray(file[key], str if key in names_of_classes else None) for key in file}
     except Exception as error:  # NumPy raises many types for damaged files
-        raise Failure(f"{path} is not a file of numpy.savez without Python objects ({error}).") from None
+        raise Failure(f"{path} should be a file written by numpy.savez, without Python objects ({error}).") from None
 
 
 def find_tasks(folder, arrays):
@@ -1058,10 +1058,10 @@ def available_cores():
 def threads_per_operation(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
-    The columns run at the same time. The thread that starts an operation works on it, too, so one core for each column
-    is taken, and the pool gets the others. (For 16 cores this was found by counting busy threads.)
-    If there is only one column, or if most of the time goes into the matrix products of activation units, one operation
-    runs at a time and gets all cores.
+    The columns run at the same time. The thread that starts an operation works on it, too. So each column keeps one
+    core busy, and the pool gets the others. (The rule was found by counting busy threads on 16 cores.) If there is only
+    one column, or if most of the time goes into the matrix products of activation units, one operation runs at a time
+    and gets all cores.
     """
     activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
     if num_columns == 1 or activation_units:
@@ -1100,8 +1100,8 @@ def choose_strategy():
 def share_of_replica(batch):
     """Return this replica's part of a global batch, a nested structure of tensors.
 
-    The images are in memory, and slicing them by hand is simpler than a distributed dataset. Any number of replicas
-    sees the same global batches.
+    The images are in memory, and slicing them by hand is simpler than a distributed dataset. The global batches
+    are the same for any number of replicas.
     """
     context = tf.distribute.get_replica_context()
     replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
@@ -1130,7 +1130,7 @@ def join_cluster():
         counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
         ports = [int(address.rpartition(":")[2]) for address in addresses]
         if not set(counts) <= {"chief", "worker"} or counts.get("chief", 0) > 1 or min(ports) < 1:
-            raise ValueError(f"the jobs are {counts}")
+            raise ValueError(f"the jobs are {counts}, at {', '.join(addresses)}")
     except (ValueError, TypeError, AttributeError) as error:
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
         raise Failure(f"TF_CONFIG should look like {example}, with one chief at most ({error}).") from None
@@ -1238,7 +1238,7 @@ def refuse_disagreement(strategy, facts):
 
 @contextlib.contextmanager
 def collected_stop_signals():
-    """A context in which Ctrl-C and SIGTERM do not end the program, but add their number to the list that it returns.
+    """A context in which Ctrl-C and SIGTERM do not end the program, but are added to the list that it returns.
 
     Only the main thread can set signal handlers. A program that calls `main` from another thread, as Ray Train does,
     has its own ways to end a run.
@@ -1736,13 +1736,15 @@ def make_parser():
     training_argument(
         "--preset", choices=PRESETS, default="default", help="a published setting, which other arguments can change"
     )
-    training_argument("--seed", type=seed_number, default=0, help="seed of everything that is drawn at random")
+    training_argument("--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images")
 
     data_argument = parser.add_argument_group("data").add_argument
     data_argument("--data_dir", type=absolute_path, help="four .gz files, or train.npz and test.npz")
     data_argument("--tasks", nargs="+", help="tasks to train, as in item group; all if left out")
     data_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
-    data_argument("--validation_fraction", type=fraction_below_one, default=0.0, help="part of them to hold out first")
+    data_argument(
+        "--validation_fraction", type=fraction_below_one, default=0.0, help="part held out, the same for all seeds"
+    )
 
     output_argument = parser.add_argument_group("output").add_argument
     output_argument("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
@@ -1820,7 +1822,7 @@ def folder_to_resume(args):
 
 
 def arguments_of_resumed_run(parser, argv, folder, recorded):
-    """Return the arguments of the run in `folder`. Only --n_epoch may grow and --data_dir may differ.
+    """Return the arguments of the run in `folder`. Only --data_dir may differ from it, and --n_epoch be larger.
 
     `recorded` are the arguments in its run.json.
     """
@@ -1839,7 +1841,7 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
 
 
 def default_log_dir(args, parser):
-    """Return a new folder for the run, whose name tells it from others: data, kind, what is not default, seed, time."""
+    """Return a new folder for the run, named after the data, the kind of network, what is not default, and the time."""
     if "TF_CONFIG" in os.environ:
         raise Failure("--log_dir is needed with TF_CONFIG: a folder that all processes see.")
     script = NAME.removesuffix("_multi_task_learning")
@@ -1867,7 +1869,7 @@ def refuse_log_dir(log_dir):
 
 
 def main(argv=None):
-    """Do what the command line `argv` says, and return the exit status: 0, or another after one line that says why."""
+    """Do what the command line `argv` says. Return the exit status: 0, or another after an error of one line."""
     log_dir = None
     try:
         with own_settings():
@@ -1885,7 +1887,7 @@ def main(argv=None):
         last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
         message, status = last.split("\n")[0], FAILED
     has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
-    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # a resumed run would only end like this again
+    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would end like this again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status
@@ -1894,8 +1896,8 @@ def main(argv=None):
 def show_or_train(args, resumed):
     """Train, or show the results of the run to resume if it is finished."""
     if PRESETS[args.preset]:
-        changed = ", ".join(f"--{name} {vars(args)[name]}" for name in PRESETS[args.preset])
-        say(f"--preset {args.preset} means {changed}")
+        changed = ", ".join(f"--{name} {value}" for name, value in PRESETS[args.preset].items())
+        say(f"--preset {args.preset} means {changed}, where other arguments do not change it")
     path = os.path.join(args.log_dir, "results.json")
     if resumed and os.path.exists(path):
         results = read_json(path, "classes", "data")
@@ -1912,7 +1914,10 @@ def own_settings():
     config = keras.config
     previous = (config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy())
     if previous[:3] != ("channels_last", "float32", 1e-7) or previous[3].name != "float32":
-        say(f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}; this script sets its own.")
+        say(
+            f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}, layers in "
+            f"{previous[3].name}; this script sets its own."
+        )
     config.set_image_data_format("channels_last")
     config.set_floatx("float32")
     config.set_epsilon(1e-7)

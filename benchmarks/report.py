@@ -28,7 +28,42 @@ README_ROWS = [  # named in PROTOCOL.md: what it says, the experiment, the setti
     ("landmarks, 20 epochs, units from the identity", "landmarks", "cross-stitch"),
     ("landmarks, 60 epochs, units from the identity", "landmarks_60", "cross-stitch"),
 ]
-PRIMARY = ["decaying_15", "scarce_10", "gender_age_decaying", "landmarks", "landmarks_60"]
+MAIN_ROWS = {  # experiment: what it says, and {setting: what it says}
+    "decaying_15": (
+        "all garments, 15 epochs",
+        {"channel": "units from the identity", "init 0.5": "units from one half"},
+    ),
+    "scarce_10": (
+        "a tenth of the garments",
+        {
+            "channel": "units from the identity",
+            "channel, as in the paper": "the paper's recipe",
+            "init 0.5": "units from one half",
+            "init 0.5, α fixed": "units that stay at one half",
+        },
+    ),
+    "gender_age_decaying": (
+        "faces, 8 epochs",
+        {"channel": "units from the identity", "init 0.5": "units from one half"},
+    ),
+    "landmarks": (
+        "landmarks, 20 epochs",
+        {
+            "cross-stitch": "units from the identity",
+            "cross-stitch, related weights, l2": "the same with the poster's loss, quadratic",
+            "cross-stitch, related weights, exp": "the same with the poster's loss, exponential",
+            "one network, landmarks alone": "one network, landmarks alone",
+            "one network, split": "one network with a branch for each task",
+        },
+    ),
+    "landmarks_60": (
+        "landmarks, 60 epochs",
+        {
+            "cross-stitch": "units from the identity",
+            "one network, landmarks alone": "one network, landmarks alone",
+        },
+    ),
+}
 NO_GROUP, NO_ITEM = "init 0.5, group not trained", "init 0.5, item not trained"
 CONTROLS = [  # what it says, the experiments, the setting, the other one, the measure
     ("units from one half, minus none", GARMENTS_TOGETHER, "init 0.5", "baseline", "test/accuracy"),
@@ -39,6 +74,30 @@ CONTROLS = [  # what it says, the experiments, the setting, the other one, the m
     ("`group`: a second column without a task of its own", GARMENTS_TOGETHER, NO_ITEM, "baseline", "test/group"),
     ("`group`: that column learns `item`, too", GARMENTS_TOGETHER, "init 0.5", NO_ITEM, "test/group"),
     ("learning α, minus α fixed at one half", PARTS_OF_GARMENTS, "init 0.5", "init 0.5, α fixed", "test/accuracy"),
+]
+NO_GENDER = "init 0.5, gender not trained"
+NO_ATTRIBUTES = "cross-stitch, attributes not trained, no L2"
+ONE_WIDE, ONE = "one network, twice as wide, no L2", "one network, no L2"
+FURTHER_CONTROLS = [  # what it says, the experiment, the setting, the other one, the measure
+    ("faces, `age`: units from one half, minus none", "gender_age_decaying", "init 0.5", "baseline", "test/age"),
+    ("a second column without a task of its own", "gender_age_decaying", NO_GENDER, "baseline", "test/age"),
+    ("that column learns `gender`, too", "gender_age_decaying", "init 0.5", NO_GENDER, "test/age"),
+    (
+        "landmarks: units from the identity, minus none",
+        "landmarks_width",
+        "cross-stitch, no L2",
+        "two columns, no L2",
+        "test/mean_error",
+    ),
+    (
+        "a second column without a task of its own",
+        "landmarks_width",
+        NO_ATTRIBUTES,
+        "two columns, no L2",
+        "test/mean_error",
+    ),
+    ("that column learns attributes, too", "landmarks_width", "cross-stitch, no L2", NO_ATTRIBUTES, "test/mean_error"),
+    ("one network twice as wide, minus one network", "landmarks_width", ONE_WIDE, ONE, "test/mean_error"),
 ]
 
 
@@ -179,19 +238,39 @@ def averages_table(runs):
     rows = []
     for (experiment, setting, measure), pairs in stored.groupby(["experiment", "setting", "measure"], sort=False):
         one = analysis.values(runs, experiment, setting, measure)
-        of_pairs = [one[[pair.seed, pair.other_seed]].mean() for pair in pairs.itertuples()]
         seeds = sorted({*pairs.seed, *pairs.other_seed})
-        gains = pairs.value.to_numpy() - np.array(of_pairs)
+        change = change_by_averaging(one, pairs)
         rows.append(
             [
                 f"`{experiment}`, {setting}, {measure.removeprefix('test/').replace('_', ' ')}",
                 percent(one[seeds].mean()),
                 percent(pairs.value.mean()),
                 str(len(pairs)),
-                f"{percent(gains.mean(), True)} ({percent(gains.min(), True)} to {percent(gains.max(), True)})",
+                f"{percent(change.mean(), True)} ({percent(change.min(), True)} to {percent(change.max(), True)})",
             ]
         )
     return table(["network", "one", "two, averaged", "pairs", "difference (lowest and highest pair)"], rows)
+
+
+def change_by_averaging(one, pairs):
+    """Return, for each pair of networks, the measure of their averaged outputs minus the mean of their own measures.
+
+    Args:
+        one: The measure of a network alone, by seed.
+        pairs: Rows of averages.csv, with the columns seed, other_seed and value.
+    """
+    return np.array([pair.value - one[[pair.seed, pair.other_seed]].mean() for pair in pairs.itertuples()])
+
+
+def averaging_value(experiment, setting, measure):
+    """Return a function that gives the mean change by averaging two networks."""
+
+    def value(runs):
+        stored = pd.read_csv(RESULTS / "averages.csv")
+        pairs = stored[(stored.experiment == experiment) & (stored.setting == setting) & (stored.measure == measure)]
+        return percent(change_by_averaging(analysis.values(runs, experiment, setting, measure), pairs).mean(), True)
+
+    return value
 
 
 def course_of_2018(runs):
@@ -269,17 +348,35 @@ def readme_table(runs):
 
 
 def main_table(runs):
-    """Return RESULTS.md's main table: all settings of the primary experiments, beside columns without units."""
+    """Return RESULTS.md's main table: what settings gain over columns without units. A lower error is a gain."""
     rows = []
-    for experiment in PRIMARY:
+    for experiment, (title, settings) in MAIN_ROWS.items():
         spec = EXPERIMENTS[experiment]
-        for setting in spec.settings:
-            pairs = analysis.differences(runs, experiment, setting, spec.baseline, spec.primary)
-            if setting != spec.baseline and len(pairs):
-                mean, bounds, _ = analysis.interval(pairs.to_numpy())
-                errors = of_errors(runs, experiment, setting, spec.baseline, spec.primary)
-                rows.append([f"`{experiment}`: {setting}", with_interval(mean, bounds), errors, str(len(pairs))])
-    return table(["minus separate columns", "points", "% of errors", "seeds"], rows)
+        level = percent(analysis.values(runs, experiment, spec.baseline, spec.primary).mean())
+        measure = "mean error" if spec.primary.endswith("error") else "accuracy"
+        rows.append([f"**{title}**: separate columns, {measure} {level}", "", "", ""])
+        for setting, words in settings.items():
+            pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
+            mean, bounds, _ = analysis.interval(pairs.to_numpy())
+            errors = of_errors(runs, experiment, setting, spec.baseline, spec.primary)
+            rows.append([words, with_interval(mean, bounds), errors, str(len(pairs))])
+    return table(["", "gain, in points", "% of errors", "seeds"], rows)
+
+
+def gains(runs, experiment, setting, other, measure):
+    """Return by how much a setting is better than the other one, for each seed."""
+    pairs = analysis.differences(runs, experiment, setting, other, measure)
+    return -pairs if measure.endswith("error") else pairs
+
+
+def further_controls_table(runs):
+    """Return RESULTS.md's table of controls on faces and landmarks, as gains."""
+    rows = []
+    for label, *comparison in FURTHER_CONTROLS:
+        pairs = gains(runs, *comparison)
+        mean, bounds, p = analysis.interval(pairs.to_numpy())
+        rows.append([label, with_interval(mean, bounds), str(len(pairs)), p_value(p)])
+    return table(["", "gain, in points", "pairs", "p"], rows)
 
 
 def controls_table(runs):
@@ -314,11 +411,11 @@ def pooled_value(row):
     return value
 
 
-def pair_value(experiment, setting, other, measure):
-    """Return a function that gives the difference and interval of one pair of settings."""
+def gain_value(experiment, setting, other, measure):
+    """Return a function that gives what one setting gains over another one, and the interval."""
 
     def value(runs):
-        pairs = analysis.differences(runs, experiment, setting, other, measure)
+        pairs = gains(runs, experiment, setting, other, measure)
         return with_interval(*analysis.interval(pairs.to_numpy())[:2])
 
     return value
@@ -328,19 +425,19 @@ MADE = {
     "table: readme": readme_table,
     "table: main": main_table,
     "table: controls": controls_table,
+    "table: further controls": further_controls_table,
     "table: 2018": course_of_2018,
     "table: averages": averages_table,
     "table: speed": speed_table,
     "value: half": pooled_value(0),
     "value: identity": pooled_value(1),
-    "value: half or identity": pooled_value(2),
     "value: fixed": pooled_value(7),
-    "value: half on faces": pair_value("gender_age_decaying", "init 0.5", "baseline", "test/accuracy"),
-    "value: identity on faces": pair_value("gender_age_decaying", "channel", "baseline", "test/accuracy"),
-    "value: landmarks": pair_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
-    "value: landmarks control": pair_value(
-        "landmarks_width", "cross-stitch, attributes not trained, no L2", "two columns, no L2", "test/mean_error"
-    ),
+    "value: half on faces": gain_value("gender_age_decaying", "init 0.5", "baseline", "test/accuracy"),
+    "value: identity on faces": gain_value("gender_age_decaying", "channel", "baseline", "test/accuracy"),
+    "value: landmarks": gain_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
+    "value: landmarks, 60 epochs": gain_value("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
+    "value: averaging, item": averaging_value("decaying_15", "baseline", "test/item"),
+    "value: averaging, group": averaging_value("decaying_15", "baseline", "test/group"),
 }
 
 
