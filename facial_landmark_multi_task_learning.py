@@ -1496,9 +1496,9 @@ def threads_per_operation(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
     The columns run at the same time. The thread that starts an operation works on it, too. So each column keeps one
-    core busy, and the pool gets the others. (The rule was found by counting busy threads on 16 cores.) If there is only
-    one column, or if most of the time goes into the matrix products of activation units, one operation runs at a time
-    and gets all cores.
+    core busy, and the pool gets the others. (The rule was found by counting busy threads on 16 cores; it has only been
+    timed on 2.) If there is only one column, or if most of the time goes into the matrix products of activation units,
+    one operation runs at a time and gets all cores.
     """
     activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
     if num_columns == 1 or activation_units:
