@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -78,22 +77,6 @@ def test_a_signal_and_a_kill(small, whole, tmp_path):
     assert one["test"] == other["test"] and one["cross_stitch"] == other["cross_stitch"]
     assert [step for step, _ in read_events(log_dir)["summary/loss_total"]] == list(range(3, 91, 3))
     assert [step for step, _ in read_events(log_dir)["summary/accuracy_test"]] == [*range(7, 85, 7), 90]
-
-
-def test_a_kill_at_a_random_moment(small, whole, tmp_path):
-    """At any moment of a run, with the same command each time."""
-    log_dir = tmp_path / "run"
-    moment = random.Random()
-    command = [*words(FLAGS, small, log_dir), "--resume=auto"]
-    process = start(FASHION, *command)
-    step = moment.randrange(1, 60)
-    wait_for(process, lambda: last_step(log_dir) >= step)
-    time.sleep(moment.random() / 10)
-    process.kill()
-    process.communicate()
-    result = finish(start(FASHION, *command))
-    assert result.status == 0, result
-    assert_same_run(whole, log_dir)
 
 
 def test_interrupt_before_the_first_step(small, tmp_path):
