@@ -135,7 +135,7 @@ POSTER_DENSE_WIDTH = 120
 # The layers that a unit can follow. "pool_4" follows the fourth block, which has no pooling.
 STITCHABLE_LAYERS = ("pool_1", "pool_2", "pool_3", "pool_4", "fc_5")
 EVALUATION_BATCH_SIZE = 500
-# What is printed beside the training loss, and the tag under which the training step returns it.
+# The progress lines show this measure of the training images beside the loss. `train_step` returns it under the tag.
 TRAINING_MEASURE = "mean error"
 TRAINING_MEASURE_TAG = "landmarks/mean_error_train"
 
@@ -157,8 +157,7 @@ class CrossStitch(layers.Layer):
 
     Args:
         init: The initial alpha_ii, above 0 and at most 1. All other alpha_ij start at (1 - init) / (T - 1), so that
-            the weights of each column sum to one. With 1.0 the unit starts as
-            the identity.
+            the weights of each column sum to one. With 1.0 the unit starts as the identity.
 
     Raises:
         ValueError: `init` is out of range, or the unit is called with fewer than two tensors.
@@ -187,7 +186,7 @@ class CrossStitch(layers.Layer):
         return self.alpha_from_init(self.init)
 
     def alpha_from_init(self, init):
-        """Return the array that `alpha` starts from with `init`: the unit's own, or that of `stitch_columns`."""
+        """Return the array that `alpha` starts from with `init`: the unit's own, or that of `start_units`."""
         others = (1 - init) / (self.num_columns - 1)
         mixing = np.full((self.num_columns, self.num_columns), others, np.float32)
         np.fill_diagonal(mixing, init)
@@ -442,7 +441,7 @@ def stitch(args, columns, layer):
     """
     if not args.cross_stitch_enabled or layer not in args.cross_stitch_at or len(columns) == 1:
         return columns
-    # With --pretrain_epoch the columns train alone at first. Until `stitch_columns` is called, units are the identity.
+    # With --pretrain_epoch the columns train alone at first. Until `start_units` is called, units are the identity.
     init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
     unit = UNITS[args.cross_stitch_unit](init=init, name=layer)
     mixed = unit(list(columns.values()))
@@ -671,7 +670,7 @@ class Optimizers:
         """Create Adam's moments now. The first step would have to be traced twice if it created them."""
         with strategy.scope():
             for name, variables in self.variables_of(network).items():
-                self.adams[name]._create_slots(variables)
+                self.adams[name]._create_slots(variables)  # TensorFlow has no public method for this
 
     def apply_gradients(self, tape, loss, network):
         variables = self.variables_of(network)
@@ -695,11 +694,14 @@ def train(args, resumed):
         Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
             signal ended the run after its state had been saved (128 + signal).
     """
-    configure_tensorflow(args)
-    strategy, is_chief = choose_strategy()
     data = prepare_data(args)
+    names = column_names(data.classes)
+    configure_tensorflow(args, len(names))
+    strategy, is_chief = choose_strategy()
     record = describe_run(args, data, strategy)
-    refuse_differences(strategy, record, resumed)
+    if resumed:
+        refuse_changes(record, resumed)
+    refuse_disagreement(strategy, facts_to_agree_on(record, resumed))
 
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
@@ -708,7 +710,6 @@ def train(args, resumed):
         checkpoints = Checkpoints(args.log_dir, network, optimizers)
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
 
-    names = column_names(data.classes)
     training = data.splits["train"]
     held_out = {name: split for name, split in data.splits.items() if name != "train"}
     steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
@@ -740,7 +741,7 @@ def train(args, resumed):
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
-                    stitch_columns(network, args.cross_stitch_init)
+                    start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
                 done = step % steps_per_epoch  # above 0 where an interrupted epoch goes on
                 for batch in itertools.islice(batches_of_epoch(args, training, epoch, strategy), done, None):
@@ -761,7 +762,7 @@ def train(args, resumed):
                         evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
                         log_evaluations(step, evaluations)
                         if step == last_step:
-                            log_confusions(step, test_confusions(evaluations), data.classes)
+                            log_confusions(step, confusion_matrices(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
                     if evaluate_now or stop:
                         # Events first: a resumed run does not log the steps before its checkpoint again.
@@ -817,7 +818,7 @@ def learning_rates(args, epoch):
     return rate, rate * args.cross_stitch_lr_scale
 
 
-def stitch_columns(network, init):
+def start_units(network, init):
     """Let the units, which were the identity while the columns trained alone, start from `init`."""
     for unit in units_of(network):
         unit.alpha.assign(unit.alpha_from_init(init))
@@ -925,7 +926,7 @@ def log_evaluations(step, evaluations):
     tf.summary.image("landmarks/faces", shown.sheet[np.newaxis], step=step)
 
 
-def test_confusions(evaluations):
+def confusion_matrices(evaluations):
     """Return {attribute: confusion matrix} of the split `aflw` (see `read_lists`). `test` has no attributes."""
     return evaluations["aflw"].confusions if "aflw" in evaluations else {}
 
@@ -1497,28 +1498,22 @@ def threads_per_operation(args, num_columns):
 
     The columns run at the same time. The thread that starts an operation works on it, too. So each column keeps one
     core busy, and the pool gets the others. (The rule was found by counting busy threads on 16 cores; it has only been
-    timed on 2.) If there is only one column, or if most of the time goes into the matrix products of activation units,
-    one operation runs at a time and gets all cores.
+    timed on 2.) One operation runs at a time, and gets all cores, if there is only one column, or a trunk instead of
+    the columns, or if most of the time goes into the matrix products of activation units.
     """
+    only_a_trunk = args.split_after == STITCHABLE_LAYERS[-1]
     activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
-    if num_columns == 1 or activation_units:
+    if num_columns == 1 or only_a_trunk or activation_units:
         return available_cores()
     return max(1, available_cores() - num_columns)
 
 
-def number_of_columns(args):
-    """Return the number of columns. A trunk up to the last layer leaves only one."""
-    if args.network == "single" or args.split_after == STITCHABLE_LAYERS[-1]:
-        return 1
-    return 2
-
-
-def configure_tensorflow(args):
+def configure_tensorflow(args, num_columns):
     """Set the precision of the layers and the number of threads, and make all operations deterministic."""
     keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
     with contextlib.suppress(RuntimeError):  # raised if TensorFlow runs already, as in a notebook
-        threads = threads_per_operation(args, number_of_columns(args))
+        threads = threads_per_operation(args, num_columns)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
 
 
@@ -1592,7 +1587,7 @@ def bypass_proxies(addresses):
         os.environ[variable] = ",".join(dict.fromkeys(known + hosts))
 
 
-GREETING = b"cross-stitch\n"
+GREETING = b"cross-stitch\n"  # the answer by which a process of this script is told from another program
 
 
 class GreetingHandler(socketserver.BaseRequestHandler):
@@ -1735,22 +1730,27 @@ def describe_run(args, data, strategy):
     }
 
 
-def refuse_differences(strategy, record, resumed):
-    """Raise Failure where data, classes or versions are not those of the run to resume, or differ between processes."""
-    if resumed:
-        if record["data"]["sha256"] != resumed["data"].get("sha256"):
-            raise Failure(
-                f"--resume: {record['data']['source']} does not hold the data that the run was begun with, from "
-                f"{resumed['data'].get('source')}."
-            )
-        for what in ("classes", "versions"):
-            if record[what] != resumed[what]:
-                raise Failure(
-                    f"--resume: the run was begun with {what} {resumed[what]}, and they are {record[what]} now."
-                )
-    arguments = {name: value for name, value in record["arguments"].items() if name not in ("data_dir", "log_dir")}
-    facts = {"arguments": arguments, "data": record["data"]["sha256"], "versions": record["versions"]}
-    refuse_disagreement(strategy, facts | {"run to resume": resumed is not None})
+def refuse_changes(record, resumed):
+    """Raise Failure where data, classes or versions are no longer those of the run to resume."""
+    if record["data"]["sha256"] != resumed["data"].get("sha256"):
+        raise Failure(
+            f"--resume: {record['data']['source']} does not hold the data that the run was begun with, from "
+            f"{resumed['data'].get('source')}."
+        )
+    for what in ("classes", "versions"):
+        if record[what] != resumed[what]:
+            raise Failure(f"--resume: the run was begun with {what} {resumed[what]}, and they are {record[what]} now.")
+
+
+def facts_to_agree_on(record, resumed):
+    """Return {name: fact} of what has to be the same in all processes that train together."""
+    own = ("data_dir", "log_dir")  # each machine may see its folders under other paths
+    return {
+        "arguments": {name: value for name, value in record["arguments"].items() if name not in own},
+        "data": record["data"]["sha256"],
+        "versions": record["versions"],
+        "run to resume": resumed is not None,
+    }
 
 
 class Checkpoints:
@@ -2155,8 +2155,13 @@ NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # arguments that do not change
 def make_parser():
     """Return the parser of the command line."""
     parser = Parser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    argument = parser.add_argument
+    add_method_arguments(parser)
+    add_run_arguments(parser)
+    return parser
 
+
+def add_method_arguments(parser):
+    """Add the arguments of the units, the network and the training."""
     network_argument = parser.add_argument_group("network").add_argument
     network_argument(
         "--network",
@@ -2236,6 +2241,9 @@ def make_parser():
     )
     training_argument("--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images")
 
+
+def add_run_arguments(parser):
+    """Add the arguments of the data, the output and the prediction."""
     data_argument = parser.add_argument_group("data").add_argument
     data_argument("--data_dir", type=absolute_path, help="folder of MTFL")
     data_argument("--image_size", type=image_size, default=40, help="side of the faces in pixels")
@@ -2256,12 +2264,17 @@ def make_parser():
         help="go on with this run; auto: begin or go on in --log_dir",
     )
 
-    argument("--predict", nargs="+", metavar="PHOTO", type=os.path.expanduser, help="do not train: find landmarks")
-    argument("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
+    parser.add_argument(
+        "--predict", nargs="+", metavar="PHOTO", type=os.path.expanduser, help="do not train: find landmarks"
+    )
+    parser.add_argument("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
     edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
-    argument("--box", nargs=4, type=float, metavar=edges, help="box of the face in pixels; else the middle square")
-    argument("--out", metavar="FOLDER", type=os.path.expanduser, default=".", help="where --predict draws landmarks")
-    return parser
+    parser.add_argument(
+        "--box", nargs=4, type=float, metavar=edges, help="box of the face in pixels; else the middle square"
+    )
+    parser.add_argument(
+        "--out", metavar="FOLDER", type=os.path.expanduser, default=".", help="where --predict draws landmarks"
+    )
 
 
 def kind_of_run(args):

@@ -64,7 +64,7 @@ class Ours:
         args, _ = script.parse_arguments([f"--precision={precision}"])
         pool = threads or script.threads_per_operation(args, n_tasks)
         script.threads_per_operation = lambda *_: pool
-        script.configure_tensorflow(args)
+        script.configure_tensorflow(args, n_tasks)
         keras.utils.set_random_seed(0)
         images, labels = make_data()
         self.mean, self.deviation = images.mean(axis=0), images.std(axis=0)

@@ -318,17 +318,19 @@ def test_dropout_keeps_what_keep_prob_says(script):
     assert abs((kept > 0).mean() - 0.8) < 0.01
 
 
-@pytest.mark.parametrize("cores, columns, unit, enabled, expected", [
-    (2, 2, "channel", True, 1),
-    (4, 2, "channel", True, 2),
-    (16, 2, "channel", True, 14),
-    (16, 2, "activation", True, 16),
-    (16, 2, "activation", False, 14),
-    (16, 1, "channel", True, 16),
+@pytest.mark.parametrize("cores, columns, flags, expected", [
+    (2, 2, "", 1),
+    (4, 2, "", 2),
+    (16, 2, "", 14),
+    (16, 2, "--cross_stitch_unit=activation", 16),
+    (16, 2, "--cross_stitch_unit=activation --cross_stitch_enabled=False", 14),
+    (16, 1, "", 16),
+    (16, 2, "--split_after=fc_3", 16),
+    (16, 2, "--split_after=pool_2", 14),
 ])  # fmt: skip
-def test_threads_for_the_columns(script, monkeypatch, cores, columns, unit, enabled, expected):
+def test_threads_for_the_columns(script, monkeypatch, cores, columns, flags, expected):
     monkeypatch.setattr(script, "available_cores", lambda: cores)
-    args = parse(script, f"--cross_stitch_unit={unit}", f"--cross_stitch_enabled={enabled}")
+    args = parse(script, *flags.split())
     assert script.threads_per_operation(args, columns) == expected
 
 
@@ -385,7 +387,7 @@ def test_processes_meet_over_ipv4_and_ipv6(script, host):
 def test_the_number_of_threads_is_set_before_tensorflow_starts():
     """In a process of its own: a running TensorFlow keeps what it has, and refuses another."""
     code = f"import {FASHION} as script; script.available_cores = lambda: 9; "
-    code += "script.configure_tensorflow(script.make_parser().parse_args([])); "
+    code += "script.configure_tensorflow(script.make_parser().parse_args([]), 2); "
     code += "print(script.tf.config.threading.get_intra_op_parallelism_threads())"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout
     assert out == "7\n"
