@@ -1,10 +1,10 @@
 """Find landmarks in faces, with the help of attributes: networks side by side, joined by cross-stitch units.
 
-One column finds five landmarks (the eyes, the nose, the corners of the mouth), the other tells gender, smile, glasses
-and pose. A cross-stitch unit after each pooling layer and each fully connected layer mixes the activations of the
-columns with learned weights. A further loss can relate the weights of the two columns (--weight_reg), as a poster of
-CMU proposes (see References). One network alone (--network single) and one trunk with a head for each task (--network
-split) are there to compare.
+One column finds five landmarks (the eyes, the nose, the corners of the mouth), the other classifies gender, smile,
+glasses and pose. A cross-stitch unit after each pooling layer and after the fully connected layer mixes the activations
+of the columns with learned weights. A further loss can relate the weights of the two columns (--weight_reg), as a
+poster of CMU proposes (see References). For comparison, `--network single` trains the column of the landmarks alone,
+and `--network split` one trunk with an output layer for each task.
 
 Train with units, then without, and compare the curves of the two runs:
 
@@ -12,13 +12,21 @@ Train with units, then without, and compare the curves of the two runs:
     python facial_landmark_multi_task_learning.py --data_dir MTFL --cross_stitch_enabled False
     python -m tensorboard.main --logdir tf_logs
 
-The folder holds MTFL (training.txt, testing.txt and their photos) and, if you have them, the lists of boxes
-trainImageList.txt and testImageList.txt of the data set that it is built on. Faces of your own need files of this form.
+By default a unit has one weight for each channel and pair of columns, and starts as the identity. `--preset paper`
+gives the units the start and the learning rate of Misra et al.; `--preset poster` trains the network of the poster's
+code. `--help` lists all arguments with their defaults.
 
-To go on with a run that was stopped, or to find the landmarks in photos with a trained network:
+--data_dir is the folder of MTFL, mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: its lists training.txt and testing.txt, and
+the photos beside them. It can also hold the lists with boxes of faces, trainImageList.txt and testImageList.txt, and
+the photos of the latter, from mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm. To train on your own faces, write such
+lists; `read_attributes` and `read_boxes` tell what a line holds.
+
+To go on with a run that was stopped, or to find the landmarks in photos with a network that was trained:
 
     python facial_landmark_multi_task_learning.py --resume LOG_DIR
     python facial_landmark_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
+
+Each of this repository's scripts can be copied alone. So the code below the method is one text, made for all of them.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
 set and with a --log_dir that all of them can see.
@@ -31,9 +39,9 @@ Contents:
 
 References:
     Misra, Shrivastava, Gupta, Hebert: Cross-stitch Networks for Multi-task Learning. CVPR 2016, arXiv:1604.03539.
-    Bhuin, Chadha, Tan: Related Weights in Cross-stitch Network for Multi-task Learning. Poster, CMU.
+    Bhuin, Chadha, Tan: Related Weights in Cross-stitch Network for Multi-task Learning. Poster, CMU. There is a copy of
+    its code at github.com/ManushGupta/682-project.
     The TensorFlow implementation of 2018: github.com/helloyide/Cross-stitch-Networks-for-Multi-task-Learning.
-    Rozantsev, Salzmann, Fua: Beyond Sharing Weights for Deep Domain Adaptation. arXiv:1603.06432.
     Zhang, Luo, Loy, Tang: Facial Landmark Detection by Deep Multi-task Learning. ECCV 2014 (MTFL).
     Sun, Wang, Tang: Deep Convolutional Network Cascade for Facial Point Detection. CVPR 2013 (boxes, and a test set).
 """
@@ -59,6 +67,7 @@ import builtins
 import collections
 import concurrent.futures
 import contextlib
+import copy
 import difflib
 import functools
 import hashlib
@@ -92,9 +101,8 @@ if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's start-up notes
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocate GPU memory only as it is needed
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory in the next step: a step is faster
-    os.environ.setdefault(
-        "TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24)
-    )  # so high that it limits nothing; it is 64 GB otherwise
+    # That allocator has a limit, of 64 GB if nothing else is said. 2**24 MB is more than any machine has.
+    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24))
 
 import keras
 
@@ -128,16 +136,11 @@ class Block(NamedTuple):
     pooling: bool
 
 
+# Our blocks have the form of the poster's, with 3 x 3 filters and more of them at first.
 BLOCKS = [Block(32, 3, True), Block(48, 3, True), Block(64, 3, True), Block(80, 3, False)]
 DENSE_WIDTH = 256  # the size of the fully connected layer
-POSTER_BLOCKS = [Block(20, 4, True), Block(40, 3, True), Block(60, 3, True), Block(80, 2, False)]
-POSTER_DENSE_WIDTH = 120
-# The layers that a unit can follow. "pool_4" follows the fourth block, which has no pooling.
+# The places where a unit can stand and a trunk can end. "pool_4" follows the fourth block, which has no pooling.
 STITCHABLE_LAYERS = ("pool_1", "pool_2", "pool_3", "pool_4", "fc_5")
-EVALUATION_BATCH_SIZE = 500
-# The progress lines show this measure of the training images beside the loss. `train_step` returns it under the tag.
-TRAINING_MEASURE = "mean error"
-TRAINING_MEASURE_TAG = "landmarks/mean_error_train"
 
 
 # --------------------------------------------------------------------------------------------------- cross-stitch units
@@ -175,23 +178,23 @@ class CrossStitch(layers.Layer):
         if self.num_columns < 2:
             raise ValueError("A cross-stitch unit joins two columns or more.")
         self.feature_shape = tuple(input_shapes[0][1:])  # without the batch
-        self.alpha = self.add_weight(name="alpha", shape=self.alpha_shape(), initializer=self.initial_alpha)
+        self.alpha = self.add_weight(
+            name="alpha",
+            shape=self.alpha_shape(),
+            initializer=lambda shape, dtype: self.alpha_from_init(self.init),
+        )
 
     def call(self, xs):
         columns = range(self.num_columns)
         return [tf.add_n([self.alpha[i, j] * xs[j] for j in columns]) for i in columns]
 
-    def initial_alpha(self, shape, dtype=None):
-        """Return the first value of `alpha`. Keras calls this with a shape, as it calls every initializer."""
-        return self.alpha_from_init(self.init)
-
     def alpha_from_init(self, init):
-        """Return the array that `alpha` starts from with `init`: the unit's own, or that of `start_units`."""
+        """Return the array that `alpha` starts from, for a given `init`."""
         others = (1 - init) / (self.num_columns - 1)
         mixing = np.full((self.num_columns, self.num_columns), others, np.float32)
         np.fill_diagonal(mixing, init)
         alpha = self.alpha_from_mixing(mixing)
-        if alpha.shape != self.alpha_shape():
+        if alpha.shape != self.alpha_shape():  # a mistake that a new kind of unit can make
             raise ValueError(f"{type(self).__name__}.alpha_from_mixing returns {alpha.shape}, not {self.alpha_shape()}")
         return alpha
 
@@ -228,20 +231,21 @@ class LayerCrossStitch(CrossStitch):
 class ActivationCrossStitch(CrossStitch):
     """A cross-stitch unit with one weight for every pair of activations, as in the implementation of 2018.
 
-    Each task has D activations in this layer. The weight `alpha` has shape (T * D, T * D) and consists of T x T blocks.
-    x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. In the beginning, block (i, j) is the identity
-    times the initial alpha_ij of `CrossStitch`.
+    Each column has D activations for an image. The weight `alpha` has shape (T * D, T * D) and consists of T x T
+    blocks. x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. In the beginning, block (i, j) is the
+    identity times the initial alpha_ij of `CrossStitch`.
 
-    `alpha` grows with the fourth power of the images' side. After the first convolution block, images of 28 x 28 pixels
-    and 32 filters give a D of 6,272. Then `alpha` has 157 million entries, and training it takes 2.5 GB.
+    `alpha` grows with the fourth power of the images' side. After a first block with 32 filters, images of 28 x 28
+    pixels give a D of 6,272. Then `alpha` has 157 million entries, and training it takes 2.5 GB. With 40 x 40 pixels it
+    takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later places in --cross_stitch_at.
     """
 
     def call(self, xs):
         flat = tf.concat([tf.reshape(x, (-1, self.num_features())) for x in xs], axis=1)
-        # The columns of `mixed` are images. With images as rows (flat · alphaᵀ) the product is slow on some processors.
+        # On some processors alpha · flatᵀ is much faster than flat · alphaᵀ. So `mixed` is transposed.
         mixed = tf.matmul(self.alpha, flat, transpose_b=True)  # (T * D, batch)
-        of_tasks = [tf.transpose(x) for x in tf.split(mixed, self.num_columns, axis=0)]
-        return [tf.reshape(x, (-1, *self.feature_shape)) for x in of_tasks]
+        parts = [tf.transpose(x) for x in tf.split(mixed, self.num_columns, axis=0)]
+        return [tf.reshape(x, (-1, *self.feature_shape)) for x in parts]
 
     def num_features(self):
         """Return D."""
@@ -273,7 +277,7 @@ def build_network(args, classes, mean, variance):
     """Build the columns, the units between them, and the output layers.
 
     With --split_after there is at first only one column, the trunk, and both columns go on from it. With --network
-    single there is only the column of the landmarks.
+    single there is only the column of the landmarks. With --preset poster the network is another one.
 
     Args:
         args: The parsed command line.
@@ -370,8 +374,12 @@ def output_layer(x, task, num_classes):
     return layers.Dense(num_classes, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32")(x)
 
 
+POSTER_BLOCKS = [Block(20, 4, True), Block(40, 3, True), Block(60, 3, True), Block(80, 2, False)]
+POSTER_DENSE_WIDTH = 120
+
+
 def build_poster_network(args, classes, shape):
-    """Build the network of the poster's code, with the same inputs and outputs as `build_network`.
+    """Build the network of the poster's code (see References), with the same inputs and outputs as `build_network`.
 
     It divides the pixels by 255. It has no batch norm and no padding, and a single number as the output of an attribute
     with two classes. A unit after its fully connected layer has one alpha for the whole layer.
@@ -380,8 +388,9 @@ def build_poster_network(args, classes, shape):
     divide_by_255 = layers.Normalization(
         axis=(1, 2, 3), mean=np.zeros(shape), variance=np.full(shape, 255.0**2), dtype="float32"
     )
+    pixels = divide_by_255(images)
     names = ["trunk"] if args.split_after else column_names(classes)
-    columns = {name: divide_by_255(images) for name in names}
+    columns = {name: pixels for name in names}
 
     for level, block in enumerate(POSTER_BLOCKS, start=1):
         columns = {name: poster_convolution_block(args, x, block, name, level) for name, x in columns.items()}
@@ -389,7 +398,8 @@ def build_poster_network(args, classes, shape):
         columns = end_trunk(args, columns, f"pool_{level}", column_names(classes))
 
     columns = {name: poster_dense_block(args, x, name) for name, x in columns.items()}
-    args_of_last_unit = argparse.Namespace(**{**vars(args), "cross_stitch_unit": "layer"})
+    args_of_last_unit = copy.copy(args)
+    args_of_last_unit.cross_stitch_unit = "layer"
     columns = stitch(args_of_last_unit, columns, "fc_5")
     columns = {name: dropout(args, x, name) for name, x in columns.items()}
     columns = end_trunk(args, columns, "fc_5", column_names(classes))
@@ -429,28 +439,28 @@ def poster_output_layer(x, task, num_classes):
 
 
 def model_of(args, images, outputs):
-    """Return the model, with the weights of the relation between its columns if --weight_reg asks for one."""
+    """Return the model. If --weight_reg relates its columns, it also has the scalars a_j and b_j of that loss."""
     kind = keras.Model if args.weight_reg == "none" else RelatedColumns
     return kind(images, outputs, name=NAME)
 
 
-def stitch(args, columns, layer):
-    """Apply a cross-stitch unit to {column: activations} after a layer.
+def stitch(args, columns, place):
+    """Apply a cross-stitch unit to {column: activations} at one of STITCHABLE_LAYERS.
 
     Return the columns as they are if no unit is wanted there, or if there is only one column.
     """
-    if not args.cross_stitch_enabled or layer not in args.cross_stitch_at or len(columns) == 1:
+    if not args.cross_stitch_enabled or place not in args.cross_stitch_at or len(columns) == 1:
         return columns
     # With --pretrain_epoch the columns train alone at first. Until `start_units` is called, units are the identity.
     init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
-    unit = UNITS[args.cross_stitch_unit](init=init, name=layer)
+    unit = UNITS[args.cross_stitch_unit](init=init, name=place)
     mixed = unit(list(columns.values()))
     return dict(zip(columns, mixed))
 
 
-def end_trunk(args, columns, layer, names):
+def end_trunk(args, columns, place, names):
     """End the trunk where --split_after says so: each of the columns `names` goes on from the trunk's activations."""
-    if layer != args.split_after:
+    if place != args.split_after:
         return columns
     return {name: columns["trunk"] for name in names}
 
@@ -470,7 +480,10 @@ def units_of(network):
 
 @keras.saving.register_keras_serializable("cross_stitch")
 class RelatedColumns(keras.Model):
-    """A network that also has the scalars a_j and b_j of `related_weights`, for each layer j that both columns have."""
+    """A network that also has the scalars a_j and b_j of `related_weights`, for each layer j that both columns have.
+
+    Keras saves it as it saves every network of layers, and makes it again with the same constructor.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -501,7 +514,8 @@ def related_weights(pairs, scales, offsets, kind):
         "l2":  r_w = half the sum of the squares of d_j
         "exp": r_w = exp(m) - 1, where m is the mean of the squares of d_j; above m = 10 its tangent
 
-    The poster writes r_w(theta^1, theta^2) and refers to Rozantsev et al., who have ||a theta^1 + b - theta^2||^2 and
+    The poster writes r_w(theta^1, theta^2) and refers to Rozantsev, Salzmann and Fua (Beyond Sharing Weights for Deep
+    Domain Adaptation, arXiv:1603.06432), who have ||a theta^1 + b - theta^2||^2 and
     exp(||a theta^1 + b - theta^2||^2) - 1 for all parameters of a layer. Like the poster's code, we take the kernels
     alone and half the sum. For the exponential we take the mean instead of the sum, which for a hundred thousand
     weights would overflow at the first step.
@@ -556,8 +570,8 @@ def task_losses(outputs, labels, sigmoid_poses):
     for task in outputs:
         if task == "pose" and sigmoid_poses:
             answers = tf.one_hot(labels["pose"], outputs["pose"].shape[1])
-            of_poses = tf.nn.sigmoid_cross_entropy_with_logits(labels=answers, logits=outputs["pose"])
-            losses["pose"] = tf.reduce_sum(of_poses)
+            pose_losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=answers, logits=outputs["pose"])
+            losses["pose"] = tf.reduce_sum(pose_losses)
         elif task != "landmarks":
             losses[task] = tf.reduce_sum(cross_entropy(outputs[task], labels[task]))
     return losses
@@ -565,10 +579,10 @@ def task_losses(outputs, labels, sigmoid_poses):
 
 def weights_of_tasks(args, tasks):
     """Return {task: the weight of its loss}."""
-    of_attributes = args.aux_lambda
-    if len(of_attributes) == 1:
-        of_attributes = of_attributes * len(TASKS)  # a list with the same weight for each
-    weights = {"landmarks": args.landmark_lambda, **dict(zip(TASKS, of_attributes))}
+    attribute_weights = args.aux_lambda
+    if len(attribute_weights) == 1:
+        attribute_weights = attribute_weights * len(TASKS)  # a list with the same weight for each
+    weights = {"landmarks": args.landmark_lambda, **dict(zip(TASKS, attribute_weights))}
     return {task: weights[task] for task in tasks}
 
 
@@ -576,7 +590,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
     That function takes a batch, (faces, {task: labels}, random numbers), and the number of stop signals that this
-    process has received. It returns {tag: value} to be logged. One of the values, `stop_signals`, is above 0 if
+    process has received. It returns {tag: value} to be logged. One of the values, `num_stop_signals`, is above 0 if
     any process has received a signal. In this way each machine learns that another one was asked to stop.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
@@ -588,40 +602,42 @@ def make_train_step(strategy, network, optimizers, args, signature):
         network: The network.
         optimizers: The `Optimizers` of the columns and of the units.
         args: The parsed command line.
-        signature: The `tf.TensorSpec` of a batch. With it the last, smaller batch needs no graph of its own.
+        signature: A batch with a `tf.TensorSpec` for each array. With it the last, smaller batch needs no graph of its
+            own.
     """
-    task_weights = weights_of_tasks(args, network.output)
+    task_weights = weights_of_tasks(args, list(network.output))
     size = network.input_shape[1]
-    optimizers.create_moments(strategy, network)
+    sigmoid_poses = args.preset == "poster"
 
-    def replica_step(batch, stop_signals):
+    def replica_step(batch, num_stop_signals):
         global_batch_size = tf.cast(tf.shape(batch[0])[0], tf.float32)
         faces, labels, random_numbers = share_of_replica(batch)
         if args.augment:
             faces, labels = augment(faces, labels, random_numbers, size)
         else:
-            faces = centre(faces, size)
+            faces = crop_middle(faces, size)
 
         with tf.GradientTape() as tape:
             outputs = network(faces, training=True)
-            losses = task_losses(outputs, labels, sigmoid_poses=args.preset == "poster")
+            losses = task_losses(outputs, labels, sigmoid_poses)
             losses = {task: loss / global_batch_size for task, loss in losses.items()}
             weighted = [task_weights[task] * losses[task] for task in losses]
             relation = tf.constant(0.0)
             if args.weight_reg != "none":
                 scales, offsets = network.scales.value, network.offsets.value
                 relation = related_weights(kernel_pairs(network), scales, offsets, args.weight_reg)
-            of_weights = args.weight_reg_lambda * relation + args.reg_lambda * l2_loss(network)
-            total = tf.add_n(weighted) + of_weights / strategy.num_replicas_in_sync
-        optimizers.apply_gradients(tape, total, network)  # TensorFlow's optimizers sum over the replicas
+            weight_losses = args.weight_reg_lambda * relation + args.reg_lambda * l2_loss(network)
+            total = tf.add_n(weighted) + weight_losses / strategy.num_replicas_in_sync
+        optimizers.minimize(tape, total, network)  # TensorFlow's optimizers sum the gradients over the replicas
 
+        # The mean error is that of this batch, of augmented faces and with dropout.
         distances = tf.norm(outputs["landmarks"] - labels["landmarks"], axis=-1)
         return {
             "summary/loss_total": total,
             "summary/related_weights": relation / strategy.num_replicas_in_sync,
             "landmarks/mean_error_train": tf.reduce_sum(distances) / (global_batch_size * len(LANDMARKS)),
             **{f"{task}/loss": loss for task, loss in losses.items()},
-            "stop_signals": stop_signals,
+            "num_stop_signals": num_stop_signals,
         }
 
     return compile_step(strategy, replica_step, signature)
@@ -631,12 +647,12 @@ def compile_step(strategy, replica_step, signature):
     """Return `replica_step` as a `tf.function` that runs on all replicas and sums the values that it returns."""
 
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
-    def train_step(batch, stop_signals):
-        values = strategy.run(replica_step, (batch, stop_signals))
-        # Stack the values of each replica. Summed as a vector they take one message between machines, not one each.
+    def train_step(batch, num_stop_signals):
+        values = strategy.run(replica_step, (batch, num_stop_signals))
+        # Each replica stacks its values, so that one message between machines sums them all, and not one for each.
         tags = sorted(values)
-        vector = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
-        total = strategy.reduce("SUM", vector, axis=None)
+        vectors = strategy.run(lambda values: tf.stack([values[tag] for tag in tags]), (values,))
+        total = strategy.reduce("SUM", vectors, axis=None)
         return dict(zip(tags, tf.unstack(total)))
 
     return train_step
@@ -666,13 +682,15 @@ class Optimizers:
         others = [v.value for v in trainable if v.name != "alpha"]
         return {"columns": others, "units": alphas} if alphas else {"columns": others}
 
-    def create_moments(self, strategy, network):
-        """Create Adam's moments now. The first step would have to be traced twice if it created them."""
-        with strategy.scope():
-            for name, variables in self.variables_of(network).items():
-                self.adams[name]._create_slots(variables)  # TensorFlow has no public method for this
+    def create_moments(self, network):
+        """Create Adam's moments before the first step, which would create them otherwise.
 
-    def apply_gradients(self, tape, loss, network):
+        A checkpoint is restored into them, and the first step would have to be traced twice if it created them.
+        """
+        for name, variables in self.variables_of(network).items():
+            self.adams[name]._create_slots(variables)  # TensorFlow has no public method for this
+
+    def minimize(self, tape, loss, network):
         variables = self.variables_of(network)
         gradients = tape.gradient(loss, variables)
         for name in variables:
@@ -682,31 +700,45 @@ class Optimizers:
 # -------------------------------------------------------------------------------------------------------- training loop
 
 
+FAILED, WRONG_INPUT, DIVERGED = 1, 2, 3  # exit statuses; those above 128 tell which signal stopped a run
+
+
+class Failure(Exception):
+    """An error, or a signal, that ends the program with one line on standard error and the given exit status."""
+
+    def __init__(self, message, status=WRONG_INPUT):
+        super().__init__(" ".join(str(message).split()))  # on one line
+        self.status = status
+
+
 def train(args, resumed):
     """Train the network, and write its checkpoints, curves and results to `args.log_dir`.
 
+    A run that was stopped or killed can be resumed. Then it ends with exactly the weights that it would have had
+    without the interruption.
+
     Args:
         args: The parsed command line.
-        resumed: The content of run.json of the run to go on with, or None for a new run. A run that was stopped or
-            killed and is resumed ends with exactly the weights that it would have had without the interruption.
+        resumed: The content of run.json of the run to go on with, or None for a new run.
 
     Raises:
         Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
             signal ended the run after its state had been saved (128 + signal).
     """
     data = prepare_data(args)
-    names = column_names(data.classes)
-    configure_tensorflow(args, len(names))
+    columns = column_names(data.classes)
+    configure_tensorflow(args, len(columns))
     strategy, is_chief = choose_strategy()
-    record = describe_run(args, data, strategy)
+    record = describe_run(args, data, strategy)  # becomes run.json
     if resumed:
-        refuse_changes(record, resumed)
-    refuse_disagreement(strategy, facts_to_agree_on(record, resumed))
+        check_unchanged(record, resumed)
+    check_agreement(strategy, facts_to_agree_on(record, resumed))  # of all machines that train together
 
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
         network = build_network(args, data.classes, data.mean, data.variance)
         optimizers = Optimizers()
+        optimizers.create_moments(network)
         checkpoints = Checkpoints(args.log_dir, network, optimizers)
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
 
@@ -715,7 +747,7 @@ def train(args, resumed):
     steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
     last_step = args.n_epoch * steps_per_epoch
     eval_every = args.eval_every or steps_per_epoch
-    log_every = min(args.log_every, max(1, last_step // 10))  # a short run has ten values, too
+    log_every = min(args.log_every, max(1, last_step // 10))  # so that a short run, too, logs some ten values
     speeds = []  # images per second, from each evaluation to the next
     evaluations = None  # the newest ones, when there are any
 
@@ -723,11 +755,10 @@ def train(args, resumed):
         if is_chief:
             claim_folder(args, resumed)
             print_setting(args, record, network)
-        # This also creates Adam's moments, which have to exist before a checkpoint is restored.
         train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
         predict = make_predict(network)
         step = checkpoints.restore() if resumed else 0
-        refuse_disagreement(strategy, {"checkpoint": step})
+        check_agreement(strategy, {"checkpoint": step})
         if is_chief:
             write_json(os.path.join(args.log_dir, "run.json"), record)
             checkpoints.start(step)
@@ -736,7 +767,7 @@ def train(args, resumed):
         with events.as_default():
             if step == 0:
                 log_setting(record, train_step, metrics_of_interest(data))
-                log_units(0, network, names)
+                log_units(0, network, columns)
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
@@ -748,21 +779,21 @@ def train(args, resumed):
                     values = train_step(batch, float(len(stop_signals)))
                     values = {tag: float(value) for tag, value in values.items()}
                     step += 1
-                    stop = values.pop("stop_signals") > 0  # this process or another one has been asked to stop
+                    stop = values.pop("num_stop_signals") > 0  # this process or another one has been asked to stop
                     if not np.isfinite(list(values.values())).all():
                         raise Failure(f"The loss is no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
                     meter.count(len(batch[0]), values)
 
                     if step % log_every == 0 or step == last_step:
                         log_scalars(step, values | {"throughput/images_per_second": meter.images_per_second()})
-                        log_units(step, network, names)
+                        log_units(step, network, columns)
                     evaluate_now = step % eval_every == 0 or step == last_step
-                    if evaluate_now:
+                    if evaluate_now:  # in all processes: they would only wait for the chief
                         speeds.append(meter.images_per_second())
                         evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
                         log_evaluations(step, evaluations)
                         if step == last_step:
-                            log_confusions(step, confusion_matrices(evaluations), data.classes)
+                            log_confusions(step, confusions_to_log(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
                     if evaluate_now or stop:
                         # Events first: a resumed run does not log the steps before its checkpoint again.
@@ -784,8 +815,8 @@ def batches_of_epoch(args, split, epoch, strategy):
 
     The order of the images and the random numbers, float32 (batch, NUM_RANDOM_NUMBERS), depend on the seed and the
     epoch alone, so that a resumed run can go on within an epoch, and any number of replicas trains on the same images.
-    Each replica needs an image. If the last batch has fewer, its images are repeated, which leaves the mean loss as it
-    is.
+    Each replica needs an image. A last batch with fewer images than there are replicas is repeated, which leaves the
+    mean loss as it is.
     """
     size = len(split.images)
     random = np.random.default_rng([args.seed, epoch])
@@ -799,7 +830,7 @@ def batches_of_epoch(args, split, epoch, strategy):
 
 
 def signature_of(args, split, strategy):
-    """Return the `tf.TensorSpec` of the arrays of a batch, whose size is left open."""
+    """Return a batch with a `tf.TensorSpec` in the place of each array. The size of the batch is left open."""
     batch = next(batches_of_epoch(args, split, 0, strategy))
     return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch)
 
@@ -808,7 +839,8 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients all the same.)
+    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients even then, which does
+    no harm.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -822,6 +854,9 @@ def start_units(network, init):
     """Let the units, which were the identity while the columns trained alone, start from `init`."""
     for unit in units_of(network):
         unit.alpha.assign(unit.alpha_from_init(init))
+
+
+EVALUATION_BATCH_SIZE = 500
 
 
 def make_predict(network):
@@ -860,7 +895,9 @@ def evaluate(predict, split):
     outputs = predict(split.images)
     measures = landmark_measures(outputs["landmarks"], split.labels["landmarks"])
     confusions = {}
-    for task in [task for task in outputs if task in split.labels and task != "landmarks"]:
+    for task in outputs:
+        if task == "landmarks" or task not in split.labels:
+            continue
         predicted = np.argmax(outputs[task], axis=1)
         matrix = tf.math.confusion_matrix(split.labels[task], predicted, outputs[task].shape[1]).numpy()
         confusions[task] = matrix
@@ -873,18 +910,18 @@ def landmark_errors(predicted, points):
 
     They are in widths of the box, as are the coordinates.
     """
-    return np.linalg.norm(np.float64(predicted) - points, axis=-1)
+    return np.linalg.norm(np.asarray(predicted, np.float64) - points, axis=-1)
 
 
 def landmark_measures(predicted, points):
     """Return what results.json holds of the landmarks, from predicted and true ones (n, 5, 2).
 
-    The error of a face is the mean of its five distances. It is measured in widths of the box, where a face fails if it
-    is above 5 %, and as `interocular` in distances between the true eyes, where a face fails if it is above 10 %.
+    The error of a face is the mean of its five distances, in widths of its box. Above 0.05 the face is a failure. The
+    interocular error is the same in distances between the true eyes. Above 0.1 the face is a failure.
     """
     distances = landmark_errors(predicted, points)
     errors = distances.mean(axis=1)
-    between_eyes = np.linalg.norm(np.float64(points[:, 0]) - points[:, 1], axis=-1)
+    between_eyes = np.linalg.norm(np.asarray(points[:, 0], np.float64) - points[:, 1], axis=-1)
     interocular = errors / np.maximum(between_eyes, 1e-6)
     return {
         "mean_error": float(errors.mean()),
@@ -926,14 +963,20 @@ def log_evaluations(step, evaluations):
     tf.summary.image("landmarks/faces", shown.sheet[np.newaxis], step=step)
 
 
-def confusion_matrices(evaluations):
-    """Return {attribute: confusion matrix} of the split `aflw` (see `read_lists`). `test` has no attributes."""
+def confusions_to_log(evaluations):
+    """Return the {attribute: confusion matrix} that TensorBoard shows: those of `aflw`, which has attributes."""
     return evaluations["aflw"].confusions if "aflw" in evaluations else {}
 
 
 def metrics_of_interest(data):
     """Return the tags that TensorBoard's table of hyper-parameters shows."""
     return [f"landmarks/mean_error_{split}" for split in data.splits if split != "train"]
+
+
+def summary_of_training(values):
+    """Return loss and mean error of the training faces in a few words. `values` are means of what a step returns."""
+    loss, error = values["summary/loss_total"], values["landmarks/mean_error_train"]
+    return f"training loss {loss:.4f}, mean error {error:.4f} (augmented)"
 
 
 def summary_of(evaluations):
@@ -954,7 +997,7 @@ def print_results(results):
     }
     for task in results["classes"]:
         rows[f"accuracy of {task}"] = {split: results[split][task] for split in splits if task in results[split]}
-        rows["  of its majority class, " + task] = majority[task]
+        rows["  if its most frequent class is told"] = majority[task]
     for name in LANDMARKS:
         rows[f"mean_error of {name}"] = {split: results[split]["landmarks"][name] for split in splits}
 
@@ -1009,8 +1052,8 @@ class Faces(NamedTuple):
 
 
 BOX_FACTOR = 1.78  # side of a box over the larger extent of its landmarks: the median over the 10,000 training faces
-MARGIN = 0.25  # for the augmentation a face has a margin of this part of its side, on each side
-LAYOUT = (
+MARGIN = 0.25  # the margin of a training face at each edge, as a part of its width; the augmentation needs it
+WHAT_DATA_DIR_HOLDS = (
     "MTFL (http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: training.txt, testing.txt and their photos), with the "
     "boxes trainImageList.txt and testImageList.txt of http://mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm if at hand"
 )
@@ -1028,35 +1071,38 @@ def prepare_data(args):
     window = args.image_size + 2 * int(MARGIN * args.image_size)  # the side of a face with its margin
     lists = read_lists(args.data_dir)
     if lists["train"].guessed:
+        # The validation faces, which are held out below, get boxes that depend on the seed, too.
         lists["train"] = lists["train"]._replace(boxes=jitter(lists["train"].boxes, args.seed))
     splits, photo_hashes = {}, {}
     for name, faces in lists.items():
-        size = window if name == "train" else args.image_size
-        splits[name], photo_hashes[name] = read_faces(faces, args.image_size, size)
+        if name == "train":
+            splits[name], photo_hashes[name] = read_faces(faces, args.image_size, window)
+        else:
+            splits[name], photo_hashes[name] = read_faces(faces, args.image_size, args.image_size)
     digest = sha256_of([array for split in splits.values() for array in (split.images, *split.labels.values())])
 
-    train, hashes_of_train = splits.pop("train"), photo_hashes.pop("train")
-    tested = np.flatnonzero(np.isin(hashes_of_train, np.concatenate(list(photo_hashes.values()))))
+    train, train_hashes = splits.pop("train"), photo_hashes.pop("train")
+    tested = np.flatnonzero(np.isin(train_hashes, np.concatenate(list(photo_hashes.values()))))
     if len(tested) > 0:
         say(f"{len(tested)} training faces are left out: their photos are among those to test on")
-    rest, held_out = divide(args, train.labels["pose"], hashes_of_train, tested)
+    rest, held_out = divide(args, train.labels["pose"], train_hashes, tested)
     validation = select(train, held_out)
-    splits["validation"] = validation._replace(images=centre(validation.images, args.image_size))
+    splits["validation"] = validation._replace(images=crop_middle(validation.images, args.image_size))
     splits = {"train": select(train, rest), **splits}
 
     guessed = [name for name, faces in lists.items() if faces.guessed]
-    report_guessed_boxes(guessed)
+    print_guessed_boxes(guessed)
     description = {
         "name": "MTFL",
         "source": args.data_dir,
         "sha256": digest,
         "sizes": {name: len(split.images) for name, split in splits.items()},
-        "majority": report_majority(splits),
+        "majority": print_majority(splits),
         "boxes_from_landmarks": guessed,
         "left_out": len(tested),
     }
     classes = {} if args.network == "single" else TASKS
-    mean, variance = pixel_statistics(centre(splits["train"].images, args.image_size))
+    mean, variance = pixel_statistics(crop_middle(splits["train"].images, args.image_size))
     return Data(splits, classes, mean, variance, description)
 
 
@@ -1125,7 +1171,7 @@ def read_boxes(path):
     """Return the `Faces`, without attributes, of a list in the form of trainImageList.txt.
 
     A line has left, right, top and bottom, then x and y of each landmark, counted from 0. The listed boxes are square
-    but for a pixel; the height of a box here is its width, about the same centre.
+    within a pixel. We keep the width and the centre, and make the height equal to the width.
     """
     paths, numbers = read_rows(path)
     left, right, top, bottom = numbers[:, :4].T
@@ -1147,7 +1193,7 @@ def with_boxes(faces, path):
     box_of = dict(zip(listed.paths, listed.boxes))
     num_faces = collections.Counter(faces.paths)
     num_boxes = collections.Counter(listed.paths)
-    for photo in faces.paths:  # the path of a photo tells which box is that of the face
+    for photo in faces.paths:  # boxes are found by the path of the photo, so it must occur once in both lists
         if num_faces[photo] != 1 or num_boxes[photo] != 1:
             raise Failure(
                 f"{path} should have one box for each face of training.txt, and each photo one face; {photo} has "
@@ -1160,7 +1206,7 @@ def without_impossible(name, faces):
     """Return the faces whose landmarks can be true; name the first of the others, and count them.
 
     Lists mark a landmark that is missing as -1 -1 or 0 0, and the network would learn this as a place. Real landmarks
-    lie in their box or close to it; one that is farther away than half its side is a mistake.
+    lie in their box or close to it. One that is farther outside than half of the box's width is a mistake.
     """
     counted_from_1 = bool(faces.attributes)  # lists with attributes are in the form of training.txt
     marks = faces.points + 1 if counted_from_1 else faces.points  # as they are written in the list
@@ -1195,7 +1241,7 @@ def boxes_around(points):
 def jitter(boxes, seed):
     """Return the boxes (n, 3) moved by up to 8 % of their side and scaled by up to 15 %, at random.
 
-    A box made from the landmarks would give them away. Boxes of a face detector vary by about as much.
+    A box made from the landmarks would give them away. We assume that boxes of a face detector vary by about as much.
     """
     draws = np.random.default_rng(seed).uniform(-1, 1, boxes.shape)
     side = boxes[:, 2:] * np.exp(0.15 * draws[:, 2:])
@@ -1256,7 +1302,7 @@ def crop(photo, box, size):
     return np.asarray(face)[:, :, np.newaxis]
 
 
-def centre(faces, size):
+def crop_middle(faces, size):
     """Return the middle (n, size, size, 1) of faces with their margin (n, window, window, 1)."""
     margin = (faces.shape[1] - size) // 2
     return faces[:, margin : margin + size, margin : margin + size]
@@ -1265,11 +1311,13 @@ def centre(faces, size):
 def divide(args, poses, photo_hashes, tested):
     """Return the sorted indices of the faces to train on and of those to validate on.
 
-    The validation faces are stratified by `poses` (n,). Faces with the same of the `photo_hashes` (n,) are on the same
-    side. Those at the indices `tested` are left out.
+    The validation faces are stratified by `poses` (n,). Faces with equal `photo_hashes` (n,) stay together. Those at
+    the indices `tested` are left out.
     """
+    # The number of a group is the index of its first face, so the draw depends on the order of the list alone.
     _, first, inverse = np.unique(photo_hashes, return_index=True, return_inverse=True)
-    held_out = hold_out(poses, first[inverse], args.validation_fraction)
+    groups = first[inverse]
+    held_out = hold_out(poses, groups, args.validation_fraction)
     held_out = np.setdiff1d(held_out, tested)
     rest = np.setdiff1d(np.arange(len(poses)), [*held_out, *tested])
     if len(rest) == 0 or len(held_out) == 0:
@@ -1281,14 +1329,14 @@ def divide(args, poses, photo_hashes, tested):
     return rest, held_out
 
 
-def report_guessed_boxes(guessed):
+def print_guessed_boxes(guessed):
     """Print which splits have boxes that were made from the landmarks."""
     for name in guessed:
-        what = "which flatters its figures" if name == "aflw" else "and varied as those of a detector vary"
-        say(f"{name}: the boxes were made from the landmarks, {BOX_FACTOR} times their extent, {what}")
+        what = "moved and scaled at random" if name == "train" else "so its errors are smaller than with real boxes"
+        say(f"{name}: the boxes were made from the landmarks, {BOX_FACTOR} times as wide as these; {what}")
 
 
-def report_majority(splits):
+def print_majority(splits):
     """Print, and return as {attribute: {split: accuracy}}, how often the most frequent training class is right."""
     majority = {}
     for task, names in TASKS.items():
@@ -1298,8 +1346,8 @@ def report_majority(splits):
             for name, split in splits.items()
             if task in split.labels
         }
-        told = ", ".join(f"{share:.4f} of {name}" for name, share in shares.items())
-        say(f"{task}: always {names[most_frequent]}: {told}")
+        right = ", ".join(f"{share:.4f} of {name}" for name, share in shares.items())
+        say(f"{task}: always answering {names[most_frequent]} would be right for {right}")
         majority[task] = {name: share for name, share in shares.items() if name != "train"}
     return majority
 
@@ -1353,7 +1401,7 @@ def augment(faces, labels, random_numbers, size):
 
 
 def decode_images(read, items, shape):
-    """Read images in parallel. Those that cannot be read are named and skipped, if they are at most 1 % of all.
+    """Read images in parallel. Skip those that cannot be read, if they are at most 1 % of all, and name the first ones.
 
     Args:
         read: A function that takes an item and returns a uint8 array of the given shape.
@@ -1363,17 +1411,23 @@ def decode_images(read, items, shape):
     Returns:
         The images (n, *shape), and the indices of their items (n,).
     """
+
+    def image_or_error(item):
+        try:
+            return read(*item)
+        except Exception as error:  # Pillow raises many types for damaged files
+            return error
+
     images = np.empty((len(items), *shape), np.uint8)
     kept, skipped = [], []
     bar = keras.utils.Progbar(len(items), verbose=int(sys.stdout.isatty()), unit_name="image")
     with concurrent.futures.ThreadPoolExecutor(available_cores()) as pool:
-        futures = [pool.submit(read, *item) for item in items]
-        for index, future in enumerate(futures):
-            try:
-                images[len(kept)] = future.result()
+        for index, result in enumerate(pool.map(image_or_error, items)):
+            if isinstance(result, Exception):
+                skipped.append(f"{items[index][0]} ({reason_of(result)})")
+            else:
+                images[len(kept)] = result
                 kept.append(index)
-            except Exception as error:  # Pillow raises many types for damaged files
-                skipped.append(f"{items[index][0]} ({reason_of(error)})")
             bar.update(index + 1)
     if skipped:
         say(f"skipped {len(skipped)} of {len(items)} images that cannot be read: {'; '.join(skipped[:5])}")
@@ -1383,12 +1437,12 @@ def decode_images(read, items, shape):
 
 
 def hold_out(strata, groups, fraction):
-    """Return the sorted indices of a random part, which is the same for every seed and every choice of tasks.
+    """Return the sorted indices of a random part, which is the same for every seed.
 
-    It is stratified by `strata` (n,), and no one of the `groups` (n,) is on both sides.
+    The part is stratified by `strata` (n,). It has all members of a group or none; `groups` (n,) are their numbers.
     """
-    names, first = np.unique(groups, return_index=True)
-    chosen = names[stratified(strata[first], fraction, seed=0)]
+    numbers, first = np.unique(groups, return_index=True)
+    chosen = numbers[stratified(strata[first], fraction, seed=0)]
     return np.flatnonzero(np.isin(groups, chosen))
 
 
@@ -1430,8 +1484,8 @@ def sha256_of(arrays):
 def read_image(path):
     """Return the picture in a file as a Pillow image, RGB, as a picture viewer shows it.
 
-    It is turned as its EXIF data say, and what is transparent is white. Pillow would cut off the brighter values of
-    16-bit grey pictures, so these are scaled first.
+    It is turned as its EXIF data say, and stands on white where it is transparent. Pillow would cut off the brighter
+    values of 16-bit grey pictures, so these are scaled first.
 
     Raises:
         ValueError: The range of its values is unknown. Pillow raises further types of exceptions for damaged files.
@@ -1489,17 +1543,19 @@ def available_cores():
         if quota != "max":
             cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):
-        pass  # there is no such file, so there is no quota
+        pass  # there is no quota, or no version 2 of Linux's cgroups to tell it
     return cores
 
 
-def threads_per_operation(args, num_columns):
+def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
     The columns run at the same time. The thread that starts an operation works on it, too. So each column keeps one
     core busy, and the pool gets the others. (The rule was found by counting busy threads on 16 cores; it has only been
-    timed on 2.) One operation runs at a time, and gets all cores, if there is only one column, or a trunk instead of
-    the columns, or if most of the time goes into the matrix products of activation units.
+    timed on 2.)
+
+    Where one operation runs at a time, it gets all cores. This is so with a single column, with a trunk that takes the
+    place of all columns, and with activation units, in whose matrix products most of the time goes.
     """
     only_a_trunk = args.split_after == STITCHABLE_LAYERS[-1]
     activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
@@ -1513,7 +1569,7 @@ def configure_tensorflow(args, num_columns):
     keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
     with contextlib.suppress(RuntimeError):  # raised if TensorFlow runs already, as in a notebook
-        threads = threads_per_operation(args, num_columns)
+        threads = size_of_thread_pool(args, num_columns)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
 
 
@@ -1608,6 +1664,10 @@ class GreetingServer(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
+    def __init__(self, port):
+        self.seen = set()  # the addresses of the processes that this one has greeted or been greeted by
+        super().__init__(("", port), GreetingHandler)
+
     def server_bind(self):
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -1621,10 +1681,9 @@ def wait_for_processes(own_address, others):
     ports that TensorFlow is about to use. A process has been seen when it has answered a greeting, or sent one.
     """
     try:
-        server = GreetingServer(("", int(own_address.rpartition(":")[2])), GreetingHandler)
+        server = GreetingServer(int(own_address.rpartition(":")[2]))
     except OSError as error:
         raise Failure(f"TF_CONFIG: this process cannot listen at {own_address} ({error}).") from None
-    server.seen = set()
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     say(f"{own_address} waits for {', '.join(others) or 'nobody'}")
 
@@ -1658,7 +1717,7 @@ def greet(address, own_address, seen):
         return error.strerror or str(error) or type(error).__name__
 
 
-def refuse_disagreement(strategy, facts):
+def check_agreement(strategy, facts):
     """Raise Failure unless the facts, {name: a value for JSON}, are the same in all processes of TF_CONFIG."""
     if "TF_CONFIG" not in os.environ:
         return
@@ -1705,18 +1764,22 @@ def claim_folder(args, resumed):
     """
     if resumed:
         return
+    run_file = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*")
+    checkpoints = os.path.join(args.log_dir, "checkpoints")
     try:
         os.makedirs(args.log_dir, exist_ok=True)
-        of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*")
-        if any(of_a_run.fullmatch(name) for name in os.listdir(args.log_dir)):
-            raise FileExistsError
-        os.makedirs(os.path.join(args.log_dir, "checkpoints"), exist_ok=args.resume == "auto")
-    except FileExistsError:
-        raise Failure(
-            f"{args.log_dir} already holds a run. Go on with it by --resume, or name another --log_dir."
-        ) from None
+        found = [name for name in os.listdir(args.log_dir) if run_file.fullmatch(name)]
+        if os.path.exists(checkpoints) and args.resume != "auto":
+            found.append("checkpoints")
+        if not found:
+            os.makedirs(checkpoints, exist_ok=args.resume == "auto")
     except OSError as error:
         raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
+    if found:
+        raise Failure(
+            f"{args.log_dir} already holds a run ({found[0]}). Add --resume auto to go on with it, or name another "
+            "--log_dir."
+        )
 
 
 def describe_run(args, data, strategy):
@@ -1730,7 +1793,7 @@ def describe_run(args, data, strategy):
     }
 
 
-def refuse_changes(record, resumed):
+def check_unchanged(record, resumed):
     """Raise Failure where data, classes or versions are no longer those of the run to resume."""
     if record["data"]["sha256"] != resumed["data"].get("sha256"):
         raise Failure(
@@ -1781,20 +1844,20 @@ class Checkpoints:
         """Load the newest checkpoint that is not damaged, and return its step. Return 0 if nothing was trained yet."""
         for path in reversed(self.paths()):
             try:
-                self.refuse_other_shapes(path)
+                self.check_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
                 # The checkpoint also holds a counter of the manager, which does not exist yet. Do not warn of it.
                 status.expect_partial()
                 return int(self.step.numpy())
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
-                say(f"{path} is damaged ({type(error).__name__}). Trying the one before it.")
+                say(f"{path} is damaged ({type(error).__name__}).")
         # A run writes its first checkpoint before its first event file. If there is such a file, checkpoints were lost.
         if any(pathlib.Path(self.log_dir).glob("*tfevents*")):
             raise Failure(f"{self.folder} has no checkpoint that can be read, so the run cannot be resumed.")
         return 0
 
-    def refuse_other_shapes(self, path):
+    def check_shapes(self, path):
         """Raise Failure if the network's variables have other shapes than those in a checkpoint."""
         shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
         for index, variable in enumerate(self.variables):
@@ -1822,7 +1885,7 @@ class Checkpoints:
         """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite."""
         if not all(np.isfinite(v.numpy()).all() for v in self.variables):
             raise Failure(f"The weights are no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
-        if is_chief:
+        if is_chief:  # all processes have the same weights and moments
             self.step.assign(step)
             self.manager.save(checkpoint_number=step)
 
@@ -1860,8 +1923,9 @@ def open_event_file(log_dir, step):
     """Open a new event file in the run's folder, for a process that goes on after `step` steps.
 
     The file begins with a START event, which carries the step from which this process logs. When TensorBoard meets
-    such an event, it drops what it has read so far of this step and later ones: what an interrupted process logged
-    after its last checkpoint. It ignores the first START event in a folder. That is why a new run writes one, too.
+    such an event, it drops what it has read so far of this step and of later ones. An interrupted process may have
+    logged steps after its last checkpoint, which this process is going to log again. TensorBoard ignores the first
+    START event in a folder, so a new run has to write one, too.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1882,7 +1946,7 @@ def log_setting(record, train_step, metrics):
         tf.summary.text(tag, [(name, str(value)) for name, value in record[tag].items()], step=0)
     simple = (bool, int, float, str)
     values = {name: x if isinstance(x, simple) else str(x) for name, x in record["arguments"].items()}
-    tf.summary.experimental.set_step(0)  # the plugin asks for it
+    tf.summary.experimental.set_step(0)  # for the plugin, which takes no step; all other calls name theirs
     hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
 
@@ -1893,18 +1957,18 @@ def log_scalars(step, values):
         tf.summary.scalar(tag, value, step=step)
 
 
-def log_units(step, network, names):
+def log_units(step, network, columns):
     """Log the mean alpha of every unit for every pair of columns, by the tags units/UNIT/COLUMN_from_COLUMN.
 
     With more than four columns these would be too many. Then log the mean of alpha_ii, `own`, and of all others.
     """
     for unit in units_of(network):
         mean = unit.mean_alpha()
-        if len(names) <= 4:
-            for i, j in itertools.product(range(len(names)), repeat=2):
-                tf.summary.scalar(f"units/{unit.name}/{names[i]}_from_{names[j]}", mean[i, j], step=step)
+        if len(columns) <= 4:
+            for i, j in itertools.product(range(len(columns)), repeat=2):
+                tf.summary.scalar(f"units/{unit.name}/{columns[i]}_from_{columns[j]}", mean[i, j], step=step)
         else:
-            own = np.eye(len(names), dtype=bool)
+            own = np.eye(len(columns), dtype=bool)
             tf.summary.scalar(f"units/{unit.name}/own", mean[own].mean(), step=step)
             tf.summary.scalar(f"units/{unit.name}/others", mean[~own].mean(), step=step)
         if not isinstance(unit, ActivationCrossStitch):  # its hundreds of millions of zeros would hide everything
@@ -1937,42 +2001,42 @@ class Meter:
         """Begin anew after `step` steps."""
         self.began = time.perf_counter()
         self.images = 0
-        self.values = []  # the loss and the training measure of each step
+        self.values = []  # what the training step returned, for each step
         steps = min(self.eval_every - step % self.eval_every, self.last_step - step)
         show = self.is_chief and sys.stdout.isatty()
         self.bar = keras.utils.Progbar(steps, verbose=int(show), stateful_metrics=["loss"])
 
-    def count(self, images, values):
-        """Count the images of a step, and show its loss."""
-        self.images += images
-        self.values.append((values["summary/loss_total"], values[TRAINING_MEASURE_TAG]))
+    def count(self, num_images, values):
+        """Count the images of a step, and show its loss. `values` are what the training step returned."""
+        self.images += num_images
+        self.values.append(values)
         self.bar.add(1, [("loss", values["summary/loss_total"])])
 
     def images_per_second(self):
         return self.images / (time.perf_counter() - self.began)
 
     def report(self, epoch, step, speed, evaluations):
-        """Print what the steps since the last evaluation gave. `speed` is in images per second."""
-        loss, measure = np.mean(self.values, axis=0)
+        """Print the speed (images per second), means since the last evaluation, and the evaluations."""
+        means = {tag: np.mean([values[tag] for values in self.values]) for tag in self.values[0]}
         if self.is_chief:
             say(
                 f"epoch {epoch + 1}/{self.n_epoch}, step {step}: {speed:,.0f} images/s; "
-                f"training loss {loss:.4f}, {TRAINING_MEASURE} {measure:.4f}; {summary_of(evaluations)}"
+                f"{summary_of_training(means)}; {summary_of(evaluations)}"
             )
 
 
 def print_setting(args, record, network):
-    """Print the data, the network and where to look, before training starts."""
+    """Print the data, the network and the command that starts TensorBoard, before training starts."""
     data = record["data"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
     say(f"{data['name']} from {data['source']}: {sizes}")
-    if record["classes"]:
-        say("; ".join(f"{task}: {describe_classes(names)}" for task, names in record["classes"].items()))
+    for task, names in record["classes"].items():
+        say(f"{task}: {describe_classes(names)}")
     if "warning" in data:
         say(data["warning"])
     megabytes = 16 * record["parameters"] / 1e6  # four float32 for each: value, gradient, Adam's two moments
     devices = "1 device" if record["devices"] == 1 else f"{record['devices']} devices"
-    threads = tf.config.threading.get_intra_op_parallelism_threads()
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or "as many as TensorFlow chose"
     say(
         f"{record['parameters']:,} trainable weights, {megabytes:,.0f} MB with gradients and Adam's moments; "
         f"{args.precision} on {devices}, threads in the pool: {threads}; seed {args.seed}"
@@ -2066,7 +2130,7 @@ def predict_pictures(args):
             say(f"  drawn into {draw_landmarks(path, photo, points, box, args.out)}")
         except OSError as error:
             failures.append(f"{path}, whose landmarks cannot be drawn ({error})")
-    refuse_failed(failures)
+    report_failures(failures)
 
 
 def box_of_face(args, photo):
@@ -2101,7 +2165,7 @@ def draw_landmarks(path, photo, points, box, folder):
     return copy
 
 
-def refuse_failed(failures):
+def report_failures(failures):
     """Raise Failure if some pictures failed. The others have been predicted by then."""
     if failures:
         raise Failure(f"--predict failed for {'; '.join(failures)}.")
@@ -2113,350 +2177,6 @@ def reason_of(error):
 
 
 # --------------------------------------------------------------------------------------------------------- command line
-
-FAILED, WRONG_INPUT, DIVERGED = 1, 2, 3  # exit statuses; those above 128 tell which signal stopped a run
-
-
-class Failure(Exception):
-    """An error that ends the program with one line on standard error and the given exit status."""
-
-    def __init__(self, message, status=WRONG_INPUT):
-        super().__init__(" ".join(str(message).split()))  # on one line
-        self.status = status
-
-
-PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
-    "default": {},
-    # The units of Misra et al. Their columns are also trained alone at first, for which there is --pretrain_epoch.
-    "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
-    "poster": {  # as the poster's code has them; the preset also selects its network, `build_poster_network`
-        "lr": 0.01,
-        "lr_half_life": 0.0,
-        "n_epoch": 100,
-        "n_batch_size": 128,
-        "reg_lambda": 0.0,
-        "keep_prob": 1.0,
-        "image_size": 39,
-        "augment": False,
-        "landmark_lambda": 200.0,  # 1000 times the mean of ten squares is 200 times half their sum
-        "aux_lambda": [0.125],  # the mean over eight outputs: one each for three attributes, five for the pose
-        "cross_stitch_at": list(STITCHABLE_LAYERS),
-        "cross_stitch_init": 0.9,
-        "weight_reg": "l2",
-        "weight_reg_lambda": 1.0,
-    },
-}
-
-
-PREDICTION_ARGUMENTS = ("predict", "model", "box", "out")  # these go with --predict
-NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # arguments that do not change what is trained
-
-
-def make_parser():
-    """Return the parser of the command line."""
-    parser = Parser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    add_method_arguments(parser)
-    add_run_arguments(parser)
-    return parser
-
-
-def add_method_arguments(parser):
-    """Add the arguments of the units, the network and the training."""
-    network_argument = parser.add_argument_group("network").add_argument
-    network_argument(
-        "--network",
-        choices=("cross_stitch", "single", "split"),
-        default="cross_stitch",
-        help="two columns, the landmarks alone, or one trunk (--split_after fc_5)",
-    )
-
-    unit_argument = parser.add_argument_group("cross-stitch units").add_argument
-    unit_argument(
-        "--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline"
-    )
-    unit_argument(
-        "--cross_stitch_unit",
-        choices=UNITS,
-        default="channel",
-        help="one alpha per channel, layer or pair of activations",
-    )
-    unit_argument(
-        "--cross_stitch_at",
-        nargs="+",
-        choices=STITCHABLE_LAYERS,
-        default=[layer for layer in STITCHABLE_LAYERS if layer != "pool_4"],
-        help="layers that a unit follows",
-    )
-    unit_argument("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
-    unit_argument(
-        "--cross_stitch_lr_scale",
-        type=non_negative_float,
-        default=1.0,
-        help="learning rate of units, as a multiple of --lr",
-    )
-    unit_argument(
-        "--pretrain_epoch", type=non_negative_int, default=0, help="first epochs, in which columns train alone"
-    )
-
-    network_argument("--split_after", choices=STITCHABLE_LAYERS, help="last layer of a trunk that all tasks share")
-    network_argument(
-        "--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer"
-    )
-    network_argument(
-        "--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps"
-    )
-    network_argument(
-        "--bn_momentum", type=fraction_below_one, default=0.9, help="momentum of batch norm's moving averages"
-    )
-    network_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="number format of activations"
-    )
-
-    training_argument = parser.add_argument_group("training").add_argument
-    training_argument("--lr", type=positive_float, default=0.004, help="learning rate of Adam")
-    training_argument(
-        "--lr_half_life", type=non_negative_float, default=6.0, help="epochs in which --lr halves; 0: constant"
-    )
-    training_argument("--n_epoch", type=positive_int, default=20, help="epochs to train")
-    training_argument("--n_batch_size", type=positive_int, default=64, help="images in a step, over all devices")
-    training_argument("--reg_lambda", type=non_negative_float, default=1e-6, help="weight of the L2 loss")
-    training_argument(
-        "--landmark_lambda", type=non_negative_float, default=1.0, help="weight of the loss of the landmarks"
-    )
-    training_argument(
-        "--aux_lambda",
-        nargs="+",
-        type=non_negative_float,
-        default=[0.003],
-        help="weights of the attributes' losses, one or four",
-    )
-    training_argument(
-        "--weight_reg", choices=("none", "l2", "exp"), default="none", help="relate the weights of the columns"
-    )
-    training_argument(
-        "--weight_reg_lambda", type=non_negative_float, default=1e-6, help="weight of the loss that relates them"
-    )
-    training_argument(
-        "--preset", choices=PRESETS, default="default", help="a published setting, which other arguments can change"
-    )
-    training_argument("--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images")
-
-
-def add_run_arguments(parser):
-    """Add the arguments of the data, the output and the prediction."""
-    data_argument = parser.add_argument_group("data").add_argument
-    data_argument("--data_dir", type=absolute_path, help="folder of MTFL")
-    data_argument("--image_size", type=image_size, default=40, help="side of the faces in pixels")
-    data_argument("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces")
-    data_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
-    data_argument(
-        "--validation_fraction", type=validation_fraction, default=0.2, help="part held out, the same for all seeds"
-    )
-
-    output_argument = parser.add_argument_group("output").add_argument
-    output_argument("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
-    output_argument("--log_every", type=positive_int, default=100, help="steps between two logged values, at most")
-    output_argument("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
-    output_argument(
-        "--resume",
-        metavar="LOG_DIR",
-        type=os.path.expanduser,
-        help="go on with this run; auto: begin or go on in --log_dir",
-    )
-
-    parser.add_argument(
-        "--predict", nargs="+", metavar="PHOTO", type=os.path.expanduser, help="do not train: find landmarks"
-    )
-    parser.add_argument("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
-    edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
-    parser.add_argument(
-        "--box", nargs=4, type=float, metavar=edges, help="box of the face in pixels; else the middle square"
-    )
-    parser.add_argument(
-        "--out", metavar="FOLDER", type=os.path.expanduser, default=".", help="where --predict draws landmarks"
-    )
-
-
-def kind_of_run(args):
-    """Return the word that begins the name of a run's folder."""
-    if args.network != "cross_stitch":
-        return args.network
-    if args.split_after:
-        return f"split_after_{args.split_after}"
-    return "stitched" if args.cross_stitch_enabled else "baseline"
-
-
-def check_arguments(args):
-    """Raise Failure where arguments do not fit together, before any data are read.
-
-    --network split is another name for --split_after with the last layer, and is written so into the arguments.
-    """
-    if args.data_dir is None or not os.path.exists(os.path.join(args.data_dir, "training.txt")):
-        raise Failure(f"--data_dir {args.data_dir or ''} should be a folder with {LAYOUT}.")
-    if args.pretrain_epoch >= args.n_epoch:
-        raise Failure(f"--pretrain_epoch {args.pretrain_epoch} should be less than --n_epoch, {args.n_epoch}.")
-    if args.network == "single" and args.split_after:
-        raise Failure(f"--split_after {args.split_after} needs more than the landmarks, so not --network single.")
-    if args.network == "split":
-        if args.split_after not in (None, STITCHABLE_LAYERS[-1]):
-            raise Failure(f"--network split splits after {STITCHABLE_LAYERS[-1]}, not after {args.split_after}.")
-        args.split_after = STITCHABLE_LAYERS[-1]
-    if len(args.aux_lambda) not in (1, len(TASKS)):
-        raise Failure(f"--aux_lambda needs one number, or one each for {' '.join(TASKS)}.")
-    if args.weight_reg != "none" and (args.network == "single" or args.split_after == STITCHABLE_LAYERS[-1]):
-        raise Failure(f"--weight_reg {args.weight_reg} relates the weights of two columns, and there is only one.")
-
-
-def parse_arguments(argv):
-    """Return the arguments, and the content of run.json of the run to go on with, or None for a new run.
-
-    With --resume, arguments that are left out are those of the run, and others are refused where they would change it.
-    """
-    for word in argv:
-        if re.search("[\ud800-\udfff]", word):  # Python's stand-ins for bytes that are not UTF-8
-            raise Failure(f"{word!a} is not in UTF-8.")
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    if args.predict:
-        return args, None
-    for name in PREDICTION_ARGUMENTS:
-        if vars(args)[name] != parser.get_default(name):
-            raise Failure(f"--{name} goes with --predict.")
-
-    folder = folder_to_resume(args)
-    if folder is None:
-        resumed = None
-        parser.set_defaults(**PRESETS[args.preset])
-        args = parser.parse_args(argv)  # again: what stands on the command line wins over the preset
-        args.log_dir = args.log_dir or default_log_dir(args, parser)
-    else:
-        resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "classes", "versions")
-        args = arguments_of_resumed_run(parser, argv, folder, resumed["arguments"])
-    refuse_log_dir(args.log_dir)
-    check_arguments(args)
-    return args, resumed
-
-
-def folder_to_resume(args):
-    """Return the folder of the run that --resume names, or None for a new run."""
-    if args.resume == "auto":
-        if not args.log_dir:
-            raise Failure("--resume auto needs --log_dir.")
-        begun = os.path.exists(os.path.join(args.log_dir, "run.json"))
-        return args.log_dir if begun else None
-    if args.resume is not None and args.log_dir not in (None, args.resume):
-        raise Failure("--log_dir and --resume name different folders; give one of them.")
-    return args.resume
-
-
-def arguments_of_resumed_run(parser, argv, folder, recorded):
-    """Return the arguments of the run in `folder`. Only --data_dir may differ from it, and --n_epoch be larger.
-
-    `recorded` are the arguments in its run.json.
-    """
-    known = vars(parser.parse_args([]))
-    if foreign := recorded.keys() - known.keys():
-        raise Failure(f"--resume {folder}: the run has --{min(foreign)}, which {NAME}.py does not have.")
-    parser.set_defaults(**recorded)
-    args = parser.parse_args(argv)
-    args.log_dir = folder
-    for name, value in vars(args).items():
-        may_differ = name in ("log_dir", "data_dir", *NOT_RECORDED)
-        may_grow = name == "n_epoch" and value > recorded.get(name, value)
-        if value != recorded.get(name) and not may_differ and not may_grow:
-            raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
-    return args
-
-
-def default_log_dir(args, parser):
-    """Return a new folder for the run, named after the data, the kind of network, what is not default, and the time."""
-    if "TF_CONFIG" in os.environ:
-        raise Failure("--log_dir is needed with TF_CONFIG: a folder that all processes see.")
-    script = NAME.removesuffix("_multi_task_learning")
-    data = os.path.basename(args.data_dir) if args.data_dir else script
-    named_already = {"split_after", "seed", "data_dir", "log_dir", *NOT_RECORDED}
-    if not args.split_after:
-        named_already.add("cross_stitch_enabled")
-    changed = []
-    for name, value in vars(args).items():
-        if value != parser.get_default(name) and name not in named_already:
-            values = value if isinstance(value, list) else [value]
-            changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
-    words = re.sub(r"[^\w.-]+", "_", "-".join([data, kind_of_run(args), *changed]), flags=re.ASCII)
-    when = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    # The number of the process: several runs may begin in one second.
-    return f"tf_logs/{script}/{words[:80]}-seed{args.seed}-{when}-{os.getpid()}"
-
-
-def refuse_log_dir(log_dir):
-    """Raise Failure for a path that TensorFlow would take for a pattern or an address, or write in another encoding."""
-    if re.search(r"[][*?\\]|://", log_dir):
-        raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
-    if os.fsencode(os.path.abspath(log_dir)) != os.path.abspath(log_dir).encode("utf-8", "surrogateescape"):
-        raise Failure(f"--log_dir {log_dir!a}: TensorFlow cannot find it in this locale. Use one with UTF-8.")
-
-
-def main(argv=None):
-    """Do what the command line `argv` says. Return the exit status: 0, or another after an error of one line."""
-    log_dir = None
-    try:
-        with own_settings():
-            args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
-            if args.predict:
-                predict_pictures(args)
-            else:
-                log_dir = args.log_dir
-                show_or_train(args, resumed)
-        return 0
-    except Failure as failure:
-        message, status = str(failure), failure.status
-    except (OSError, MemoryError, tf.errors.OpError) as error:  # for instance a full disk, or a lost worker
-        # TensorFlow puts the traceback of its graph before the message, and an empty line between them.
-        last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
-        message, status = last.split("\n")[0], FAILED
-    has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
-    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would end like this again
-        message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
-    print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
-    return status
-
-
-def show_or_train(args, resumed):
-    """Train, or show the results of the run to resume if it is finished."""
-    if PRESETS[args.preset]:
-        changed = ", ".join(f"--{name} {value}" for name, value in PRESETS[args.preset].items())
-        say(f"--preset {args.preset} means {changed}, where other arguments do not change it")
-    path = os.path.join(args.log_dir, "results.json")
-    if resumed and os.path.exists(path):
-        results = read_json(path, "classes", "data")
-        if results.get("epochs", 0) >= args.n_epoch:
-            say(f"This run is finished. It was trained on {results['data'].get('source')}.")
-            print_results(results)
-            return
-    train(args, resumed)
-
-
-@contextlib.contextmanager
-def own_settings():
-    """A context in which Keras has its default settings. The user's settings would change what is trained."""
-    config = keras.config
-    previous = (config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy())
-    if previous[:3] != ("channels_last", "float32", 1e-7) or previous[3].name != "float32":
-        say(
-            f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}, layers in "
-            f"{previous[3].name}; this script sets its own."
-        )
-    config.set_image_data_format("channels_last")
-    config.set_floatx("float32")
-    config.set_epsilon(1e-7)
-    config.set_dtype_policy("float32")
-    try:
-        yield
-    finally:
-        config.set_image_data_format(previous[0])
-        config.set_floatx(previous[1])
-        config.set_epsilon(previous[2])
-        config.set_dtype_policy(previous[3])
 
 
 class Parser(argparse.ArgumentParser):
@@ -2540,6 +2260,352 @@ def validation_fraction(text):
 
 def image_size(text):
     return parse_number(int, text, lambda value: 32 <= value <= 256, "a whole number from 32 to 256")
+
+
+PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
+    "default": {},
+    # The units of Misra et al., whose columns were trained alone at first: for how long, --pretrain_epoch says.
+    "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
+    "poster": {  # as the poster's code has them; the preset also selects its network, `build_poster_network`
+        "lr": 0.01,
+        "lr_half_life": 0.0,
+        "n_epoch": 100,
+        "n_batch_size": 128,
+        "reg_lambda": 0.0,
+        "keep_prob": 1.0,
+        "image_size": 39,
+        "augment": False,
+        "landmark_lambda": 200.0,  # 1000 times the mean of ten squares is 200 times half their sum
+        "aux_lambda": [0.125],  # the mean over eight outputs: one each for three attributes, five for the pose
+        "cross_stitch_at": list(STITCHABLE_LAYERS),
+        "cross_stitch_init": 0.9,
+        "weight_reg": "l2",
+        "weight_reg_lambda": 1.0,
+    },
+}
+
+
+PREDICTION_ARGUMENTS = ("predict", "model", "box", "out")  # these go with --predict
+NAMED_BY_KIND = ("network", "cross_stitch_enabled", "split_after")  # `kind_of_run` tells them
+NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # run.json does not hold these
+
+
+def make_parser():
+    """Return the parser of the command line."""
+    parser = Parser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    add_method_arguments(parser)
+    add_run_arguments(parser)
+    return parser
+
+
+def add_method_arguments(parser):
+    """Add the arguments of the units, the network and the training."""
+    network_argument = parser.add_argument_group("network").add_argument
+    network_argument(
+        "--network",
+        choices=("cross_stitch", "single", "split"),
+        default="cross_stitch",
+        help="two columns, the landmarks alone, or one trunk (--split_after fc_5)",
+    )
+
+    unit_argument = parser.add_argument_group("cross-stitch units").add_argument
+    unit_argument(
+        "--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline"
+    )
+    unit_argument(
+        "--cross_stitch_unit",
+        choices=UNITS,
+        default="channel",
+        help="one alpha per channel, layer or pair of activations",
+    )
+    unit_argument(
+        "--cross_stitch_at",
+        nargs="+",
+        choices=STITCHABLE_LAYERS,
+        default=[layer for layer in STITCHABLE_LAYERS if layer != "pool_4"],
+        help="layers that a unit follows",
+    )
+    unit_argument("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
+    unit_argument(
+        "--cross_stitch_lr_scale",
+        type=non_negative_float,
+        default=1.0,
+        help="learning rate of units, as a multiple of --lr",
+    )
+    unit_argument(
+        "--pretrain_epoch",
+        type=non_negative_int,
+        default=0,
+        help="number of first epochs in which the columns train alone",
+    )
+
+    network_argument("--split_after", choices=STITCHABLE_LAYERS, help="last layer of a trunk that all tasks share")
+    network_argument(
+        "--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer"
+    )
+    network_argument(
+        "--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps"
+    )
+    network_argument(
+        "--bn_momentum", type=fraction_below_one, default=0.9, help="momentum of batch norm's moving averages"
+    )
+    network_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="number format of activations"
+    )
+
+    training_argument = parser.add_argument_group("training").add_argument
+    training_argument("--lr", type=positive_float, default=0.004, help="learning rate of Adam")
+    training_argument(
+        "--lr_half_life", type=non_negative_float, default=6.0, help="epochs in which --lr halves; 0: constant"
+    )
+    training_argument("--n_epoch", type=positive_int, default=20, help="epochs to train")
+    training_argument("--n_batch_size", type=positive_int, default=64, help="images in a step, over all devices")
+    training_argument("--reg_lambda", type=non_negative_float, default=1e-6, help="weight of the L2 loss")
+    training_argument(
+        "--landmark_lambda", type=non_negative_float, default=1.0, help="weight of the loss of the landmarks"
+    )
+    training_argument(
+        "--aux_lambda",
+        nargs="+",
+        type=non_negative_float,
+        default=[0.003],
+        help="weights of the attributes' losses, one or four",
+    )
+    training_argument(
+        "--weight_reg", choices=("none", "l2", "exp"), default="none", help="relate the weights of the columns"
+    )
+    training_argument(
+        "--weight_reg_lambda",
+        type=non_negative_float,
+        default=1e-6,
+        help="weight of the loss that relates them; for exp, 0.01 is of the same size",
+    )
+    training_argument(
+        "--preset",
+        choices=PRESETS,
+        default="default",
+        help="a published setting, which other arguments can change; poster also has a network of its own",
+    )
+    training_argument("--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images")
+
+
+def add_run_arguments(parser):
+    """Add the arguments of the data, the output and the prediction."""
+    data_argument = parser.add_argument_group("data").add_argument
+    data_argument("--data_dir", type=absolute_path, help="folder of MTFL")
+    data_argument("--image_size", type=image_size, default=40, help="side of the faces in pixels")
+    data_argument("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces")
+    data_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
+    data_argument(
+        "--validation_fraction", type=validation_fraction, default=0.2, help="part of the training faces to hold out"
+    )
+
+    output_argument = parser.add_argument_group("output").add_argument
+    output_argument("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
+    output_argument("--log_every", type=positive_int, default=100, help="log at least once in so many steps")
+    output_argument("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
+    output_argument(
+        "--resume",
+        metavar="LOG_DIR",
+        type=os.path.expanduser,
+        help="go on with this run; auto: begin or go on in --log_dir",
+    )
+
+    parser.add_argument(
+        "--predict", nargs="+", metavar="PHOTO", type=os.path.expanduser, help="do not train: find landmarks"
+    )
+    parser.add_argument("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
+    edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
+    parser.add_argument(
+        "--box", nargs=4, type=float, metavar=edges, help="box of the face in pixels; else the middle square"
+    )
+    parser.add_argument(
+        "--out", metavar="FOLDER", type=os.path.expanduser, default=".", help="where --predict draws landmarks"
+    )
+
+
+def kind_of_run(args):
+    """Return the word that begins the name of a run's folder."""
+    if args.network != "cross_stitch":
+        return args.network
+    if args.split_after == STITCHABLE_LAYERS[-1]:  # then there is no place for units
+        return f"split_after_{args.split_after}"
+    stitched = "stitched" if args.cross_stitch_enabled else "baseline"
+    return f"split_after_{args.split_after}-{stitched}" if args.split_after else stitched
+
+
+def check_arguments(args):
+    """Raise Failure where arguments do not fit together, before any data are read.
+
+    --network split is another name for --split_after with the last layer, which it sets.
+    """
+    if args.data_dir is None or not os.path.exists(os.path.join(args.data_dir, "training.txt")):
+        raise Failure(f"--data_dir {args.data_dir or ''} should be a folder with {WHAT_DATA_DIR_HOLDS}.")
+    if args.pretrain_epoch >= args.n_epoch:
+        raise Failure(f"--pretrain_epoch {args.pretrain_epoch} should be less than --n_epoch, {args.n_epoch}.")
+    if args.network == "single" and args.split_after:
+        raise Failure(f"--split_after {args.split_after} needs more than the landmarks, so not --network single.")
+    if args.network == "split":
+        if args.split_after not in (None, STITCHABLE_LAYERS[-1]):
+            raise Failure(f"--network split splits after {STITCHABLE_LAYERS[-1]}, not after {args.split_after}.")
+        args.split_after = STITCHABLE_LAYERS[-1]
+    if len(args.aux_lambda) not in (1, len(TASKS)):
+        raise Failure(f"--aux_lambda needs one number, or one each for {' '.join(TASKS)}.")
+    if args.weight_reg != "none" and (args.network == "single" or args.split_after == STITCHABLE_LAYERS[-1]):
+        raise Failure(
+            f"--weight_reg {args.weight_reg} relates the weights of two columns, and there is only one. Add "
+            "--weight_reg none."
+        )
+
+
+def parse_arguments(argv):
+    """Return the arguments, and the content of run.json of the run to go on with, or None for a new run.
+
+    With --resume, arguments that are left out are taken from the run, and those that are given must not change it.
+    """
+    for word in argv:
+        if re.search("[\ud800-\udfff]", word):  # Python's stand-ins for bytes that are not UTF-8
+            raise Failure(f"{word!a} is not in UTF-8.")
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.predict:
+        return args, None
+    for name in PREDICTION_ARGUMENTS:
+        if vars(args)[name] != parser.get_default(name):
+            raise Failure(f"--{name} goes with --predict.")
+
+    folder = folder_to_resume(args)
+    if folder is None:
+        resumed = None
+        parser.set_defaults(**PRESETS[args.preset])
+        args = parser.parse_args(argv)  # again: what stands on the command line wins over the preset
+        args.log_dir = args.log_dir or default_log_dir(args, parser)
+    else:
+        resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "classes", "versions")
+        args = arguments_of_resumed_run(parser, argv, folder, resumed["arguments"])
+    check_log_dir(args.log_dir)
+    check_arguments(args)
+    return args, resumed
+
+
+def folder_to_resume(args):
+    """Return the folder of the run that --resume names, or None for a new run."""
+    if args.resume == "auto":
+        if not args.log_dir:
+            raise Failure("--resume auto needs --log_dir.")
+        begun = os.path.exists(os.path.join(args.log_dir, "run.json"))
+        return args.log_dir if begun else None
+    if args.resume is not None and args.log_dir not in (None, args.resume):
+        raise Failure("--log_dir and --resume name different folders; give one of them.")
+    return args.resume
+
+
+def arguments_of_resumed_run(parser, argv, folder, recorded):
+    """Return the arguments of the run in `folder`. Only --data_dir may differ from it, and --n_epoch be larger.
+
+    `recorded` are the arguments in its run.json.
+    """
+    known = vars(parser.parse_args([]))
+    if foreign := recorded.keys() - known.keys():
+        raise Failure(f"--resume {folder}: the run has --{min(foreign)}, which {NAME}.py does not have.")
+    parser.set_defaults(**recorded)
+    args = parser.parse_args(argv)
+    args.log_dir = folder
+    for name, value in vars(args).items():
+        may_differ = name in ("log_dir", "data_dir", *NOT_RECORDED)
+        may_grow = name == "n_epoch" and value > recorded.get(name, value)
+        if value != recorded.get(name) and not may_differ and not may_grow:
+            raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
+    return args
+
+
+def default_log_dir(args, parser):
+    """Return a new folder for the run, named after the data, the kind of network, what is not default, and the time."""
+    if "TF_CONFIG" in os.environ:
+        raise Failure("--log_dir is needed with TF_CONFIG: a folder that all processes see.")
+    script = NAME.removesuffix("_multi_task_learning")
+    data = os.path.basename(args.data_dir) if args.data_dir else script
+    named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
+    changed = []
+    for name, value in vars(args).items():
+        if value != parser.get_default(name) and name not in named_otherwise:
+            values = value if isinstance(value, list) else [value]
+            changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
+    words = re.sub(r"[^\w.-]+", "_", "-".join([data, kind_of_run(args), *changed]), flags=re.ASCII)
+    when = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    # The number of the process: several runs may begin in one second.
+    return f"tf_logs/{script}/{words[:80]}-seed{args.seed}-{when}-{os.getpid()}"
+
+
+def check_log_dir(log_dir):
+    """Raise Failure for a path that TensorFlow would take for a pattern or an address, or write in another encoding."""
+    if re.search(r"[][*?\\]|://", log_dir):
+        raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
+    if os.fsencode(os.path.abspath(log_dir)) != os.path.abspath(log_dir).encode("utf-8", "surrogateescape"):
+        raise Failure(f"--log_dir {log_dir!a}: TensorFlow cannot find it in this locale. Use one with UTF-8.")
+
+
+def main(argv=None):
+    """Do what the command line `argv` says. Return the exit status, which is not 0 after an error."""
+    log_dir = None
+    try:
+        with default_keras_settings():
+            args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
+            if args.predict:
+                predict_pictures(args)
+            else:
+                log_dir = args.log_dir
+                show_or_train(args, resumed)
+        return 0
+    except Failure as failure:
+        message, status = str(failure), failure.status
+    except (OSError, MemoryError, tf.errors.OpError) as error:  # for instance a full disk, or a lost worker
+        # TensorFlow puts the traceback of its graph before the message, and an empty line between them.
+        last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
+        message, status = last.split("\n")[0], FAILED
+    has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
+    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would end like this again
+        message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
+    print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
+    return status
+
+
+def show_or_train(args, resumed):
+    """Train, or show the results of the run to resume if it is finished."""
+    if PRESETS[args.preset]:
+        changed = ", ".join(f"--{name} {value}" for name, value in PRESETS[args.preset].items())
+        say(f"--preset {args.preset} means {changed}, where other arguments do not change it")
+    path = os.path.join(args.log_dir, "results.json")
+    if resumed and os.path.exists(path):
+        results = read_json(path, "classes", "data")
+        if results.get("epochs", 0) >= args.n_epoch:
+            say(f"This run is finished. It was trained on {results['data'].get('source')}.")
+            print_results(results)
+            return
+    train(args, resumed)
+
+
+@contextlib.contextmanager
+def default_keras_settings():
+    """A context in which Keras has its default settings. The user's settings would change what is trained."""
+    config = keras.config
+    previous = (config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy())
+    if previous[:3] != ("channels_last", "float32", 1e-7) or previous[3].name != "float32":
+        say(
+            f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}, layers in "
+            f"{previous[3].name}; this script sets its own."
+        )
+    config.set_image_data_format("channels_last")
+    config.set_floatx("float32")
+    config.set_epsilon(1e-7)
+    config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        config.set_image_data_format(previous[0])
+        config.set_floatx(previous[1])
+        config.set_epsilon(previous[2])
+        config.set_dtype_policy(previous[3])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ Train with units, then without, and compare the curves of the two runs:
     python fashion_mnist_multi_task_learning.py --cross_stitch_enabled False
     python -m tensorboard.main --logdir tf_logs
 
+By default a unit has one weight for each channel and pair of columns, and starts as the identity. `--preset paper`
+gives the units the start and the learning rate of Misra et al.; `--preset 2018` trains the network of the TensorFlow 1
+implementation. `--help` lists all arguments with their defaults.
+
 The script looks for Fashion-MNIST on this machine, and downloads it if it is missing. If that fails, it says so and
 trains on the sample in the folder `data` beside this script. To train on your own data, put train.npz and test.npz into
 a folder and add --data_dir FOLDER. Each file holds `images`, uint8 (n, height, width) or (n, height, width, channels),
@@ -21,6 +25,8 @@ To go on with a run that was stopped, or to classify pictures with a network tha
 
     python fashion_mnist_multi_task_learning.py --resume LOG_DIR
     python fashion_mnist_multi_task_learning.py --predict PICTURE ... --model LOG_DIR/model.keras
+
+Each of this repository's scripts can be copied alone. So the code below the method is one text, made for all of them.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
 set and with a --log_dir that all of them can see.
@@ -88,9 +94,8 @@ if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's start-up notes
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocate GPU memory only as it is needed
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory in the next step: a step is faster
-    os.environ.setdefault(
-        "TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24)
-    )  # so high that it limits nothing; it is 64 GB otherwise
+    # That allocator has a limit, of 64 GB if nothing else is said. 2**24 MB is more than any machine has.
+    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24))
 
 import keras
 
@@ -119,19 +124,16 @@ GROUP_OF_ITEM = {  # in the order of Fashion-MNIST's labels; the groups are thos
     "Bag": "For Women",
     "Ankle boot": "Shoes",
 }
-TASKS = {  # the names of each task's classes
+TASKS = {  # of Fashion-MNIST, with the names of their classes; data of your own bring tasks of their own
     "item": list(GROUP_OF_ITEM),
     "group": ["Shoes", "For Women", "Other"],
 }
 
 FILTERS = (32, 64)  # the number of filters in each convolution block
 DENSE_WIDTH = 1024  # the size of the fully connected layer
-# The names of the layers that a unit can follow, and that --split_after can name: pool_1, pool_2, fc_3.
+# The places where a cross-stitch unit can stand, and where --split_after can end a trunk, named after the blocks of
+# layers that they follow: pool_1, pool_2, fc_3.
 STITCHABLE_LAYERS = [*(f"pool_{level}" for level in range(1, len(FILTERS) + 1)), f"fc_{len(FILTERS) + 1}"]
-EVALUATION_BATCH_SIZE = 500
-# The progress lines show this measure of the training images beside the loss. `train_step` returns it under the tag.
-TRAINING_MEASURE = "accuracy"
-TRAINING_MEASURE_TAG = "summary/accuracy_train"
 
 
 # --------------------------------------------------------------------------------------------------- cross-stitch units
@@ -169,23 +171,23 @@ class CrossStitch(layers.Layer):
         if self.num_columns < 2:
             raise ValueError("A cross-stitch unit joins two columns or more.")
         self.feature_shape = tuple(input_shapes[0][1:])  # without the batch
-        self.alpha = self.add_weight(name="alpha", shape=self.alpha_shape(), initializer=self.initial_alpha)
+        self.alpha = self.add_weight(
+            name="alpha",
+            shape=self.alpha_shape(),
+            initializer=lambda shape, dtype: self.alpha_from_init(self.init),
+        )
 
     def call(self, xs):
         columns = range(self.num_columns)
         return [tf.add_n([self.alpha[i, j] * xs[j] for j in columns]) for i in columns]
 
-    def initial_alpha(self, shape, dtype=None):
-        """Return the first value of `alpha`. Keras calls this with a shape, as it calls every initializer."""
-        return self.alpha_from_init(self.init)
-
     def alpha_from_init(self, init):
-        """Return the array that `alpha` starts from with `init`: the unit's own, or that of `start_units`."""
+        """Return the array that `alpha` starts from, for a given `init`."""
         others = (1 - init) / (self.num_columns - 1)
         mixing = np.full((self.num_columns, self.num_columns), others, np.float32)
         np.fill_diagonal(mixing, init)
         alpha = self.alpha_from_mixing(mixing)
-        if alpha.shape != self.alpha_shape():
+        if alpha.shape != self.alpha_shape():  # a mistake that a new kind of unit can make
             raise ValueError(f"{type(self).__name__}.alpha_from_mixing returns {alpha.shape}, not {self.alpha_shape()}")
         return alpha
 
@@ -222,20 +224,21 @@ class LayerCrossStitch(CrossStitch):
 class ActivationCrossStitch(CrossStitch):
     """A cross-stitch unit with one weight for every pair of activations, as in the implementation of 2018.
 
-    Each task has D activations in this layer. The weight `alpha` has shape (T * D, T * D) and consists of T x T blocks.
-    x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. In the beginning, block (i, j) is the identity
-    times the initial alpha_ij of `CrossStitch`.
+    Each column has D activations for an image. The weight `alpha` has shape (T * D, T * D) and consists of T x T
+    blocks. x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. In the beginning, block (i, j) is the
+    identity times the initial alpha_ij of `CrossStitch`.
 
-    `alpha` grows with the fourth power of the images' side. After the first convolution block, images of 28 x 28 pixels
-    and 32 filters give a D of 6,272. Then `alpha` has 157 million entries, and training it takes 2.5 GB.
+    `alpha` grows with the fourth power of the images' side. After a first block with 32 filters, images of 28 x 28
+    pixels give a D of 6,272. Then `alpha` has 157 million entries, and training it takes 2.5 GB. With 40 x 40 pixels it
+    takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later places in --cross_stitch_at.
     """
 
     def call(self, xs):
         flat = tf.concat([tf.reshape(x, (-1, self.num_features())) for x in xs], axis=1)
-        # The columns of `mixed` are images. With images as rows (flat · alphaᵀ) the product is slow on some processors.
+        # On some processors alpha · flatᵀ is much faster than flat · alphaᵀ. So `mixed` is transposed.
         mixed = tf.matmul(self.alpha, flat, transpose_b=True)  # (T * D, batch)
-        of_tasks = [tf.transpose(x) for x in tf.split(mixed, self.num_columns, axis=0)]
-        return [tf.reshape(x, (-1, *self.feature_shape)) for x in of_tasks]
+        parts = [tf.transpose(x) for x in tf.split(mixed, self.num_columns, axis=0)]
+        return [tf.reshape(x, (-1, *self.feature_shape)) for x in parts]
 
     def num_features(self):
         """Return D."""
@@ -267,7 +270,7 @@ def build_network(args, classes, mean, variance):
     """Build the columns, the units between them, and one output layer for each task.
 
     With --split_after there is only one column up to that layer, the trunk, which all tasks share. From there on each
-    task has its own layers, and only between these are units built.
+    task has its own layers. Units join only columns, so there are none in the trunk.
 
     Args:
         args: The parsed command line.
@@ -301,8 +304,8 @@ def build_network(args, classes, mean, variance):
 def convolution_block(args, x, filters, column, level):
     """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h / 2, w / 2, args.width * filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. The name of a layer contains a dot,
-    which the name of a task cannot. So even a task that is called pool_1 has other layer names than the unit pool_1.
+    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. The dot in the names of layers
+    cannot be in the name of a task, so no layer is named like a unit, whatever the tasks are called.
     """
     filters = max(1, round(args.width * filters))
     convolution = layers.Conv2D(
@@ -340,29 +343,29 @@ def output_layer(args, x, task, num_classes):
     return layers.Dense(num_classes, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32")(x)
 
 
-def stitch(args, columns, layer):
-    """Apply a cross-stitch unit to {column: activations} after a layer.
+def stitch(args, columns, place):
+    """Apply a cross-stitch unit to {column: activations} at one of STITCHABLE_LAYERS.
 
     Return the columns as they are if no unit is wanted there, or if there is only one column.
     """
-    if not args.cross_stitch_enabled or layer not in args.cross_stitch_at or len(columns) == 1:
+    if not args.cross_stitch_enabled or place not in args.cross_stitch_at or len(columns) == 1:
         return columns
     # With --pretrain_epoch the columns train alone at first. Until `start_units` is called, units are the identity.
     init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
-    unit = UNITS[args.cross_stitch_unit](init=init, name=layer)
+    unit = UNITS[args.cross_stitch_unit](init=init, name=place)
     mixed = unit(list(columns.values()))
     return dict(zip(columns, mixed))
 
 
-def end_trunk(args, columns, layer, names):
+def end_trunk(args, columns, place, names):
     """End the trunk where --split_after says so: each of the columns `names` goes on from the trunk's activations."""
-    if layer != args.split_after:
+    if place != args.split_after:
         return columns
     return {name: columns["trunk"] for name in names}
 
 
 def column_names(classes):
-    """Return the names of the columns. There is one for each task, and they are named after the tasks."""
+    """Return the names of the columns. Here each task has a column, which is named after it."""
     return list(classes)
 
 
@@ -390,10 +393,7 @@ def l2_loss(network):
 
 
 def weights_of_tasks(args, tasks):
-    """Return {task: the weight of its loss}. `tasks` are in the order of --tasks.
-
-    The outputs of a network are: Keras keeps the order of the dictionary that the network was made with.
-    """
+    """Return {task: the weight of its loss}, for `tasks` in the order of --tasks."""
     weights = args.task_weights or [1.0] * len(tasks)
     return dict(zip(tasks, weights))
 
@@ -402,7 +402,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
     That function takes a batch, (images, {task: labels}), and the number of stop signals that this process has
-    received. It returns {tag: value} to be logged. One of the values, `stop_signals`, is above 0 if any process has
+    received. It returns {tag: value} to be logged. One of the values, `num_stop_signals`, is above 0 if any process has
     received a signal. In this way each machine learns that another one was asked to stop.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
@@ -414,12 +414,12 @@ def make_train_step(strategy, network, optimizers, args, signature):
         network: The network.
         optimizers: The `Optimizers` of the columns and of the units.
         args: The parsed command line.
-        signature: The `tf.TensorSpec` of a batch. With it the last, smaller batch needs no graph of its own.
+        signature: A batch with a `tf.TensorSpec` for each array. With it the last, smaller batch needs no graph of its
+            own.
     """
-    task_weights = weights_of_tasks(args, network.output)
-    optimizers.create_moments(strategy, network)
+    task_weights = weights_of_tasks(args, list(network.output))  # Keras keeps the order of the tasks
 
-    def replica_step(batch, stop_signals):
+    def replica_step(batch, num_stop_signals):
         global_batch_size = tf.cast(tf.shape(batch[0])[0], tf.float32)
         images, labels = share_of_replica(batch)
 
@@ -431,7 +431,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
             weighted = [task_weights[task] * losses[task] for task in losses]
             l2 = args.reg_lambda * l2_loss(network) / strategy.num_replicas_in_sync
             total = tf.add_n([*weighted, l2])
-        optimizers.apply_gradients(tape, total, network)  # TensorFlow's optimizers sum over the replicas
+        optimizers.minimize(tape, total, network)  # TensorFlow's optimizers sum the gradients over the replicas
 
         # The mean over the tasks, for this batch, with dropout. (The tags are those of the implementation of 2018.)
         accuracy = count_correct(logits, labels) / (global_batch_size * len(logits))
@@ -439,7 +439,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
             "summary/loss_total": total,
             "summary/accuracy_train": accuracy,
             **{f"{task}/loss": loss for task, loss in losses.items()},
-            "stop_signals": stop_signals,
+            "num_stop_signals": num_stop_signals,
         }
 
     return compile_step(strategy, replica_step, signature)
@@ -455,12 +455,12 @@ def compile_step(strategy, replica_step, signature):
     """Return `replica_step` as a `tf.function` that runs on all replicas and sums the values that it returns."""
 
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
-    def train_step(batch, stop_signals):
-        values = strategy.run(replica_step, (batch, stop_signals))
-        # Stack the values of each replica. Summed as a vector they take one message between machines, not one each.
+    def train_step(batch, num_stop_signals):
+        values = strategy.run(replica_step, (batch, num_stop_signals))
+        # Each replica stacks its values, so that one message between machines sums them all, and not one for each.
         tags = sorted(values)
-        vector = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
-        total = strategy.reduce("SUM", vector, axis=None)
+        vectors = strategy.run(lambda values: tf.stack([values[tag] for tag in tags]), (values,))
+        total = strategy.reduce("SUM", vectors, axis=None)
         return dict(zip(tags, tf.unstack(total)))
 
     return train_step
@@ -490,13 +490,15 @@ class Optimizers:
         others = [v.value for v in trainable if v.name != "alpha"]
         return {"columns": others, "units": alphas} if alphas else {"columns": others}
 
-    def create_moments(self, strategy, network):
-        """Create Adam's moments now. The first step would have to be traced twice if it created them."""
-        with strategy.scope():
-            for name, variables in self.variables_of(network).items():
-                self.adams[name]._create_slots(variables)  # TensorFlow has no public method for this
+    def create_moments(self, network):
+        """Create Adam's moments before the first step, which would create them otherwise.
 
-    def apply_gradients(self, tape, loss, network):
+        A checkpoint is restored into them, and the first step would have to be traced twice if it created them.
+        """
+        for name, variables in self.variables_of(network).items():
+            self.adams[name]._create_slots(variables)  # TensorFlow has no public method for this
+
+    def minimize(self, tape, loss, network):
         variables = self.variables_of(network)
         gradients = tape.gradient(loss, variables)
         for name in variables:
@@ -506,31 +508,45 @@ class Optimizers:
 # -------------------------------------------------------------------------------------------------------- training loop
 
 
+FAILED, WRONG_INPUT, DIVERGED = 1, 2, 3  # exit statuses; those above 128 tell which signal stopped a run
+
+
+class Failure(Exception):
+    """An error, or a signal, that ends the program with one line on standard error and the given exit status."""
+
+    def __init__(self, message, status=WRONG_INPUT):
+        super().__init__(" ".join(str(message).split()))  # on one line
+        self.status = status
+
+
 def train(args, resumed):
     """Train the network, and write its checkpoints, curves and results to `args.log_dir`.
 
+    A run that was stopped or killed can be resumed. Then it ends with exactly the weights that it would have had
+    without the interruption.
+
     Args:
         args: The parsed command line.
-        resumed: The content of run.json of the run to go on with, or None for a new run. A run that was stopped or
-            killed and is resumed ends with exactly the weights that it would have had without the interruption.
+        resumed: The content of run.json of the run to go on with, or None for a new run.
 
     Raises:
         Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
             signal ended the run after its state had been saved (128 + signal).
     """
     data = prepare_data(args)
-    names = column_names(data.classes)
-    configure_tensorflow(args, len(names))
+    columns = column_names(data.classes)
+    configure_tensorflow(args, len(columns))
     strategy, is_chief = choose_strategy()
-    record = describe_run(args, data, strategy)
+    record = describe_run(args, data, strategy)  # becomes run.json
     if resumed:
-        refuse_changes(record, resumed)
-    refuse_disagreement(strategy, facts_to_agree_on(record, resumed))
+        check_unchanged(record, resumed)
+    check_agreement(strategy, facts_to_agree_on(record, resumed))  # of all machines that train together
 
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
         network = build_network(args, data.classes, data.mean, data.variance)
         optimizers = Optimizers()
+        optimizers.create_moments(network)
         checkpoints = Checkpoints(args.log_dir, network, optimizers)
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
 
@@ -539,7 +555,7 @@ def train(args, resumed):
     steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
     last_step = args.n_epoch * steps_per_epoch
     eval_every = args.eval_every or steps_per_epoch
-    log_every = min(args.log_every, max(1, last_step // 10))  # a short run has ten values, too
+    log_every = min(args.log_every, max(1, last_step // 10))  # so that a short run, too, logs some ten values
     speeds = []  # images per second, from each evaluation to the next
     evaluations = None  # the newest ones, when there are any
 
@@ -547,11 +563,10 @@ def train(args, resumed):
         if is_chief:
             claim_folder(args, resumed)
             print_setting(args, record, network)
-        # This also creates Adam's moments, which have to exist before a checkpoint is restored.
         train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
         predict = make_predict(network)
         step = checkpoints.restore() if resumed else 0
-        refuse_disagreement(strategy, {"checkpoint": step})
+        check_agreement(strategy, {"checkpoint": step})
         if is_chief:
             write_json(os.path.join(args.log_dir, "run.json"), record)
             checkpoints.start(step)
@@ -560,7 +575,7 @@ def train(args, resumed):
         with events.as_default():
             if step == 0:
                 log_setting(record, train_step, metrics_of_interest(data))
-                log_units(0, network, names)
+                log_units(0, network, columns)
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
@@ -572,21 +587,21 @@ def train(args, resumed):
                     values = train_step(batch, float(len(stop_signals)))
                     values = {tag: float(value) for tag, value in values.items()}
                     step += 1
-                    stop = values.pop("stop_signals") > 0  # this process or another one has been asked to stop
+                    stop = values.pop("num_stop_signals") > 0  # this process or another one has been asked to stop
                     if not np.isfinite(list(values.values())).all():
                         raise Failure(f"The loss is no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
                     meter.count(len(batch[0]), values)
 
                     if step % log_every == 0 or step == last_step:
                         log_scalars(step, values | {"throughput/images_per_second": meter.images_per_second()})
-                        log_units(step, network, names)
+                        log_units(step, network, columns)
                     evaluate_now = step % eval_every == 0 or step == last_step
-                    if evaluate_now:
+                    if evaluate_now:  # in all processes: they would only wait for the chief
                         speeds.append(meter.images_per_second())
                         evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
                         log_evaluations(step, evaluations)
                         if step == last_step:
-                            log_confusions(step, confusion_matrices(evaluations), data.classes)
+                            log_confusions(step, confusions_to_log(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
                     if evaluate_now or stop:
                         # Events first: a resumed run does not log the steps before its checkpoint again.
@@ -607,8 +622,8 @@ def batches_of_epoch(args, split, epoch, strategy):
     """Yield the batches of an epoch: images (batch, height, width, channels) and {task: labels (batch,)}.
 
     The order of the images depends on the seed and the epoch alone, so that a resumed run can go on within an epoch.
-    Each replica needs an image. If the last batch has fewer, its images are repeated, which leaves the mean loss as it
-    is.
+    Each replica needs an image. A last batch with fewer images than there are replicas is repeated, which leaves the
+    mean loss as it is.
     """
     size = len(split.images)
     order = np.random.default_rng([args.seed, epoch]).permutation(size)
@@ -619,7 +634,7 @@ def batches_of_epoch(args, split, epoch, strategy):
 
 
 def signature_of(args, split, strategy):
-    """Return the `tf.TensorSpec` of the arrays of a batch, whose size is left open."""
+    """Return a batch with a `tf.TensorSpec` in the place of each array. The size of the batch is left open."""
     batch = next(batches_of_epoch(args, split, 0, strategy))
     return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch)
 
@@ -628,7 +643,8 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients all the same.)
+    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients even then, which does
+    no harm.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -642,6 +658,9 @@ def start_units(network, init):
     """Let the units, which were the identity while the columns trained alone, start from `init`."""
     for unit in units_of(network):
         unit.alpha.assign(unit.alpha_from_init(init))
+
+
+EVALUATION_BATCH_SIZE = 500
 
 
 def make_predict(network):
@@ -689,14 +708,19 @@ def log_evaluations(step, evaluations):
             tf.summary.scalar(f"{task}/accuracy_{split}", value, step=step)
 
 
-def confusion_matrices(evaluations):
-    """Return {task: confusion matrix} of the test images."""
+def confusions_to_log(evaluations):
+    """Return the {task: confusion matrix} that TensorBoard shows: those of the test images."""
     return evaluations["test"].confusions
 
 
 def metrics_of_interest(data):
     """Return the tags that TensorBoard's table of hyper-parameters shows."""
     return [f"{task}/accuracy_test" for task in ("summary", *data.classes)]
+
+
+def summary_of_training(values):
+    """Return loss and accuracy of the training images in a few words. `values` are means of what a step returns."""
+    return f"training loss {values['summary/loss_total']:.4f}, accuracy {values['summary/accuracy_train']:.4f}"
 
 
 def summary_of(evaluations):
@@ -723,11 +747,11 @@ def print_results(results):
 # ----------------------------------------------------------------------------------------------------------------- data
 
 FILES = {"train": "train", "test": "t10k"}  # how the names of Fashion-MNIST's files begin
-IDX_UINT8 = 0x0800  # how they begin: this, for an array of bytes, plus the number of its dimensions
+IDX_UINT8 = 0x0800  # an IDX file of bytes begins with this number plus the number of its dimensions
 DEBIAN = "/usr/share/datasets/fashion-mnist"  # the folder of Debian's package dataset-fashion-mnist
 DOWNLOAD = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"  # as keras.datasets.fashion_mnist
 SAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "fashion_mnist_sample")
-RESERVED = ("summary", "units", "throughput", "accuracy")  # tags and results have these names, so no task can
+RESERVED = ("summary", "units", "throughput", "accuracy")  # tags and results use these; a task must not
 
 
 class Split(NamedTuple):
@@ -814,8 +838,8 @@ def find_data():
     previous_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)  # seconds; some networks swallow requests without an answer
     try:
-        for split, content in itertools.product(FILES.values(), ("images-idx3", "labels-idx1")):
-            url = f"{DOWNLOAD}{split}-{content}-ubyte.gz"
+        for prefix, content in itertools.product(FILES.values(), ("images-idx3", "labels-idx1")):
+            url = f"{DOWNLOAD}{prefix}-{content}-ubyte.gz"
             path = keras.utils.get_file(origin=url, cache_subdir="datasets/fashion-mnist")
         return os.path.dirname(path)
     except Exception as error:  # get_file has no type of its own for a download that failed
@@ -850,7 +874,10 @@ def read_folder(folder):
 
 
 def read_fashion_mnist(folder, name):
-    """Read one split of Fashion-MNIST, or of other data in files of its form, as {name: array}, like `read_npz`."""
+    """Read one split of Fashion-MNIST as {name: array}, like `read_npz`.
+
+    The files of MNIST have the same names and form. They would be read with the names of Fashion-MNIST's classes.
+    """
     images = read_idx(os.path.join(folder, f"{FILES[name]}-images-idx3-ubyte.gz"), dimensions=3)
     items = read_idx(os.path.join(folder, f"{FILES[name]}-labels-idx1-ubyte.gz"), dimensions=1)
     if items.max(initial=0) >= len(GROUP_OF_ITEM):
@@ -995,29 +1022,6 @@ def sha256_of(arrays):
     return digest.hexdigest()
 
 
-def read_image(path):
-    """Return the picture in a file as a Pillow image, RGB, as a picture viewer shows it.
-
-    It is turned as its EXIF data say, and what is transparent is white. Pillow would cut off the brighter values of
-    16-bit grey pictures, so these are scaled first.
-
-    Raises:
-        ValueError: The range of its values is unknown. Pillow raises further types of exceptions for damaged files.
-    """
-    with Image.open(path) as file:
-        image = ImageOps.exif_transpose(file)
-    if image.mode in ("I", "F"):
-        raise ValueError("its pixels have 32 bits, and their range is unknown")
-    if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.float64)
-        image = Image.fromarray(np.round(grey / 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
-
-
 # --------------------------------------------------------------------------------------- fast kernels and devices
 
 
@@ -1057,17 +1061,19 @@ def available_cores():
         if quota != "max":
             cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):
-        pass  # there is no such file, so there is no quota
+        pass  # there is no quota, or no version 2 of Linux's cgroups to tell it
     return cores
 
 
-def threads_per_operation(args, num_columns):
+def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
     The columns run at the same time. The thread that starts an operation works on it, too. So each column keeps one
     core busy, and the pool gets the others. (The rule was found by counting busy threads on 16 cores; it has only been
-    timed on 2.) One operation runs at a time, and gets all cores, if there is only one column, or a trunk instead of
-    the columns, or if most of the time goes into the matrix products of activation units.
+    timed on 2.)
+
+    Where one operation runs at a time, it gets all cores. This is so with a single column, with a trunk that takes the
+    place of all columns, and with activation units, in whose matrix products most of the time goes.
     """
     only_a_trunk = args.split_after == STITCHABLE_LAYERS[-1]
     activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
@@ -1081,7 +1087,7 @@ def configure_tensorflow(args, num_columns):
     keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
     with contextlib.suppress(RuntimeError):  # raised if TensorFlow runs already, as in a notebook
-        threads = threads_per_operation(args, num_columns)
+        threads = size_of_thread_pool(args, num_columns)
         tf.config.threading.set_intra_op_parallelism_threads(threads)
 
 
@@ -1176,6 +1182,10 @@ class GreetingServer(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
 
+    def __init__(self, port):
+        self.seen = set()  # the addresses of the processes that this one has greeted or been greeted by
+        super().__init__(("", port), GreetingHandler)
+
     def server_bind(self):
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -1189,10 +1199,9 @@ def wait_for_processes(own_address, others):
     ports that TensorFlow is about to use. A process has been seen when it has answered a greeting, or sent one.
     """
     try:
-        server = GreetingServer(("", int(own_address.rpartition(":")[2])), GreetingHandler)
+        server = GreetingServer(int(own_address.rpartition(":")[2]))
     except OSError as error:
         raise Failure(f"TF_CONFIG: this process cannot listen at {own_address} ({error}).") from None
-    server.seen = set()
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     say(f"{own_address} waits for {', '.join(others) or 'nobody'}")
 
@@ -1226,7 +1235,7 @@ def greet(address, own_address, seen):
         return error.strerror or str(error) or type(error).__name__
 
 
-def refuse_disagreement(strategy, facts):
+def check_agreement(strategy, facts):
     """Raise Failure unless the facts, {name: a value for JSON}, are the same in all processes of TF_CONFIG."""
     if "TF_CONFIG" not in os.environ:
         return
@@ -1273,18 +1282,22 @@ def claim_folder(args, resumed):
     """
     if resumed:
         return
+    run_file = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*")
+    checkpoints = os.path.join(args.log_dir, "checkpoints")
     try:
         os.makedirs(args.log_dir, exist_ok=True)
-        of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*")
-        if any(of_a_run.fullmatch(name) for name in os.listdir(args.log_dir)):
-            raise FileExistsError
-        os.makedirs(os.path.join(args.log_dir, "checkpoints"), exist_ok=args.resume == "auto")
-    except FileExistsError:
-        raise Failure(
-            f"{args.log_dir} already holds a run. Go on with it by --resume, or name another --log_dir."
-        ) from None
+        found = [name for name in os.listdir(args.log_dir) if run_file.fullmatch(name)]
+        if os.path.exists(checkpoints) and args.resume != "auto":
+            found.append("checkpoints")
+        if not found:
+            os.makedirs(checkpoints, exist_ok=args.resume == "auto")
     except OSError as error:
         raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
+    if found:
+        raise Failure(
+            f"{args.log_dir} already holds a run ({found[0]}). Add --resume auto to go on with it, or name another "
+            "--log_dir."
+        )
 
 
 def describe_run(args, data, strategy):
@@ -1298,7 +1311,7 @@ def describe_run(args, data, strategy):
     }
 
 
-def refuse_changes(record, resumed):
+def check_unchanged(record, resumed):
     """Raise Failure where data, classes or versions are no longer those of the run to resume."""
     if record["data"]["sha256"] != resumed["data"].get("sha256"):
         raise Failure(
@@ -1349,20 +1362,20 @@ class Checkpoints:
         """Load the newest checkpoint that is not damaged, and return its step. Return 0 if nothing was trained yet."""
         for path in reversed(self.paths()):
             try:
-                self.refuse_other_shapes(path)
+                self.check_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
                 # The checkpoint also holds a counter of the manager, which does not exist yet. Do not warn of it.
                 status.expect_partial()
                 return int(self.step.numpy())
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
-                say(f"{path} is damaged ({type(error).__name__}). Trying the one before it.")
+                say(f"{path} is damaged ({type(error).__name__}).")
         # A run writes its first checkpoint before its first event file. If there is such a file, checkpoints were lost.
         if any(pathlib.Path(self.log_dir).glob("*tfevents*")):
             raise Failure(f"{self.folder} has no checkpoint that can be read, so the run cannot be resumed.")
         return 0
 
-    def refuse_other_shapes(self, path):
+    def check_shapes(self, path):
         """Raise Failure if the network's variables have other shapes than those in a checkpoint."""
         shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
         for index, variable in enumerate(self.variables):
@@ -1390,7 +1403,7 @@ class Checkpoints:
         """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite."""
         if not all(np.isfinite(v.numpy()).all() for v in self.variables):
             raise Failure(f"The weights are no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
-        if is_chief:
+        if is_chief:  # all processes have the same weights and moments
             self.step.assign(step)
             self.manager.save(checkpoint_number=step)
 
@@ -1428,8 +1441,9 @@ def open_event_file(log_dir, step):
     """Open a new event file in the run's folder, for a process that goes on after `step` steps.
 
     The file begins with a START event, which carries the step from which this process logs. When TensorBoard meets
-    such an event, it drops what it has read so far of this step and later ones: what an interrupted process logged
-    after its last checkpoint. It ignores the first START event in a folder. That is why a new run writes one, too.
+    such an event, it drops what it has read so far of this step and of later ones. An interrupted process may have
+    logged steps after its last checkpoint, which this process is going to log again. TensorBoard ignores the first
+    START event in a folder, so a new run has to write one, too.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1450,7 +1464,7 @@ def log_setting(record, train_step, metrics):
         tf.summary.text(tag, [(name, str(value)) for name, value in record[tag].items()], step=0)
     simple = (bool, int, float, str)
     values = {name: x if isinstance(x, simple) else str(x) for name, x in record["arguments"].items()}
-    tf.summary.experimental.set_step(0)  # the plugin asks for it
+    tf.summary.experimental.set_step(0)  # for the plugin, which takes no step; all other calls name theirs
     hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
 
@@ -1461,18 +1475,18 @@ def log_scalars(step, values):
         tf.summary.scalar(tag, value, step=step)
 
 
-def log_units(step, network, names):
+def log_units(step, network, columns):
     """Log the mean alpha of every unit for every pair of columns, by the tags units/UNIT/COLUMN_from_COLUMN.
 
     With more than four columns these would be too many. Then log the mean of alpha_ii, `own`, and of all others.
     """
     for unit in units_of(network):
         mean = unit.mean_alpha()
-        if len(names) <= 4:
-            for i, j in itertools.product(range(len(names)), repeat=2):
-                tf.summary.scalar(f"units/{unit.name}/{names[i]}_from_{names[j]}", mean[i, j], step=step)
+        if len(columns) <= 4:
+            for i, j in itertools.product(range(len(columns)), repeat=2):
+                tf.summary.scalar(f"units/{unit.name}/{columns[i]}_from_{columns[j]}", mean[i, j], step=step)
         else:
-            own = np.eye(len(names), dtype=bool)
+            own = np.eye(len(columns), dtype=bool)
             tf.summary.scalar(f"units/{unit.name}/own", mean[own].mean(), step=step)
             tf.summary.scalar(f"units/{unit.name}/others", mean[~own].mean(), step=step)
         if not isinstance(unit, ActivationCrossStitch):  # its hundreds of millions of zeros would hide everything
@@ -1505,42 +1519,42 @@ class Meter:
         """Begin anew after `step` steps."""
         self.began = time.perf_counter()
         self.images = 0
-        self.values = []  # the loss and the training measure of each step
+        self.values = []  # what the training step returned, for each step
         steps = min(self.eval_every - step % self.eval_every, self.last_step - step)
         show = self.is_chief and sys.stdout.isatty()
         self.bar = keras.utils.Progbar(steps, verbose=int(show), stateful_metrics=["loss"])
 
-    def count(self, images, values):
-        """Count the images of a step, and show its loss."""
-        self.images += images
-        self.values.append((values["summary/loss_total"], values[TRAINING_MEASURE_TAG]))
+    def count(self, num_images, values):
+        """Count the images of a step, and show its loss. `values` are what the training step returned."""
+        self.images += num_images
+        self.values.append(values)
         self.bar.add(1, [("loss", values["summary/loss_total"])])
 
     def images_per_second(self):
         return self.images / (time.perf_counter() - self.began)
 
     def report(self, epoch, step, speed, evaluations):
-        """Print what the steps since the last evaluation gave. `speed` is in images per second."""
-        loss, measure = np.mean(self.values, axis=0)
+        """Print the speed (images per second), means since the last evaluation, and the evaluations."""
+        means = {tag: np.mean([values[tag] for values in self.values]) for tag in self.values[0]}
         if self.is_chief:
             say(
                 f"epoch {epoch + 1}/{self.n_epoch}, step {step}: {speed:,.0f} images/s; "
-                f"training loss {loss:.4f}, {TRAINING_MEASURE} {measure:.4f}; {summary_of(evaluations)}"
+                f"{summary_of_training(means)}; {summary_of(evaluations)}"
             )
 
 
 def print_setting(args, record, network):
-    """Print the data, the network and where to look, before training starts."""
+    """Print the data, the network and the command that starts TensorBoard, before training starts."""
     data = record["data"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
     say(f"{data['name']} from {data['source']}: {sizes}")
-    if record["classes"]:
-        say("; ".join(f"{task}: {describe_classes(names)}" for task, names in record["classes"].items()))
+    for task, names in record["classes"].items():
+        say(f"{task}: {describe_classes(names)}")
     if "warning" in data:
         say(data["warning"])
     megabytes = 16 * record["parameters"] / 1e6  # four float32 for each: value, gradient, Adam's two moments
     devices = "1 device" if record["devices"] == 1 else f"{record['devices']} devices"
-    threads = tf.config.threading.get_intra_op_parallelism_threads()
+    threads = tf.config.threading.get_intra_op_parallelism_threads() or "as many as TensorFlow chose"
     say(
         f"{record['parameters']:,} trainable weights, {megabytes:,.0f} MB with gradients and Adam's moments; "
         f"{args.precision} on {devices}, threads in the pool: {threads}; seed {args.seed}"
@@ -1609,6 +1623,29 @@ def load_run(model_path):
     return network, results
 
 
+def read_image(path):
+    """Return the picture in a file as a Pillow image, RGB, as a picture viewer shows it.
+
+    It is turned as its EXIF data say, and stands on white where it is transparent. Pillow would cut off the brighter
+    values of 16-bit grey pictures, so these are scaled first.
+
+    Raises:
+        ValueError: The range of its values is unknown. Pillow raises further types of exceptions for damaged files.
+    """
+    with Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits, and their range is unknown")
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.float64)
+        image = Image.fromarray(np.round(grey / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
 def predict_pictures(args):
     """Print the most probable class of every task, with its probability, for each picture of --predict.
 
@@ -1631,7 +1668,7 @@ def predict_pictures(args):
         readable.append(path)
     if images:
         print_predictions(readable, network.predict(np.stack(images), verbose=0), results["classes"])
-    refuse_failed(failures)
+    report_failures(failures)
 
 
 def print_predictions(paths, logits, classes):
@@ -1645,7 +1682,7 @@ def print_predictions(paths, logits, classes):
         say(f"{path}: {', '.join(answers)}")
 
 
-def refuse_failed(failures):
+def report_failures(failures):
     """Raise Failure if some pictures failed. The others have been predicted by then."""
     if failures:
         raise Failure(f"--predict failed for {'; '.join(failures)}.")
@@ -1657,294 +1694,6 @@ def reason_of(error):
 
 
 # --------------------------------------------------------------------------------------------------------- command line
-
-FAILED, WRONG_INPUT, DIVERGED = 1, 2, 3  # exit statuses; those above 128 tell which signal stopped a run
-
-
-class Failure(Exception):
-    """An error that ends the program with one line on standard error and the given exit status."""
-
-    def __init__(self, message, status=WRONG_INPUT):
-        super().__init__(" ".join(str(message).split()))  # on one line
-        self.status = status
-
-
-PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
-    "default": {},
-    # The units of Misra et al. Their columns are also trained alone at first, for which there is --pretrain_epoch.
-    "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
-    "2018": {"cross_stitch_unit": "activation", "bn_momentum": 0.999},  # and batch norm of the logits, in output_layer
-}
-
-
-PREDICTION_ARGUMENTS = ("predict", "model")  # these go with --predict
-NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # arguments that do not change what is trained
-
-
-def make_parser():
-    """Return the parser of the command line."""
-    parser = Parser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    add_method_arguments(parser)
-    add_run_arguments(parser)
-    return parser
-
-
-def add_method_arguments(parser):
-    """Add the arguments of the units, the network and the training."""
-    unit_argument = parser.add_argument_group("cross-stitch units").add_argument
-    unit_argument(
-        "--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline"
-    )
-    unit_argument(
-        "--cross_stitch_unit",
-        choices=UNITS,
-        default="channel",
-        help="one alpha per channel, layer or pair of activations",
-    )
-    unit_argument(
-        "--cross_stitch_at",
-        nargs="+",
-        choices=STITCHABLE_LAYERS,
-        default=list(STITCHABLE_LAYERS),
-        help="layers that a unit follows",
-    )
-    unit_argument("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
-    unit_argument(
-        "--cross_stitch_lr_scale",
-        type=non_negative_float,
-        default=1.0,
-        help="learning rate of units, as a multiple of --lr",
-    )
-    unit_argument(
-        "--pretrain_epoch", type=non_negative_int, default=0, help="first epochs, in which columns train alone"
-    )
-
-    network_argument = parser.add_argument_group("network").add_argument
-    network_argument("--split_after", choices=STITCHABLE_LAYERS, help="last layer of a trunk that all tasks share")
-    network_argument(
-        "--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer"
-    )
-    network_argument(
-        "--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps"
-    )
-    network_argument(
-        "--bn_momentum", type=fraction_below_one, default=0.99, help="momentum of batch norm's moving averages"
-    )
-    network_argument(
-        "--precision", choices=("float32", "bfloat16"), default="float32", help="number format of activations"
-    )
-
-    training_argument = parser.add_argument_group("training").add_argument
-    training_argument("--lr", type=positive_float, default=0.001, help="learning rate of Adam")
-    training_argument(
-        "--lr_half_life", type=non_negative_float, default=0.0, help="epochs in which --lr halves; 0: constant"
-    )
-    training_argument("--n_epoch", type=positive_int, default=30, help="epochs to train")
-    training_argument("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
-    training_argument("--reg_lambda", type=non_negative_float, default=1e-5, help="weight of the L2 loss")
-    training_argument(
-        "--task_weights", nargs="+", type=non_negative_float, help="weights of the tasks' losses; 1 each if left out"
-    )
-    training_argument(
-        "--preset", choices=PRESETS, default="default", help="a published setting, which other arguments can change"
-    )
-    training_argument("--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images")
-
-
-def add_run_arguments(parser):
-    """Add the arguments of the data, the output and the prediction."""
-    data_argument = parser.add_argument_group("data").add_argument
-    data_argument("--data_dir", type=absolute_path, help="four .gz files, or train.npz and test.npz")
-    data_argument("--tasks", nargs="+", help="tasks to train, as in item group; all if left out")
-    data_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
-    data_argument(
-        "--validation_fraction", type=fraction_below_one, default=0.0, help="part held out, the same for all seeds"
-    )
-
-    output_argument = parser.add_argument_group("output").add_argument
-    output_argument("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
-    output_argument("--log_every", type=positive_int, default=100, help="steps between two logged values, at most")
-    output_argument("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
-    output_argument(
-        "--resume",
-        metavar="LOG_DIR",
-        type=os.path.expanduser,
-        help="go on with this run; auto: begin or go on in --log_dir",
-    )
-
-    parser.add_argument(
-        "--predict", nargs="+", metavar="PICTURE", type=os.path.expanduser, help="do not train: classify pictures"
-    )
-    parser.add_argument("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
-
-
-def kind_of_run(args):
-    """Return the part of a folder's name that tells which kind of network is trained there."""
-    if args.tasks and len(args.tasks) == 1:
-        return "single"
-    if args.split_after:
-        return f"split_after_{args.split_after}"
-    return "stitched" if args.cross_stitch_enabled else "baseline"
-
-
-def check_arguments(args):
-    """Raise Failure where arguments do not fit together, before any data are read."""
-    if args.pretrain_epoch >= args.n_epoch:
-        raise Failure(f"--pretrain_epoch {args.pretrain_epoch} should be less than --n_epoch, {args.n_epoch}.")
-    if args.split_after and args.tasks and len(args.tasks) == 1:
-        raise Failure(f"--split_after {args.split_after} needs more than one task.")
-
-
-def parse_arguments(argv):
-    """Return the arguments, and the content of run.json of the run to go on with, or None for a new run.
-
-    With --resume, arguments that are left out are those of the run, and others are refused where they would change it.
-    """
-    for word in argv:
-        if re.search("[\ud800-\udfff]", word):  # Python's stand-ins for bytes that are not UTF-8
-            raise Failure(f"{word!a} is not in UTF-8.")
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    if args.predict:
-        return args, None
-    for name in PREDICTION_ARGUMENTS:
-        if vars(args)[name] != parser.get_default(name):
-            raise Failure(f"--{name} goes with --predict.")
-
-    folder = folder_to_resume(args)
-    if folder is None:
-        resumed = None
-        parser.set_defaults(**PRESETS[args.preset])
-        args = parser.parse_args(argv)  # again: what stands on the command line wins over the preset
-        args.log_dir = args.log_dir or default_log_dir(args, parser)
-    else:
-        resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "classes", "versions")
-        args = arguments_of_resumed_run(parser, argv, folder, resumed["arguments"])
-    refuse_log_dir(args.log_dir)
-    check_arguments(args)
-    return args, resumed
-
-
-def folder_to_resume(args):
-    """Return the folder of the run that --resume names, or None for a new run."""
-    if args.resume == "auto":
-        if not args.log_dir:
-            raise Failure("--resume auto needs --log_dir.")
-        begun = os.path.exists(os.path.join(args.log_dir, "run.json"))
-        return args.log_dir if begun else None
-    if args.resume is not None and args.log_dir not in (None, args.resume):
-        raise Failure("--log_dir and --resume name different folders; give one of them.")
-    return args.resume
-
-
-def arguments_of_resumed_run(parser, argv, folder, recorded):
-    """Return the arguments of the run in `folder`. Only --data_dir may differ from it, and --n_epoch be larger.
-
-    `recorded` are the arguments in its run.json.
-    """
-    known = vars(parser.parse_args([]))
-    if foreign := recorded.keys() - known.keys():
-        raise Failure(f"--resume {folder}: the run has --{min(foreign)}, which {NAME}.py does not have.")
-    parser.set_defaults(**recorded)
-    args = parser.parse_args(argv)
-    args.log_dir = folder
-    for name, value in vars(args).items():
-        may_differ = name in ("log_dir", "data_dir", *NOT_RECORDED)
-        may_grow = name == "n_epoch" and value > recorded.get(name, value)
-        if value != recorded.get(name) and not may_differ and not may_grow:
-            raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
-    return args
-
-
-def default_log_dir(args, parser):
-    """Return a new folder for the run, named after the data, the kind of network, what is not default, and the time."""
-    if "TF_CONFIG" in os.environ:
-        raise Failure("--log_dir is needed with TF_CONFIG: a folder that all processes see.")
-    script = NAME.removesuffix("_multi_task_learning")
-    data = os.path.basename(args.data_dir) if args.data_dir else script
-    named_already = {"split_after", "seed", "data_dir", "log_dir", *NOT_RECORDED}
-    if not args.split_after:
-        named_already.add("cross_stitch_enabled")
-    changed = []
-    for name, value in vars(args).items():
-        if value != parser.get_default(name) and name not in named_already:
-            values = value if isinstance(value, list) else [value]
-            changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
-    words = re.sub(r"[^\w.-]+", "_", "-".join([data, kind_of_run(args), *changed]), flags=re.ASCII)
-    when = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    # The number of the process: several runs may begin in one second.
-    return f"tf_logs/{script}/{words[:80]}-seed{args.seed}-{when}-{os.getpid()}"
-
-
-def refuse_log_dir(log_dir):
-    """Raise Failure for a path that TensorFlow would take for a pattern or an address, or write in another encoding."""
-    if re.search(r"[][*?\\]|://", log_dir):
-        raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
-    if os.fsencode(os.path.abspath(log_dir)) != os.path.abspath(log_dir).encode("utf-8", "surrogateescape"):
-        raise Failure(f"--log_dir {log_dir!a}: TensorFlow cannot find it in this locale. Use one with UTF-8.")
-
-
-def main(argv=None):
-    """Do what the command line `argv` says. Return the exit status: 0, or another after an error of one line."""
-    log_dir = None
-    try:
-        with own_settings():
-            args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
-            if args.predict:
-                predict_pictures(args)
-            else:
-                log_dir = args.log_dir
-                show_or_train(args, resumed)
-        return 0
-    except Failure as failure:
-        message, status = str(failure), failure.status
-    except (OSError, MemoryError, tf.errors.OpError) as error:  # for instance a full disk, or a lost worker
-        # TensorFlow puts the traceback of its graph before the message, and an empty line between them.
-        last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
-        message, status = last.split("\n")[0], FAILED
-    has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
-    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would end like this again
-        message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
-    print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
-    return status
-
-
-def show_or_train(args, resumed):
-    """Train, or show the results of the run to resume if it is finished."""
-    if PRESETS[args.preset]:
-        changed = ", ".join(f"--{name} {value}" for name, value in PRESETS[args.preset].items())
-        say(f"--preset {args.preset} means {changed}, where other arguments do not change it")
-    path = os.path.join(args.log_dir, "results.json")
-    if resumed and os.path.exists(path):
-        results = read_json(path, "classes", "data")
-        if results.get("epochs", 0) >= args.n_epoch:
-            say(f"This run is finished. It was trained on {results['data'].get('source')}.")
-            print_results(results)
-            return
-    train(args, resumed)
-
-
-@contextlib.contextmanager
-def own_settings():
-    """A context in which Keras has its default settings. The user's settings would change what is trained."""
-    config = keras.config
-    previous = (config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy())
-    if previous[:3] != ("channels_last", "float32", 1e-7) or previous[3].name != "float32":
-        say(
-            f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}, layers in "
-            f"{previous[3].name}; this script sets its own."
-        )
-    config.set_image_data_format("channels_last")
-    config.set_floatx("float32")
-    config.set_epsilon(1e-7)
-    config.set_dtype_policy("float32")
-    try:
-        yield
-    finally:
-        config.set_image_data_format(previous[0])
-        config.set_floatx(previous[1])
-        config.set_epsilon(previous[2])
-        config.set_dtype_policy(previous[3])
 
 
 class Parser(argparse.ArgumentParser):
@@ -2020,6 +1769,287 @@ def keep_probability(text):
 
 def absolute_path(text):
     return os.path.abspath(os.path.expanduser(text))
+
+
+PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
+    "default": {},
+    # The units of Misra et al., whose columns were trained alone at first: for how long, --pretrain_epoch says.
+    "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
+    "2018": {"cross_stitch_unit": "activation", "bn_momentum": 0.999},  # and batch norm of the logits, in output_layer
+}
+
+
+PREDICTION_ARGUMENTS = ("predict", "model")  # these go with --predict
+NAMED_BY_KIND = ("cross_stitch_enabled", "split_after")  # `kind_of_run` tells them
+NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # run.json does not hold these
+
+
+def make_parser():
+    """Return the parser of the command line."""
+    parser = Parser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
+    add_method_arguments(parser)
+    add_run_arguments(parser)
+    return parser
+
+
+def add_method_arguments(parser):
+    """Add the arguments of the units, the network and the training."""
+    unit_argument = parser.add_argument_group("cross-stitch units").add_argument
+    unit_argument(
+        "--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline"
+    )
+    unit_argument(
+        "--cross_stitch_unit",
+        choices=UNITS,
+        default="channel",
+        help="one alpha per channel, layer or pair of activations",
+    )
+    unit_argument(
+        "--cross_stitch_at",
+        nargs="+",
+        choices=STITCHABLE_LAYERS,
+        default=list(STITCHABLE_LAYERS),
+        help="layers that a unit follows",
+    )
+    unit_argument("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
+    unit_argument(
+        "--cross_stitch_lr_scale",
+        type=non_negative_float,
+        default=1.0,
+        help="learning rate of units, as a multiple of --lr",
+    )
+    unit_argument(
+        "--pretrain_epoch",
+        type=non_negative_int,
+        default=0,
+        help="number of first epochs in which the columns train alone",
+    )
+
+    network_argument = parser.add_argument_group("network").add_argument
+    network_argument("--split_after", choices=STITCHABLE_LAYERS, help="last layer of a trunk that all tasks share")
+    network_argument(
+        "--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer"
+    )
+    network_argument(
+        "--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps"
+    )
+    network_argument(
+        "--bn_momentum", type=fraction_below_one, default=0.99, help="momentum of batch norm's moving averages"
+    )
+    network_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="number format of activations"
+    )
+
+    training_argument = parser.add_argument_group("training").add_argument
+    training_argument("--lr", type=positive_float, default=0.001, help="learning rate of Adam")
+    training_argument(
+        "--lr_half_life", type=non_negative_float, default=0.0, help="epochs in which --lr halves; 0: constant"
+    )
+    training_argument("--n_epoch", type=positive_int, default=30, help="epochs to train")
+    training_argument("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
+    training_argument("--reg_lambda", type=non_negative_float, default=1e-5, help="weight of the L2 loss")
+    training_argument(
+        "--task_weights", nargs="+", type=non_negative_float, help="weights of the tasks' losses; 1 each if left out"
+    )
+    training_argument(
+        "--preset", choices=PRESETS, default="default", help="a published setting, which other arguments can change"
+    )
+    training_argument("--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images")
+
+
+def add_run_arguments(parser):
+    """Add the arguments of the data, the output and the prediction."""
+    data_argument = parser.add_argument_group("data").add_argument
+    data_argument("--data_dir", type=absolute_path, help="folder with four .gz files, or with train.npz and test.npz")
+    data_argument("--tasks", nargs="+", help="tasks to train, as in item group; all if left out")
+    data_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
+    data_argument(
+        "--validation_fraction", type=fraction_below_one, default=0.0, help="part of the training images to hold out"
+    )
+
+    output_argument = parser.add_argument_group("output").add_argument
+    output_argument("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
+    output_argument("--log_every", type=positive_int, default=100, help="log at least once in so many steps")
+    output_argument("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
+    output_argument(
+        "--resume",
+        metavar="LOG_DIR",
+        type=os.path.expanduser,
+        help="go on with this run; auto: begin or go on in --log_dir",
+    )
+
+    parser.add_argument(
+        "--predict", nargs="+", metavar="PICTURE", type=os.path.expanduser, help="do not train: classify pictures"
+    )
+    parser.add_argument("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
+
+
+def kind_of_run(args):
+    """Return the part of a folder's name that tells which kind of network is trained there."""
+    if args.tasks and len(args.tasks) == 1:
+        return "single"
+    if args.split_after == STITCHABLE_LAYERS[-1]:  # then there is no place for units
+        return f"split_after_{args.split_after}"
+    stitched = "stitched" if args.cross_stitch_enabled else "baseline"
+    return f"split_after_{args.split_after}-{stitched}" if args.split_after else stitched
+
+
+def check_arguments(args):
+    """Raise Failure where arguments do not fit together, before any data are read."""
+    if args.pretrain_epoch >= args.n_epoch:
+        raise Failure(f"--pretrain_epoch {args.pretrain_epoch} should be less than --n_epoch, {args.n_epoch}.")
+    if args.split_after and args.tasks and len(args.tasks) == 1:
+        raise Failure(f"--split_after {args.split_after} needs more than one task.")
+
+
+def parse_arguments(argv):
+    """Return the arguments, and the content of run.json of the run to go on with, or None for a new run.
+
+    With --resume, arguments that are left out are taken from the run, and those that are given must not change it.
+    """
+    for word in argv:
+        if re.search("[\ud800-\udfff]", word):  # Python's stand-ins for bytes that are not UTF-8
+            raise Failure(f"{word!a} is not in UTF-8.")
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.predict:
+        return args, None
+    for name in PREDICTION_ARGUMENTS:
+        if vars(args)[name] != parser.get_default(name):
+            raise Failure(f"--{name} goes with --predict.")
+
+    folder = folder_to_resume(args)
+    if folder is None:
+        resumed = None
+        parser.set_defaults(**PRESETS[args.preset])
+        args = parser.parse_args(argv)  # again: what stands on the command line wins over the preset
+        args.log_dir = args.log_dir or default_log_dir(args, parser)
+    else:
+        resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "classes", "versions")
+        args = arguments_of_resumed_run(parser, argv, folder, resumed["arguments"])
+    check_log_dir(args.log_dir)
+    check_arguments(args)
+    return args, resumed
+
+
+def folder_to_resume(args):
+    """Return the folder of the run that --resume names, or None for a new run."""
+    if args.resume == "auto":
+        if not args.log_dir:
+            raise Failure("--resume auto needs --log_dir.")
+        begun = os.path.exists(os.path.join(args.log_dir, "run.json"))
+        return args.log_dir if begun else None
+    if args.resume is not None and args.log_dir not in (None, args.resume):
+        raise Failure("--log_dir and --resume name different folders; give one of them.")
+    return args.resume
+
+
+def arguments_of_resumed_run(parser, argv, folder, recorded):
+    """Return the arguments of the run in `folder`. Only --data_dir may differ from it, and --n_epoch be larger.
+
+    `recorded` are the arguments in its run.json.
+    """
+    known = vars(parser.parse_args([]))
+    if foreign := recorded.keys() - known.keys():
+        raise Failure(f"--resume {folder}: the run has --{min(foreign)}, which {NAME}.py does not have.")
+    parser.set_defaults(**recorded)
+    args = parser.parse_args(argv)
+    args.log_dir = folder
+    for name, value in vars(args).items():
+        may_differ = name in ("log_dir", "data_dir", *NOT_RECORDED)
+        may_grow = name == "n_epoch" and value > recorded.get(name, value)
+        if value != recorded.get(name) and not may_differ and not may_grow:
+            raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
+    return args
+
+
+def default_log_dir(args, parser):
+    """Return a new folder for the run, named after the data, the kind of network, what is not default, and the time."""
+    if "TF_CONFIG" in os.environ:
+        raise Failure("--log_dir is needed with TF_CONFIG: a folder that all processes see.")
+    script = NAME.removesuffix("_multi_task_learning")
+    data = os.path.basename(args.data_dir) if args.data_dir else script
+    named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
+    changed = []
+    for name, value in vars(args).items():
+        if value != parser.get_default(name) and name not in named_otherwise:
+            values = value if isinstance(value, list) else [value]
+            changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
+    words = re.sub(r"[^\w.-]+", "_", "-".join([data, kind_of_run(args), *changed]), flags=re.ASCII)
+    when = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    # The number of the process: several runs may begin in one second.
+    return f"tf_logs/{script}/{words[:80]}-seed{args.seed}-{when}-{os.getpid()}"
+
+
+def check_log_dir(log_dir):
+    """Raise Failure for a path that TensorFlow would take for a pattern or an address, or write in another encoding."""
+    if re.search(r"[][*?\\]|://", log_dir):
+        raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
+    if os.fsencode(os.path.abspath(log_dir)) != os.path.abspath(log_dir).encode("utf-8", "surrogateescape"):
+        raise Failure(f"--log_dir {log_dir!a}: TensorFlow cannot find it in this locale. Use one with UTF-8.")
+
+
+def main(argv=None):
+    """Do what the command line `argv` says. Return the exit status, which is not 0 after an error."""
+    log_dir = None
+    try:
+        with default_keras_settings():
+            args, resumed = parse_arguments(sys.argv[1:] if argv is None else argv)
+            if args.predict:
+                predict_pictures(args)
+            else:
+                log_dir = args.log_dir
+                show_or_train(args, resumed)
+        return 0
+    except Failure as failure:
+        message, status = str(failure), failure.status
+    except (OSError, MemoryError, tf.errors.OpError) as error:  # for instance a full disk, or a lost worker
+        # TensorFlow puts the traceback of its graph before the message, and an empty line between them.
+        last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
+        message, status = last.split("\n")[0], FAILED
+    has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
+    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would end like this again
+        message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
+    print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
+    return status
+
+
+def show_or_train(args, resumed):
+    """Train, or show the results of the run to resume if it is finished."""
+    if PRESETS[args.preset]:
+        changed = ", ".join(f"--{name} {value}" for name, value in PRESETS[args.preset].items())
+        say(f"--preset {args.preset} means {changed}, where other arguments do not change it")
+    path = os.path.join(args.log_dir, "results.json")
+    if resumed and os.path.exists(path):
+        results = read_json(path, "classes", "data")
+        if results.get("epochs", 0) >= args.n_epoch:
+            say(f"This run is finished. It was trained on {results['data'].get('source')}.")
+            print_results(results)
+            return
+    train(args, resumed)
+
+
+@contextlib.contextmanager
+def default_keras_settings():
+    """A context in which Keras has its default settings. The user's settings would change what is trained."""
+    config = keras.config
+    previous = (config.image_data_format(), config.floatx(), config.epsilon(), config.dtype_policy())
+    if previous[:3] != ("channels_last", "float32", 1e-7) or previous[3].name != "float32":
+        say(
+            f"Keras is configured for {previous[0]}, {previous[1]}, epsilon {previous[2]}, layers in "
+            f"{previous[3].name}; this script sets its own."
+        )
+    config.set_image_data_format("channels_last")
+    config.set_floatx("float32")
+    config.set_epsilon(1e-7)
+    config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        config.set_image_data_format(previous[0])
+        config.set_floatx(previous[1])
+        config.set_epsilon(previous[2])
+        config.set_dtype_policy(previous[3])
 
 
 if __name__ == "__main__":

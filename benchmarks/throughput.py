@@ -21,6 +21,7 @@ import argparse
 import atexit
 import json
 import os
+import platform
 import signal
 import statistics
 import subprocess
@@ -37,6 +38,13 @@ REG_LAMBDA, LEARNING_RATE, KEEP_PROB = 1e-5, 1e-3, 0.8
 IMAGES = 12_000
 HALF = " bfloat16"  # after the name of a contender
 OURS, FIT = "ours", "keras fit"
+SETTINGS = {  # what is compared with hard sharing, by its flags
+    "separate columns": ["--cross_stitch_enabled=False"],
+    "cross-stitch units": [],
+    "one trunk": ["--split_after=fc_3"],
+    "one trunk, equal weights": ["--split_after=fc_3", "--width=1.41"],
+    "one trunk, double width": ["--split_after=fc_3", "--width=2"],
+}
 TORCH = ("torch eager", "torch channels_last", "torch compile")
 ALL = (OURS, FIT, *TORCH, OURS + HALF, *(name + HALF for name in TORCH[1:]))
 KEEP = {f"MALLOC_{name}_": str(2**30) for name in ("MMAP_THRESHOLD", "TRIM_THRESHOLD", "TOP_PAD")}
@@ -53,7 +61,7 @@ def make_data():
 class Ours:
     """The script's own network and training step."""
 
-    def __init__(self, n_tasks, keep_prob, precision, threads=None):
+    def __init__(self, n_tasks, keep_prob, precision, threads=None, flags=()):
         sys.path.insert(0, ROOT)
         import keras
         import tensorflow as tf
@@ -61,10 +69,11 @@ class Ours:
         import fashion_mnist_multi_task_learning as script
 
         self.tf, self.script, self.tasks = tf, script, TASKS[:n_tasks]
-        args, _ = script.parse_arguments([f"--precision={precision}"])
-        pool = threads or script.threads_per_operation(args, n_tasks)
-        script.threads_per_operation = lambda *_: pool
-        script.configure_tensorflow(args, n_tasks)
+        flags = [f"--precision={precision}", f"--keep_prob={keep_prob}", "--cross_stitch_init=0.9", *flags]
+        self.args, _ = script.parse_arguments(flags)
+        pool = threads or script.size_of_thread_pool(self.args, n_tasks)
+        script.size_of_thread_pool = lambda *_: pool
+        script.configure_tensorflow(self.args, n_tasks)
         keras.utils.set_random_seed(0)
         images, labels = make_data()
         self.mean, self.deviation = images.mean(axis=0), images.std(axis=0)
@@ -73,13 +82,13 @@ class Ours:
         self.finish()
 
     def build(self, keep_prob):
-        args, _ = self.script.parse_arguments([f"--keep_prob={keep_prob}", "--cross_stitch_init=0.9"])
         classes = {task: range(n) for task, n in zip(self.tasks, CLASSES)}
-        return self.script.build_network(args, classes, self.mean, self.deviation**2)
+        return self.script.build_network(self.args, classes, self.mean, self.deviation**2)
 
     def finish(self):
         tf = self.tf
         optimizers = self.script.Optimizers()
+        optimizers.create_moments(self.network)
         optimizers.set_learning_rates(LEARNING_RATE, LEARNING_RATE)
         args = argparse.Namespace(task_weights=None, reg_lambda=REG_LAMBDA)
         signature = tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), self.data)
@@ -305,27 +314,29 @@ class Floor:
         return seconds
 
 
-def make(contender, n_tasks, keep_prob, threads):
-    """Returns the object of the contender's name."""
+def make(contender, n_tasks, keep_prob, threads, flags):
+    """Returns the object of the contender's name. `flags` of the script are for ours alone."""
     if contender == "floor":
         return Floor(n_tasks)
     name, half = contender.removesuffix(HALF), contender.endswith(HALF)
     precision = "bfloat16" if half else "float32"
     if name in TORCH:
         return Torch(n_tasks, keep_prob, precision, name, threads)
-    return Fit(n_tasks, keep_prob, precision, threads) if name == FIT else Ours(n_tasks, keep_prob, precision)
+    if name == FIT:
+        return Fit(n_tasks, keep_prob, precision, threads)
+    return Ours(n_tasks, keep_prob, precision, flags=flags)
 
 
-def work(contender, n_tasks, threads):
+def work(contender, n_tasks, threads, flags):
     """The process of one contender: answers the requests on standard input, each a line of JSON."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is not an answer
-    subject = make(contender, n_tasks, KEEP_PROB, threads)
+    subject = make(contender, n_tasks, KEEP_PROB, threads, flags)
     rng = np.random.default_rng(1)
     for line in sys.stdin:
         request = json.loads(line)
         if "check" in request:
-            checked = make(contender, n_tasks, 1.0, threads)
+            checked = make(contender, n_tasks, 1.0, threads, flags)
             if not os.path.exists(request["weights"]):
                 np.savez(request["weights"], **checked.weights())
             before = dict(np.load(request["weights"]))
@@ -341,9 +352,9 @@ def work(contender, n_tasks, threads):
 class Worker:
     """A contender in a process of its own, halted but while it is asked: threads that wait actively disturb nobody."""
 
-    def __init__(self, contender, n_tasks=2, threads=None, allocator="default"):
+    def __init__(self, contender, n_tasks=2, threads=None, allocator="default", flags=()):
         command = [sys.executable, os.path.abspath(__file__), "--worker", contender, "--n_tasks", str(n_tasks)]
-        command += ["--threads", str(threads or os.cpu_count())]
+        command += ["--threads", str(threads or os.cpu_count()), f"--flags={' '.join(flags)}"]
         self.name = contender
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         environment = {**os.environ, **ALLOCATORS[allocator]}
@@ -455,27 +466,60 @@ def compare(args):
     return {**figures, "ratio_to_floor": ratio(OURS, "floor")}
 
 
+def compare_settings(args):
+    """Measures ours with separate columns, units and trunks, in both precisions, and returns what --json writes."""
+    print("\nours by what is shared")
+    workers = []
+    for name, flags in SETTINGS.items():
+        for half in ("", HALF):
+            workers.append(Worker(OURS + half, flags=flags))
+            workers[-1].name = name + half
+    seconds = measure(workers, args.rounds, args.steps, args.n_batch_size)
+    for worker in workers:
+        worker.stop()
+    for name, values in seconds.items():
+        print(f"  {name:36}{1e3 * statistics.median(values):8.1f} ms a step")
+    return {"seconds_per_step_by_setting": seconds}
+
+
 def scale(args):
     """Measures ours by batch size and by number of tasks, and returns what --json writes."""
     print("\nours by batch size and by number of tasks")
-    two, four = Worker(OURS), Worker(OURS, n_tasks=4)
-    batches = {batch: [] for batch in (64, 128, 256, 512, 1024)}
-    tasks = {2: [], 4: []}
-    for worker, batch in [(two, batch) for batch in batches] + [(four, args.n_batch_size)]:
-        worker.ask(steps=3, batch=batch)
+    workers = {n: Worker(OURS, n_tasks=n) for n in range(1, len(TASKS) + 1)}
+    batches = {batch: [] for batch in (32, 64, 128, 256, 512, 1024)}
+    tasks = {n: [] for n in workers}
+    for batch in batches:
+        workers[2].ask(steps=3, batch=batch)
+    for worker in workers.values():
+        worker.ask(steps=3, batch=args.n_batch_size)
     for _ in range(args.rounds):
         for batch, values in batches.items():
             steps = max(3, args.steps * args.n_batch_size // batch)
-            values.append(statistics.median(two.ask(steps=steps, batch=batch)) / batch)
-        for worker, values in ((two, tasks[2]), (four, tasks[4])):
-            values.append(statistics.median(worker.ask(steps=args.steps, batch=args.n_batch_size)))
-    two.stop()
-    four.stop()
+            values.append(statistics.median(workers[2].ask(steps=steps, batch=batch)) / batch)
+        for n, values in tasks.items():
+            values.append(statistics.median(workers[n].ask(steps=args.steps, batch=args.n_batch_size)))
+    for worker in workers.values():
+        worker.stop()
     for batch, values in batches.items():
         print(f"  batch {batch:5}: {1e6 * statistics.median(values):7.1f} µs an image")
+    for n, values in tasks.items():
+        print(f"  tasks {n}: {1e3 * statistics.median(values):7.1f} ms a step")
     ratio = statistics.median(b / a for a, b in zip(tasks[2], tasks[4]))
     print(f"  four tasks take {ratio:.2f} times as long as two")
-    return {"seconds_per_image_by_batch": batches, "four_tasks_to_two": ratio}
+    return {"seconds_per_image_by_batch": batches, "seconds_per_step_by_tasks": tasks, "four_tasks_to_two": ratio}
+
+
+def processor():
+    """Returns the name of the processor, the number of its cores, and its instructions for matrices and bfloat16."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            facts = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:  # not Linux
+        facts = {}
+    facts = {name.strip(): value.strip() for name, value in facts.items()}
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16")
+    flags = [flag for flag in wanted if flag in facts.get("flags", "").split()]
+    return {"model": facts.get("model name", platform.processor()), "cores": os.cpu_count(), "flags": flags}
 
 
 def main():
@@ -488,10 +532,11 @@ def main():
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--n_tasks", type=int, default=2, help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help=argparse.SUPPRESS)
+    parser.add_argument("--flags", type=str.split, default=[], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        return work(args.worker, args.n_tasks, args.threads)
-    figures = {**compare(args), **scale(args)}
+        return work(args.worker, args.n_tasks, args.threads, args.flags)
+    figures = {"processor": processor(), **compare(args), **compare_settings(args), **scale(args)}
     if args.json:
         with open(args.json, "w") as file:
             json.dump(figures, file, indent=2)

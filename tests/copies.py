@@ -21,20 +21,21 @@ SHARED = {  # (the original, the copies): the names of functions and classes
         cross_entropy l2_loss compile_step Optimizers
         train signature_of learning_rates start_units make_predict
         Data select stratified pixel_statistics sha256_of read_image
-        FusedBatchNormalization available_cores threads_per_operation
+        FusedBatchNormalization available_cores size_of_thread_pool
         configure_tensorflow choose_strategy share_of_replica
-        join_cluster bypass_proxies GreetingHandler GreetingServer wait_for_processes greet refuse_disagreement
+        join_cluster bypass_proxies GreetingHandler GreetingServer wait_for_processes greet check_agreement
         collected_stop_signals exit_status_of
-        claim_folder describe_run refuse_changes facts_to_agree_on Checkpoints write_json read_json
+        claim_folder describe_run check_unchanged facts_to_agree_on Checkpoints write_json read_json
         open_event_file log_setting log_scalars log_units log_confusions Meter
-        print_setting describe_classes finish_run say load_run refuse_failed reason_of
-        Failure parse_arguments folder_to_resume arguments_of_resumed_run default_log_dir refuse_log_dir
-        main show_or_train own_settings Parser HelpFormatter boolean parse_number
+        print_setting describe_classes finish_run say load_run report_failures reason_of
+        Failure parse_arguments folder_to_resume arguments_of_resumed_run default_log_dir check_log_dir
+        main show_or_train default_keras_settings Parser HelpFormatter boolean parse_number
         positive_int non_negative_int seed_number positive_float non_negative_float fraction fraction_below_one
         keep_probability absolute_path""",
     (GARMENTS, FACES): """
         build_network convolution_block column_names weights_of_tasks count_correct Evaluation evaluate log_evaluations
-        Split confusion_matrices metrics_of_interest summary_of print_results print_predictions
+        Split confusions_to_log metrics_of_interest summary_of_training summary_of print_results
+        print_predictions
         kind_of_run""",
     (FACES, LANDMARKS): """
         batches_of_epoch hold_out decode_images""",
@@ -43,7 +44,8 @@ SHARED = {  # (the original, the copies): the names of functions and classes
 OWN = """
     output_layer make_train_step augment prepare_data make_parser add_method_arguments add_run_arguments check_arguments
     build_network convolution_block column_names weights_of_tasks Evaluation evaluate log_evaluations
-    confusion_matrices metrics_of_interest summary_of print_results kind_of_run batches_of_epoch read_face predict_pictures"""
+    confusions_to_log metrics_of_interest summary_of_training summary_of print_results kind_of_run batches_of_epoch
+    read_face predict_pictures"""
 
 
 def pairs():

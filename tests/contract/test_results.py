@@ -371,7 +371,7 @@ def test_the_start_tells_tasks_and_classes(run, tmp_path):
         labels = {"place": np.arange(24) % 12, "colour": np.arange(24) % 3, "colour_names": ["red", "green", "blue"]}
         np.savez(tmp_path / f"{name}.npz", images=np.zeros((24, 8, 8), np.uint8), **labels)
     result = run(data_dir=tmp_path, n_epoch=1, width=0.1)
-    assert "place: 12 classes (0..11); colour: 3 classes (red, green, blue)" in result.out
+    assert "place: 12 classes (0..11)" in result.out and "colour: 3 classes (red, green, blue)" in result.out
     assert "threads in the pool: " in result.out and "seed 0" in result.out
 
 

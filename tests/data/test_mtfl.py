@@ -106,14 +106,14 @@ def test_every_face_keeps_its_points_and_attributes(landmark_script, mtfl, tmp_p
         face = landmark_script.read_face(faces.paths[k], faces.boxes[k], 32, 48)
         points = landmark_script.to_box(faces.points[k : k + 1], faces.boxes[k : k + 1])[0]
         attributes = [faces.attributes[task][k] for task in ATTRIBUTES]
-        truth[face.tobytes()] = truth[landmark_script.centre(face[None], 32).tobytes()] = points, attributes
+        truth[face.tobytes()] = truth[landmark_script.crop_middle(face[None], 32).tobytes()] = points, attributes
     for name in ("train", "validation"):
         split = data.splits[name]
         for index, face in enumerate(split.images):
             points, attributes = truth[face.tobytes()]
             np.testing.assert_allclose(split.labels["landmarks"][index], points, atol=1e-6)
             assert [split.labels[task][index] for task in ATTRIBUTES] == attributes
-    train = landmark_script.centre(data.splits["train"].images, 32)
+    train = landmark_script.crop_middle(data.splits["train"].images, 32)
     assert len(train) == pytest.approx(0.5 * 239, abs=4)
     np.testing.assert_allclose(data.mean, train.mean(axis=0), rtol=1e-10)
     np.testing.assert_allclose(data.variance, np.maximum(train.var(axis=0), 1), rtol=1e-6)

@@ -83,7 +83,7 @@ def test_the_middle_of_a_face_with_its_margin_is_the_box(landmark_script, tmp_pa
     box = np.array([20.5, 15.2, 48.0])
     with_margin = landmark_script.read_face(tmp_path / "photo.png", box, image_size=32, window=48)
     alone = landmark_script.read_face(tmp_path / "photo.png", box, image_size=32, window=32)
-    middle = landmark_script.centre(with_margin[None], 32)[0]
+    middle = landmark_script.crop_middle(with_margin[None], 32)[0]
     assert with_margin.shape == (48, 48, 1) and np.abs(alone.astype(int) - middle).max() <= 2
 
 
@@ -133,7 +133,7 @@ def test_augmentation_by_hand(landmark_script):
     random_numbers[1, 1] = random_numbers[2, 2] = random_numbers[3, 3] = random_numbers[4, 4] = 1
     crops, moved = landmark_script.augment(faces, labels, random_numbers, 40)
     points, before = moved["landmarks"], labels["landmarks"]
-    np.testing.assert_array_equal(crops[0], landmark_script.centre(faces, 40)[0])
+    np.testing.assert_array_equal(crops[0], landmark_script.crop_middle(faces, 40)[0])
     np.testing.assert_allclose(points[0], before[0], atol=1e-6)
     sine, cosine = 0.17364818, 0.98480775
     turned = (before[1] - 0.5) @ np.array([[cosine, sine], [-sine, cosine]]) + 0.5

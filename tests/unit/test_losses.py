@@ -26,10 +26,10 @@ def signature(images, labels, *others):
 class Spy:
     """Optimizers that keep the gradients and change nothing."""
 
-    def create_moments(self, strategy, network):
+    def __init__(self, network):
         self.kept = [tf.Variable(tf.zeros_like(v.value)) for v in network.trainable_variables]
 
-    def apply_gradients(self, tape, loss, network):
+    def minimize(self, tape, loss, network):
         gradients = tape.gradient(loss, [v.value for v in network.trainable_variables])
         for kept, gradient in zip(self.kept, gradients):
             kept.assign(tf.zeros_like(kept) if gradient is None else gradient)
@@ -73,6 +73,7 @@ def test_one_step_of_training_by_hand(script, garments):
     gradients = tape.gradient(loss, [v.value for v in twin.trainable_variables])
 
     optimizers = script.Optimizers()
+    optimizers.create_moments(network)
     optimizers.set_learning_rates(lr, lr * scale)
     args = argparse.Namespace(task_weights=weights, reg_lambda=reg_lambda)
     strategy = tf.distribute.get_strategy()
@@ -85,7 +86,7 @@ def test_one_step_of_training_by_hand(script, garments):
             "item/loss": float(losses["item"]),  # unweighted
             "group/loss": float(losses["group"]),
             "summary/accuracy_train": np.mean(hits),
-            "stop_signals": 2,
+            "num_stop_signals": 2,
         },
         rel=1e-5,
     )
@@ -190,7 +191,7 @@ def build_landmarks(script, *flags):
 
 def landmark_step(script, args, network):
     """Return the values and the gradients of a step on a batch, {tag: value} and {path: array}."""
-    spy, batch = Spy(), landmark_batch()
+    spy, batch = Spy(network), landmark_batch()
     step = script.make_train_step(tf.distribute.get_strategy(), network, spy, args, signature(*batch))
     values = {tag: float(value) for tag, value in step(batch, 0.0).items()}
     return values, dict(zip([v.path for v in network.trainable_variables], (v.numpy() for v in spy.kept)))
@@ -223,7 +224,7 @@ def test_one_step_on_landmarks_by_hand(landmark_script):
             "summary/related_weights": float(relation),
             "landmarks/mean_error_train": float(np.linalg.norm(errors, axis=-1).mean()),
             **{f"{task}/loss": float(loss) for task, loss in losses.items()},
-            "stop_signals": 0,
+            "num_stop_signals": 0,
         },
         rel=1e-4,
     )

@@ -331,7 +331,7 @@ def test_dropout_keeps_what_keep_prob_says(script):
 def test_threads_for_the_columns(script, monkeypatch, cores, columns, flags, expected):
     monkeypatch.setattr(script, "available_cores", lambda: cores)
     args = parse(script, *flags.split())
-    assert script.threads_per_operation(args, columns) == expected
+    assert script.size_of_thread_pool(args, columns) == expected
 
 
 @pytest.mark.parametrize("text, expected", [
