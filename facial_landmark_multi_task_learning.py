@@ -13,8 +13,8 @@ Train with units, then without, and compare the curves of the two runs:
     python -m tensorboard.main --logdir tf_logs
 
 By default a unit has one weight for each channel and pair of columns, and starts as the identity. `--preset paper`
-gives the units the start and the learning rate of Misra et al.; `--preset poster` trains the network of the poster's
-code. `--help` lists all arguments with their defaults.
+starts the units from 0.9 and 0.1, with 100 times the learning rate; together with --pretrain_epoch this is the recipe
+of Misra et al. `--preset poster` trains the network of the poster's code. `--help` lists all arguments.
 
 --data_dir is the folder of MTFL, mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: its lists training.txt and testing.txt, and
 the photos beside them. It can also hold the lists with boxes of faces, trainImageList.txt and testImageList.txt, and
@@ -26,7 +26,8 @@ To go on with a run that was stopped, or to find the landmarks in photos with a 
     python facial_landmark_multi_task_learning.py --resume LOG_DIR
     python facial_landmark_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
-Each of this repository's scripts can be copied alone. So the code below the method is one text, made for all of them.
+Apart from the data, the code below the method is the same in all scripts of this repository, so that each of them can
+be copied alone. Some of it is therefore more general than this script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
 set and with a --log_dir that all of them can see.
@@ -90,8 +91,8 @@ import zlib
 from typing import NamedTuple
 
 if __name__ == "__main__":
-    # Until a run has something to save, Ctrl-C and SIGTERM end the program without a traceback. In a notebook they
-    # must not: there the kernel would die.
+    # Until a run has something to save, Ctrl-C and SIGTERM end the program without a traceback. In a notebook that
+    # would end the kernel, so there nothing is changed.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda number, frame: os._exit(128 + number))
@@ -100,8 +101,8 @@ if __name__ == "__main__":
     os.environ["TF_USE_LEGACY_KERAS"] = "0"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's start-up notes
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocate GPU memory only as it is needed
-    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory in the next step: a step is faster
-    # That allocator has a limit, of 64 GB if nothing else is said. 2**24 MB is more than any machine has.
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory, which makes a step faster
+    # By default that allocator takes 64 GB at most. A limit of 2**24 MB is as good as none.
     os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24))
 
 import keras
@@ -136,7 +137,6 @@ class Block(NamedTuple):
     pooling: bool
 
 
-# Our blocks have the form of the poster's, with 3 x 3 filters and more of them at first.
 BLOCKS = [Block(32, 3, True), Block(48, 3, True), Block(64, 3, True), Block(80, 3, False)]
 DENSE_WIDTH = 256  # the size of the fully connected layer
 # The places where a unit can stand and a trunk can end. "pool_4" follows the fourth block, which has no pooling.
@@ -160,7 +160,7 @@ class CrossStitch(layers.Layer):
 
     Args:
         init: The initial alpha_ii, above 0 and at most 1. All other alpha_ij start at (1 - init) / (T - 1), so that
-            the weights of each column sum to one. With 1.0 the unit starts as the identity.
+            for each i the alpha_ij sum to one. With 1.0 the unit starts as the identity.
 
     Raises:
         ValueError: `init` is out of range, or the unit is called with fewer than two tensors.
@@ -181,7 +181,7 @@ class CrossStitch(layers.Layer):
         self.alpha = self.add_weight(
             name="alpha",
             shape=self.alpha_shape(),
-            initializer=lambda shape, dtype: self.alpha_from_init(self.init),
+            initializer=lambda shape, dtype: self.alpha_from_init(self.init),  # which has this shape and dtype
         )
 
     def call(self, xs):
@@ -276,8 +276,9 @@ UNITS = {"channel": CrossStitch, "layer": LayerCrossStitch, "activation": Activa
 def build_network(args, classes, mean, variance):
     """Build the columns, the units between them, and the output layers.
 
-    With --split_after there is at first only one column, the trunk, and both columns go on from it. With --network
-    single there is only the column of the landmarks. With --preset poster the network is another one.
+    With --split_after there is at first only one column, the trunk, and both columns go on from it. (--network split is
+    another name for --split_after fc_5.) With --network single `classes` is empty, and there is only the column of the
+    landmarks. With --preset poster the network is another one.
 
     Args:
         args: The parsed command line.
@@ -345,10 +346,10 @@ def dense_block(args, x, column, level):
     return layers.ReLU()(x)
 
 
-def batch_norm(args, x, name, dtype=None):
+def batch_norm(args, x, name):
     """Batch norm over the global batch, by a fast kernel if there is only one replica (see FusedBatchNormalization)."""
     distributed = tf.distribute.has_strategy()
-    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name, dtype=dtype)(x)
+    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
 
 def dropout(args, x, column):
@@ -398,7 +399,7 @@ def build_poster_network(args, classes, shape):
         columns = end_trunk(args, columns, f"pool_{level}", column_names(classes))
 
     columns = {name: poster_dense_block(args, x, name) for name, x in columns.items()}
-    args_of_last_unit = copy.copy(args)
+    args_of_last_unit = copy.copy(args)  # all are the same but the kind of unit
     args_of_last_unit.cross_stitch_unit = "layer"
     columns = stitch(args_of_last_unit, columns, "fc_5")
     columns = {name: dropout(args, x, name) for name, x in columns.items()}
@@ -482,7 +483,7 @@ def units_of(network):
 class RelatedColumns(keras.Model):
     """A network that also has the scalars a_j and b_j of `related_weights`, for each layer j that both columns have.
 
-    Keras saves it as it saves every network of layers, and makes it again with the same constructor.
+    Keras saves and loads it like any network of layers.
     """
 
     def __init__(self, *args, **kwargs):
@@ -514,11 +515,10 @@ def related_weights(pairs, scales, offsets, kind):
         "l2":  r_w = half the sum of the squares of d_j
         "exp": r_w = exp(m) - 1, where m is the mean of the squares of d_j; above m = 10 its tangent
 
-    The poster writes r_w(theta^1, theta^2) and refers to Rozantsev, Salzmann and Fua (Beyond Sharing Weights for Deep
-    Domain Adaptation, arXiv:1603.06432), who have ||a theta^1 + b - theta^2||^2 and
-    exp(||a theta^1 + b - theta^2||^2) - 1 for all parameters of a layer. Like the poster's code, we take the kernels
-    alone and half the sum. For the exponential we take the mean instead of the sum, which for a hundred thousand
-    weights would overflow at the first step.
+    The poster refers to Rozantsev, Salzmann and Fua (Beyond Sharing Weights for Deep Domain Adaptation,
+    arXiv:1603.06432). With d the difference over all parameters of a layer, they have ||d||^2 and exp(||d||^2) - 1. The
+    poster's code has half of ||d||^2, over the kernels alone, as we do. Of the exponential there is no code. We take
+    the mean of the squares in it, since their sum over a hundred thousand weights would overflow at the first step.
 
     Args:
         pairs: What `kernel_pairs` returns.
@@ -589,9 +589,9 @@ def weights_of_tasks(args, tasks):
 def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
-    That function takes a batch, (faces, {task: labels}, random numbers), and the number of stop signals that this
-    process has received. It returns {tag: value} to be logged. One of the values, `num_stop_signals`, is above 0 if
-    any process has received a signal. In this way each machine learns that another one was asked to stop.
+    The training faces have a margin, and a step crops them at random places. The function takes a batch, (faces, {task:
+    labels}, random numbers), and returns {tag: value} to be logged. It also sums the numbers of stop signals that the
+    processes have received. So each machine learns that another one was asked to stop.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the losses of the weights
@@ -602,8 +602,8 @@ def make_train_step(strategy, network, optimizers, args, signature):
         network: The network.
         optimizers: The `Optimizers` of the columns and of the units.
         args: The parsed command line.
-        signature: A batch with a `tf.TensorSpec` for each array. With it the last, smaller batch needs no graph of its
-            own.
+        signature: The structure of a batch, with a `tf.TensorSpec` of open batch size for each array. So one graph
+            serves all batches, also the last one of an epoch, which is smaller.
     """
     task_weights = weights_of_tasks(args, list(network.output))
     size = network.input_shape[1]
@@ -649,7 +649,8 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Each replica stacks its values, so that one message between machines sums them all, and not one for each.
+        # Each replica stacks its values, so that one message between machines sums them all, and not one for each. This
+        # is a second `run` because `replica_step` gives names to its values, and a stack has none.
         tags = sorted(values)
         vectors = strategy.run(lambda values: tf.stack([values[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -663,8 +664,8 @@ class Optimizers:
 
     Scaling the gradients of the units instead would do nothing, since Adam divides by their size.
 
-    TensorFlow 1's Adam has a fused kernel. It updates the 6.5 million weights of the network for Fashion-MNIST in 5 ms
-    on 2 cores, where Keras's Adam takes 15. An `Optimizers` has to be created in the scope of the strategy.
+    TensorFlow 1's Adam has a fused kernel. It updates 6.5 million weights in 5 ms on 2 cores, where Keras's Adam takes
+    15. An `Optimizers` has to be created in the scope of the strategy.
     """
 
     def __init__(self):
@@ -714,12 +715,12 @@ class Failure(Exception):
 def train(args, resumed):
     """Train the network, and write its checkpoints, curves and results to `args.log_dir`.
 
-    A run that was stopped or killed can be resumed. Then it ends with exactly the weights that it would have had
-    without the interruption.
+    A run that was stopped or killed can be resumed. On the same machine it then ends with exactly the weights that it
+    would have had without the interruption.
 
     Args:
         args: The parsed command line.
-        resumed: The content of run.json of the run to go on with, or None for a new run.
+        resumed: What run.json says of the run that is to be resumed, or None for a new run.
 
     Raises:
         Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
@@ -788,7 +789,7 @@ def train(args, resumed):
                         log_scalars(step, values | {"throughput/images_per_second": meter.images_per_second()})
                         log_units(step, network, columns)
                     evaluate_now = step % eval_every == 0 or step == last_step
-                    if evaluate_now:  # in all processes: they would only wait for the chief
+                    if evaluate_now:  # in all processes, since the others would only wait for the chief
                         speeds.append(meter.images_per_second())
                         evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
                         log_evaluations(step, evaluations)
@@ -800,7 +801,7 @@ def train(args, resumed):
                         events.flush()
                         checkpoints.save(step, is_chief)
                         meter.restart(step)
-                    if stop:
+                    if stop and step < last_step:
                         raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_signals))
 
         if evaluations is None:  # all steps had been done before this process began
@@ -824,8 +825,8 @@ def batches_of_epoch(args, split, epoch, strategy):
     random_numbers = random.uniform(-1, 1, (size, NUM_RANDOM_NUMBERS)).astype(np.float32)
     for start in range(0, size, args.n_batch_size):
         indices = order[start : start + args.n_batch_size]
-        indices = np.tile(indices, math.ceil(strategy.num_replicas_in_sync / len(indices)))
-        labels = {task: labels[indices] for task, labels in split.labels.items()}
+        indices = np.tile(indices, math.ceil(strategy.num_replicas_in_sync / len(indices)))  # once, as a rule
+        labels = {task: values[indices] for task, values in split.labels.items()}
         yield split.images[indices], labels, random_numbers[indices]
 
 
@@ -839,8 +840,7 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients even then, which does
-    no harm.)
+    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients even then.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -860,7 +860,7 @@ EVALUATION_BATCH_SIZE = 500
 
 
 def make_predict(network):
-    """Return a function from uint8 images (n, height, width, channels) to {task: outputs (n, ...)}, NumPy arrays.
+    """Return a function from uint8 images (n, height, width, channels) to {task: the network's output (n, ...)}.
 
     Every process predicts by itself. (`network.predict` cannot run while several machines train together.) The images
     are predicted in batches, so that the network's activations take the same memory for any number of images.
@@ -916,8 +916,8 @@ def landmark_errors(predicted, points):
 def landmark_measures(predicted, points):
     """Return what results.json holds of the landmarks, from predicted and true ones (n, 5, 2).
 
-    The error of a face is the mean of its five distances, in widths of its box. Above 0.05 the face is a failure. The
-    interocular error is the same in distances between the true eyes. Above 0.1 the face is a failure.
+    The error of a face is the mean of its five distances, in widths of its box; above 0.05 it counts as a failure. The
+    interocular error divides by the distance between the true eyes instead, and its limit is 0.1.
     """
     distances = landmark_errors(predicted, points)
     errors = distances.mean(axis=1)
@@ -934,11 +934,12 @@ def landmark_measures(predicted, points):
 
 def draw_sheet(split, predicted):
     """Draw the first 16 faces of a split, true landmarks in green, and `predicted` ones (n, 5, 2) in red over them."""
-    rows, zoom = 4, 4
+    faces_a_side, zoom = 4, 4
     size = split.images.shape[1]
-    sheet = np.zeros((rows, rows, zoom * size, zoom * size, 3), np.uint8)
-    for index, (face, true, guess) in enumerate(zip(split.images[: rows**2], split.labels["landmarks"], predicted)):
-        image = sheet[index // rows, index % rows]
+    sheet = np.zeros((faces_a_side, faces_a_side, zoom * size, zoom * size, 3), np.uint8)
+    faces = split.images[: faces_a_side**2]
+    for index, (face, true, guess) in enumerate(zip(faces, split.labels["landmarks"], predicted)):
+        image = sheet[index // faces_a_side, index % faces_a_side]
         image[:] = np.kron(face, np.ones((zoom, zoom, 1), np.uint8))
         for points, colour in ((true, (0, 220, 0)), (guess, (230, 0, 0))):
             mark(image, points * zoom * size - 0.5, colour, radius=2.5)
@@ -964,8 +965,11 @@ def log_evaluations(step, evaluations):
 
 
 def confusions_to_log(evaluations):
-    """Return the {attribute: confusion matrix} that TensorBoard shows: those of `aflw`, which has attributes."""
-    return evaluations["aflw"].confusions if "aflw" in evaluations else {}
+    """Return the {attribute: confusion matrix} that TensorBoard shows.
+
+    They are those of `aflw`, the test set with attributes (see `read_lists`), or else those of the validation faces.
+    """
+    return evaluations.get("aflw", evaluations["validation"]).confusions
 
 
 def metrics_of_interest(data):
@@ -979,7 +983,7 @@ def summary_of_training(values):
     return f"training loss {loss:.4f}, mean error {error:.4f} (augmented)"
 
 
-def summary_of(evaluations):
+def summary_of_evaluations(evaluations):
     """Return the mean errors in one line."""
     errors = [f"{split} {evaluation.measures['mean_error']:.4f}" for split, evaluation in evaluations.items()]
     return "mean error: " + ", ".join(errors)
@@ -997,7 +1001,7 @@ def print_results(results):
     }
     for task in results["classes"]:
         rows[f"accuracy of {task}"] = {split: results[split][task] for split in splits if task in results[split]}
-        rows["  if its most frequent class is told"] = majority[task]
+        rows[f"  always the most frequent {task}"] = majority[task]
     for name in LANDMARKS:
         rows[f"mean_error of {name}"] = {split: results[split]["landmarks"][name] for split in splits}
 
@@ -1051,7 +1055,7 @@ class Faces(NamedTuple):
     guessed: bool
 
 
-BOX_FACTOR = 1.78  # side of a box over the larger extent of its landmarks: the median over the 10,000 training faces
+BOX_FACTOR = 1.78  # boxes are so many times as wide as the larger extent of their landmarks: the median in MTFL
 MARGIN = 0.25  # the margin of a training face at each edge, as a part of its width; the augmentation needs it
 WHAT_DATA_DIR_HOLDS = (
     "MTFL (http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: training.txt, testing.txt and their photos), with the "
@@ -1071,7 +1075,7 @@ def prepare_data(args):
     window = args.image_size + 2 * int(MARGIN * args.image_size)  # the side of a face with its margin
     lists = read_lists(args.data_dir)
     if lists["train"].guessed:
-        # The validation faces, which are held out below, get boxes that depend on the seed, too.
+        # This is before the validation faces are held out, so their boxes depend on the seed, too.
         lists["train"] = lists["train"]._replace(boxes=jitter(lists["train"].boxes, args.seed))
     splits, photo_hashes = {}, {}
     for name, faces in lists.items():
@@ -1109,9 +1113,9 @@ def prepare_data(args):
 def read_lists(data_dir):
     """Return {split: `Faces`} of the lists in a folder.
 
-    Beside `train` there are two test sets. `test` are the 3,466 faces of testImageList.txt, on which the poster's code
-    was tested. They have boxes and no attributes. `aflw` are the faces of MTFL's own testing.txt, which come from the
-    data set AFLW. They have attributes and no boxes. One of the two has to be there.
+    Beside `train` there are two test sets. `test` holds the 3,466 faces of testImageList.txt, on which the poster's
+    code was tested. They have boxes and no attributes. `aflw` holds the faces of MTFL's own testing.txt, which come
+    from the data set AFLW. They have attributes and no boxes. One of the two has to be there.
     """
     training = os.path.join(data_dir, "training.txt")
     boxes = os.path.join(data_dir, "trainImageList.txt")
@@ -1203,7 +1207,7 @@ def with_boxes(faces, path):
 
 
 def without_impossible(name, faces):
-    """Return the faces whose landmarks can be true; name the first of the others, and count them.
+    """Drop the faces whose landmarks cannot be true, and print how many there were, and the first.
 
     Lists mark a landmark that is missing as -1 -1 or 0 0, and the network would learn this as a place. Real landmarks
     lie in their box or close to it. One that is farther outside than half of the box's width is a mistake.
@@ -1291,7 +1295,7 @@ def crop(photo, box, size):
     # In the lists the centre of pixel k is at k. Pillow counts from the edges: there the pixel reaches from k to k + 1.
     left, top = left + 0.5, top + 0.5
     if left >= photo.width or top >= photo.height or left + side <= 0 or top + side <= 0:
-        raise ValueError("its box lies beside the photo")
+        raise ValueError("its box lies outside the photo")
     if side > 20 * max(photo.size):
         raise ValueError("its box is more than 20 times as large as the photo")
     reach = 1 + side / size  # how far the filter that computes a pixel of the face can reach beyond the square
@@ -1314,7 +1318,7 @@ def divide(args, poses, photo_hashes, tested):
     The validation faces are stratified by `poses` (n,). Faces with equal `photo_hashes` (n,) stay together. Those at
     the indices `tested` are left out.
     """
-    # The number of a group is the index of its first face, so the draw depends on the order of the list alone.
+    # `hold_out` draws groups in the order of their numbers. So number them in the order of the list, not of the hashes.
     _, first, inverse = np.unique(photo_hashes, return_index=True, return_inverse=True)
     groups = first[inverse]
     held_out = hold_out(poses, groups, args.validation_fraction)
@@ -1384,9 +1388,10 @@ def augment(faces, labels, random_numbers, size):
     last_pose = len(TASKS["pose"]) - 1
     pose = tf.where(mirrored, last_pose - labels["pose"], labels["pose"])
 
-    # The inverse tells which place of the face each pixel of a crop comes from. The middle of pixel k is at k.
+    # A pixel at u in the crop comes from inverse · (u - move · size) in the face, both seen from the middle. The centre
+    # of pixel k is at k.
     inverse = tf.transpose(turn, (0, 2, 1)) / zoom[:, None, None]  # the transpose of an orthogonal matrix inverts it
-    first_pixel = tf.fill([2], (1 - size) / 2) - move * size  # as seen from the middle of the moved crop
+    first_pixel = tf.fill([2], (1 - size) / 2) - move * size
     offset = tf.einsum("nij,nj->ni", inverse, first_pixel) + (faces.shape[1] - 1) / 2
     zeros = tf.zeros_like(move)
     crops = tf.raw_ops.ImageProjectiveTransformV3(
@@ -1439,7 +1444,8 @@ def decode_images(read, items, shape):
 def hold_out(strata, groups, fraction):
     """Return the sorted indices of a random part, which is the same for every seed.
 
-    The part is stratified by `strata` (n,). It has all members of a group or none; `groups` (n,) are their numbers.
+    The part is stratified by `strata` (n,). `groups` (n,) has the group of each image, which the part holds as a whole
+    or not at all.
     """
     numbers, first = np.unique(groups, return_index=True)
     chosen = numbers[stratified(strata[first], fraction, seed=0)]
@@ -1511,7 +1517,7 @@ def read_image(path):
 class FusedBatchNormalization(layers.BatchNormalization):
     """Keras's batch normalisation over the last axis; on one device it trains with TensorFlow's fused kernel.
 
-    For 128 x 28 x 28 x 32 activations (Fashion-MNIST) the kernel takes 3.5 ms on 2 cores, and Keras's own code 17.4 ms.
+    For 128 x 28 x 28 x 32 activations the kernel takes 3.5 ms on 2 cores, and Keras's own code 17.4 ms.
     Where several replicas share a batch (`synchronized`), Keras's own code computes the statistics of all of them.
     """
 
@@ -1524,7 +1530,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
         )
-        # Keras divides the squared deviations by n, the kernel by n - 1, which gives NaN for n = 1.
+        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 that is NaN, which becomes 0 here.
         n = tf.cast(tf.size(maps) // maps.shape[-1], variance.dtype)
         variance = tf.math.multiply_no_nan(variance, (n - 1) / n)
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
@@ -1550,12 +1556,12 @@ def available_cores():
 def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
-    The columns run at the same time. The thread that starts an operation works on it, too. So each column keeps one
-    core busy, and the pool gets the others. (The rule was found by counting busy threads on 16 cores; it has only been
-    timed on 2.)
+    The pool gets all cores but one for each column. The columns run at the same time, each with a thread outside the
+    pool that starts its operations and works on them, too. (The rule was found by counting busy threads on 16 cores; it
+    has only been timed on 2.)
 
-    Where one operation runs at a time, it gets all cores. This is so with a single column, with a trunk that takes the
-    place of all columns, and with activation units, in whose matrix products most of the time goes.
+    Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
+    last place, and with activation units, in whose matrix products most of the time goes.
     """
     only_a_trunk = args.split_after == STITCHABLE_LAYERS[-1]
     activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
@@ -1574,10 +1580,10 @@ def configure_tensorflow(args, num_columns):
 
 
 def choose_strategy():
-    """Return the distribution strategy, and whether this process is the one that writes the run.
+    """Return the distribution strategy, and whether this process is the chief, which writes the files of the run.
 
-    Where TF_CONFIG is set, several machines train together, and the chief among them writes. Otherwise all GPUs of this
-    machine do, or its only device.
+    Where TF_CONFIG is set, several machines train together. Otherwise this process uses all GPUs, or the CPU if there
+    is none.
     """
     if "TF_CONFIG" in os.environ:
         return join_cluster()
@@ -1760,7 +1766,8 @@ def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
     The folder `checkpoints` in it can only be made once, so of two runs that begin in one folder the second is refused.
-    With --resume auto it may be there: an earlier process may have been killed just after making it.
+    With --resume auto it may be there: an earlier process may have been killed after making it and before it wrote
+    run.json, so that this one begins anew. (Two processes that resume one run at the same time are not noticed.)
     """
     if resumed:
         return
@@ -1769,12 +1776,12 @@ def claim_folder(args, resumed):
     try:
         os.makedirs(args.log_dir, exist_ok=True)
         found = [name for name in os.listdir(args.log_dir) if run_file.fullmatch(name)]
-        if os.path.exists(checkpoints) and args.resume != "auto":
-            found.append("checkpoints")
         if not found:
             os.makedirs(checkpoints, exist_ok=args.resume == "auto")
     except OSError as error:
-        raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
+        if not os.path.exists(checkpoints):
+            raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
+        found = ["checkpoints"]
     if found:
         raise Failure(
             f"{args.log_dir} already holds a run ({found[0]}). Add --resume auto to go on with it, or name another "
@@ -1847,12 +1854,13 @@ class Checkpoints:
                 self.check_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
-                # The checkpoint also holds a counter of the manager, which does not exist yet. Do not warn of it.
+                # The checkpoint also holds a counter of the manager, and there is no manager yet. Do not warn of it.
                 status.expect_partial()
                 return int(self.step.numpy())
+            # TensorFlow raises one or the other of these, depending on which part of the file is damaged.
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
                 say(f"{path} is damaged ({type(error).__name__}).")
-        # A run writes its first checkpoint before its first event file. If there is such a file, checkpoints were lost.
+        # A run writes its first checkpoint before its first event file. So if there are events, checkpoints were lost.
         if any(pathlib.Path(self.log_dir).glob("*tfevents*")):
             raise Failure(f"{self.folder} has no checkpoint that can be read, so the run cannot be resumed.")
         return 0
@@ -1885,7 +1893,7 @@ class Checkpoints:
         """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite."""
         if not all(np.isfinite(v.numpy()).all() for v in self.variables):
             raise Failure(f"The weights are no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
-        if is_chief:  # all processes have the same weights and moments
+        if is_chief:  # it can write alone, since all processes have the same weights and moments
             self.step.assign(step)
             self.manager.save(checkpoint_number=step)
 
@@ -1922,10 +1930,10 @@ def read_json(path, *keys):
 def open_event_file(log_dir, step):
     """Open a new event file in the run's folder, for a process that goes on after `step` steps.
 
-    The file begins with a START event, which carries the step from which this process logs. When TensorBoard meets
-    such an event, it drops what it has read so far of this step and of later ones. An interrupted process may have
-    logged steps after its last checkpoint, which this process is going to log again. TensorBoard ignores the first
-    START event in a folder, so a new run has to write one, too.
+    An interrupted process may have logged steps after its last checkpoint, and this process will log them again. So
+    that TensorBoard shows them once, the file begins with a START event, which carries the first step that this process
+    logs. It makes TensorBoard drop what it has read of that step and of later ones. The first START event in a folder
+    is ignored, so a new run has to write one, too.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -2021,7 +2029,7 @@ class Meter:
         if self.is_chief:
             say(
                 f"epoch {epoch + 1}/{self.n_epoch}, step {step}: {speed:,.0f} images/s; "
-                f"{summary_of_training(means)}; {summary_of(evaluations)}"
+                f"{summary_of_training(means)}; {summary_of_evaluations(evaluations)}"
             )
 
 
@@ -2264,7 +2272,8 @@ def image_size(text):
 
 PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
     "default": {},
-    # The units of Misra et al., whose columns were trained alone at first: for how long, --pretrain_epoch says.
+    # The units of Misra et al. They had trained the columns alone before, for which there is --pretrain_epoch, and they
+    # used SGD. Under Adam a rate of 100 times 0.001 lets an alpha move by up to 0.1 in a step.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
     "poster": {  # as the poster's code has them; the preset also selects its network, `build_poster_network`
         "lr": 0.01,
@@ -2285,8 +2294,9 @@ PRESETS = {  # arguments that differ from the defaults; what stands on the comma
 }
 
 
+NETWORKS_OF_PRESETS = {"poster": ["the network of the poster's code"]}  # what no argument sets
 PREDICTION_ARGUMENTS = ("predict", "model", "box", "out")  # these go with --predict
-NAMED_BY_KIND = ("network", "cross_stitch_enabled", "split_after")  # `kind_of_run` tells them
+NAMED_BY_KIND = ("network", "cross_stitch_enabled", "split_after")  # these are in `kind_of_run`
 NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # run.json does not hold these
 
 
@@ -2300,111 +2310,119 @@ def make_parser():
 
 def add_method_arguments(parser):
     """Add the arguments of the units, the network and the training."""
-    network_argument = parser.add_argument_group("network").add_argument
-    network_argument(
+    network = parser.add_argument_group("network")
+    network.add_argument(
         "--network",
         choices=("cross_stitch", "single", "split"),
         default="cross_stitch",
         help="two columns, the landmarks alone, or one trunk (--split_after fc_5)",
     )
 
-    unit_argument = parser.add_argument_group("cross-stitch units").add_argument
-    unit_argument(
+    units = parser.add_argument_group("cross-stitch units")
+    units.add_argument(
         "--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline"
     )
-    unit_argument(
+    units.add_argument(
         "--cross_stitch_unit",
         choices=UNITS,
         default="channel",
         help="one alpha per channel, layer or pair of activations",
     )
-    unit_argument(
+    units.add_argument(
         "--cross_stitch_at",
         nargs="+",
         choices=STITCHABLE_LAYERS,
         default=[layer for layer in STITCHABLE_LAYERS if layer != "pool_4"],
         help="layers that a unit follows",
     )
-    unit_argument("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
-    unit_argument(
+    units.add_argument(
+        "--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a column's own activations"
+    )
+    units.add_argument(
         "--cross_stitch_lr_scale",
         type=non_negative_float,
         default=1.0,
         help="learning rate of units, as a multiple of --lr",
     )
-    unit_argument(
+    units.add_argument(
         "--pretrain_epoch",
         type=non_negative_int,
         default=0,
         help="number of first epochs in which the columns train alone",
     )
 
-    network_argument("--split_after", choices=STITCHABLE_LAYERS, help="last layer of a trunk that all tasks share")
-    network_argument(
+    network.add_argument("--split_after", choices=STITCHABLE_LAYERS, help="last layer of a trunk that all tasks share")
+    network.add_argument(
         "--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer"
     )
-    network_argument(
+    network.add_argument(
         "--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps"
     )
-    network_argument(
+    network.add_argument(
         "--bn_momentum", type=fraction_below_one, default=0.9, help="momentum of batch norm's moving averages"
     )
-    network_argument(
+    network.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32", help="number format of activations"
     )
 
-    training_argument = parser.add_argument_group("training").add_argument
-    training_argument("--lr", type=positive_float, default=0.004, help="learning rate of Adam")
-    training_argument(
+    training = parser.add_argument_group("training")
+    training.add_argument("--lr", type=positive_float, default=0.004, help="learning rate of Adam")
+    training.add_argument(
         "--lr_half_life", type=non_negative_float, default=6.0, help="epochs in which --lr halves; 0: constant"
     )
-    training_argument("--n_epoch", type=positive_int, default=20, help="epochs to train")
-    training_argument("--n_batch_size", type=positive_int, default=64, help="images in a step, over all devices")
-    training_argument("--reg_lambda", type=non_negative_float, default=1e-6, help="weight of the L2 loss")
-    training_argument(
+    training.add_argument("--n_epoch", type=positive_int, default=20, help="epochs to train")
+    training.add_argument("--n_batch_size", type=positive_int, default=64, help="images in a step, over all devices")
+    training.add_argument("--reg_lambda", type=non_negative_float, default=1e-6, help="weight of the L2 loss")
+    training.add_argument(
         "--landmark_lambda", type=non_negative_float, default=1.0, help="weight of the loss of the landmarks"
     )
-    training_argument(
+    training.add_argument(
         "--aux_lambda",
         nargs="+",
         type=non_negative_float,
         default=[0.003],
         help="weights of the attributes' losses, one or four",
     )
-    training_argument(
+    training.add_argument(
         "--weight_reg", choices=("none", "l2", "exp"), default="none", help="relate the weights of the columns"
     )
-    training_argument(
+    training.add_argument(
         "--weight_reg_lambda",
         type=non_negative_float,
         default=1e-6,
-        help="weight of the loss that relates them; for exp, 0.01 is of the same size",
+        help="weight of that loss; the default is meant for l2, and for exp 0.01",
     )
-    training_argument(
+    training.add_argument(
         "--preset",
         choices=PRESETS,
         default="default",
         help="a published setting, which other arguments can change; poster also has a network of its own",
     )
-    training_argument("--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images")
+    training.add_argument(
+        "--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images"
+    )
 
 
 def add_run_arguments(parser):
     """Add the arguments of the data, the output and the prediction."""
-    data_argument = parser.add_argument_group("data").add_argument
-    data_argument("--data_dir", type=absolute_path, help="folder of MTFL")
-    data_argument("--image_size", type=image_size, default=40, help="side of the faces in pixels")
-    data_argument("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces")
-    data_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
-    data_argument(
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_dir", type=absolute_path, help="folder of MTFL")
+    data.add_argument("--image_size", type=image_size, default=40, help="side of the faces in pixels")
+    data.add_argument("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces")
+    data.add_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
+    data.add_argument(
         "--validation_fraction", type=validation_fraction, default=0.2, help="part of the training faces to hold out"
     )
 
-    output_argument = parser.add_argument_group("output").add_argument
-    output_argument("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
-    output_argument("--log_every", type=positive_int, default=100, help="log at least once in so many steps")
-    output_argument("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
-    output_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out"
+    )
+    output.add_argument(
+        "--log_every", type=positive_int, default=100, help="largest number of steps between two logged values"
+    )
+    output.add_argument("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
+    output.add_argument(
         "--resume",
         metavar="LOG_DIR",
         type=os.path.expanduser,
@@ -2459,7 +2477,7 @@ def check_arguments(args):
 
 
 def parse_arguments(argv):
-    """Return the arguments, and the content of run.json of the run to go on with, or None for a new run.
+    """Return the arguments, and what run.json says of the run that is to be resumed, or None for a new run.
 
     With --resume, arguments that are left out are taken from the run, and those that are given must not change it.
     """
@@ -2512,9 +2530,11 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
     args = parser.parse_args(argv)
     args.log_dir = folder
     for name, value in vars(args).items():
-        may_differ = name in ("log_dir", "data_dir", *NOT_RECORDED)
-        may_grow = name == "n_epoch" and value > recorded.get(name, value)
-        if value != recorded.get(name) and not may_differ and not may_grow:
+        changed = value != recorded.get(name)
+        allowed = name in ("log_dir", "data_dir", *NOT_RECORDED)
+        if name == "n_epoch":
+            allowed = value > recorded.get(name, value)
+        if changed and not allowed:
             raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
     return args
 
@@ -2527,7 +2547,7 @@ def default_log_dir(args, parser):
     data = os.path.basename(args.data_dir) if args.data_dir else script
     named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
     changed = []
-    for name, value in vars(args).items():
+    for name, value in vars(args).items():  # the defaults of the parser are those of the preset by now
         if value != parser.get_default(name) and name not in named_otherwise:
             values = value if isinstance(value, list) else [value]
             changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
@@ -2573,8 +2593,9 @@ def main(argv=None):
 def show_or_train(args, resumed):
     """Train, or show the results of the run to resume if it is finished."""
     if PRESETS[args.preset]:
-        changed = ", ".join(f"--{name} {value}" for name, value in PRESETS[args.preset].items())
-        say(f"--preset {args.preset} means {changed}, where other arguments do not change it")
+        changed = [f"--{name} {value}" for name, value in PRESETS[args.preset].items()]
+        changed += NETWORKS_OF_PRESETS.get(args.preset, [])
+        say(f"--preset {args.preset} sets {', '.join(changed)}, unless the command line says otherwise")
     path = os.path.join(args.log_dir, "results.json")
     if resumed and os.path.exists(path):
         results = read_json(path, "classes", "data")

@@ -11,7 +11,8 @@ Train with units, then without, and compare the curves of the two runs:
     python -m tensorboard.main --logdir tf_logs
 
 By default a unit has one weight for each channel and pair of columns, and starts as the identity. `--preset paper`
-gives the units the start and the learning rate of Misra et al. `--help` lists all arguments with their defaults.
+starts the units from 0.9 and 0.1, with 100 times the learning rate; together with --pretrain_epoch this is the recipe
+of Misra et al. `--help` lists all arguments.
 
 --data_dir is the folder of UTKFace (the aligned and cropped faces), or of VGGFace2 (with its folders meta and test).
 From VGGFace2 only the 2,000 images that are labelled as young or mature are used. To train on your own faces, name the
@@ -24,7 +25,8 @@ photo is used, and should be filled by the face):
     python gender_age_multi_task_learning.py --resume LOG_DIR
     python gender_age_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
-Each of this repository's scripts can be copied alone. So the code below the method is one text, made for all of them.
+Apart from the data, the code below the method is the same in all scripts of this repository, so that each of them can
+be copied alone. Some of it is therefore more general than this script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
 set and with a --log_dir that all of them can see.
@@ -86,8 +88,8 @@ import zlib
 from typing import NamedTuple
 
 if __name__ == "__main__":
-    # Until a run has something to save, Ctrl-C and SIGTERM end the program without a traceback. In a notebook they
-    # must not: there the kernel would die.
+    # Until a run has something to save, Ctrl-C and SIGTERM end the program without a traceback. In a notebook that
+    # would end the kernel, so there nothing is changed.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda number, frame: os._exit(128 + number))
@@ -96,8 +98,8 @@ if __name__ == "__main__":
     os.environ["TF_USE_LEGACY_KERAS"] = "0"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's start-up notes
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocate GPU memory only as it is needed
-    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory in the next step: a step is faster
-    # That allocator has a limit, of 64 GB if nothing else is said. 2**24 MB is more than any machine has.
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory, which makes a step faster
+    # By default that allocator takes 64 GB at most. A limit of 2**24 MB is as good as none.
     os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24))
 
 import keras
@@ -146,7 +148,7 @@ class CrossStitch(layers.Layer):
 
     Args:
         init: The initial alpha_ii, above 0 and at most 1. All other alpha_ij start at (1 - init) / (T - 1), so that
-            the weights of each column sum to one. With 1.0 the unit starts as the identity.
+            for each i the alpha_ij sum to one. With 1.0 the unit starts as the identity.
 
     Raises:
         ValueError: `init` is out of range, or the unit is called with fewer than two tensors.
@@ -167,7 +169,7 @@ class CrossStitch(layers.Layer):
         self.alpha = self.add_weight(
             name="alpha",
             shape=self.alpha_shape(),
-            initializer=lambda shape, dtype: self.alpha_from_init(self.init),
+            initializer=lambda shape, dtype: self.alpha_from_init(self.init),  # which has this shape and dtype
         )
 
     def call(self, xs):
@@ -297,8 +299,8 @@ def build_network(args, classes, mean, variance):
 def convolution_block(args, x, filters, column, level):
     """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h / 2, w / 2, args.width * filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. The dot in the names of layers
-    cannot be in the name of a task, so no layer is named like a unit, whatever the tasks are called.
+    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. The names of layers contain a dot
+    and those of units do not, so they cannot clash.
     """
     filters = max(1, round(args.width * filters))
     convolution = layers.Conv2D(
@@ -319,10 +321,10 @@ def dense_block(args, x, column, level):
     return layers.ReLU()(x)
 
 
-def batch_norm(args, x, name, dtype=None):
+def batch_norm(args, x, name):
     """Batch norm over the global batch, by a fast kernel if there is only one replica (see FusedBatchNormalization)."""
     distributed = tf.distribute.has_strategy()
-    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name, dtype=dtype)(x)
+    return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
 
 def output_layer(args, x, task, num_classes):
@@ -389,9 +391,9 @@ def weights_of_tasks(args, tasks):
 def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
-    That function takes a batch, (images, {task: labels}, random numbers), and the number of stop signals that this
-    process has received. It returns {tag: value} to be logged. One of the values, `num_stop_signals`, is above 0 if
-    any process has received a signal. In this way each machine learns that another one was asked to stop.
+    That function takes a batch, (images, {task: labels}, random numbers), and returns {tag: value} to be logged. It
+    also sums the numbers of stop signals that the processes have received. So each machine learns that another one was
+    asked to stop.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -402,8 +404,8 @@ def make_train_step(strategy, network, optimizers, args, signature):
         network: The network.
         optimizers: The `Optimizers` of the columns and of the units.
         args: The parsed command line.
-        signature: A batch with a `tf.TensorSpec` for each array. With it the last, smaller batch needs no graph of its
-            own.
+        signature: The structure of a batch, with a `tf.TensorSpec` of open batch size for each array. So one graph
+            serves all batches, also the last one of an epoch, which is smaller.
     """
     task_weights = weights_of_tasks(args, list(network.output))  # Keras keeps the order of the tasks
 
@@ -423,7 +425,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
             total = tf.add_n([*weighted, l2])
         optimizers.minimize(tape, total, network)  # TensorFlow's optimizers sum the gradients over the replicas
 
-        # The mean over the tasks, for this batch, with dropout. (The tags are those of the implementation of 2018.)
+        # The accuracy on this batch, with dropout, averaged over the tasks. (The tags are those of 2018.)
         accuracy = count_correct(logits, labels) / (global_batch_size * len(logits))
         return {
             "summary/loss_total": total,
@@ -454,7 +456,7 @@ def augment(images, random_numbers):
     direction = tf.where(mirrored, -1.0, 1.0)
     start = tf.where(mirrored, size - 1.0, 0.0)
     zero, one = tf.zeros_like(direction), tf.ones_like(direction)
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
+    moved = tf.raw_ops.ImageProjectiveTransformV3(  # Keras's layers would draw random numbers of their own
         images=tf.cast(images, tf.float32),
         transforms=tf.stack([direction, zero, start + move_x, zero, one, move_y, zero, zero], axis=1),
         output_shape=(size, size),
@@ -477,7 +479,8 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Each replica stacks its values, so that one message between machines sums them all, and not one for each.
+        # Each replica stacks its values, so that one message between machines sums them all, and not one for each. This
+        # is a second `run` because `replica_step` gives names to its values, and a stack has none.
         tags = sorted(values)
         vectors = strategy.run(lambda values: tf.stack([values[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -491,8 +494,8 @@ class Optimizers:
 
     Scaling the gradients of the units instead would do nothing, since Adam divides by their size.
 
-    TensorFlow 1's Adam has a fused kernel. It updates the 6.5 million weights of the network for Fashion-MNIST in 5 ms
-    on 2 cores, where Keras's Adam takes 15. An `Optimizers` has to be created in the scope of the strategy.
+    TensorFlow 1's Adam has a fused kernel. It updates 6.5 million weights in 5 ms on 2 cores, where Keras's Adam takes
+    15. An `Optimizers` has to be created in the scope of the strategy.
     """
 
     def __init__(self):
@@ -542,12 +545,12 @@ class Failure(Exception):
 def train(args, resumed):
     """Train the network, and write its checkpoints, curves and results to `args.log_dir`.
 
-    A run that was stopped or killed can be resumed. Then it ends with exactly the weights that it would have had
-    without the interruption.
+    A run that was stopped or killed can be resumed. On the same machine it then ends with exactly the weights that it
+    would have had without the interruption.
 
     Args:
         args: The parsed command line.
-        resumed: The content of run.json of the run to go on with, or None for a new run.
+        resumed: What run.json says of the run that is to be resumed, or None for a new run.
 
     Raises:
         Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
@@ -616,7 +619,7 @@ def train(args, resumed):
                         log_scalars(step, values | {"throughput/images_per_second": meter.images_per_second()})
                         log_units(step, network, columns)
                     evaluate_now = step % eval_every == 0 or step == last_step
-                    if evaluate_now:  # in all processes: they would only wait for the chief
+                    if evaluate_now:  # in all processes, since the others would only wait for the chief
                         speeds.append(meter.images_per_second())
                         evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
                         log_evaluations(step, evaluations)
@@ -628,7 +631,7 @@ def train(args, resumed):
                         events.flush()
                         checkpoints.save(step, is_chief)
                         meter.restart(step)
-                    if stop:
+                    if stop and step < last_step:
                         raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_signals))
 
         if evaluations is None:  # all steps had been done before this process began
@@ -652,8 +655,8 @@ def batches_of_epoch(args, split, epoch, strategy):
     random_numbers = random.uniform(-1, 1, (size, NUM_RANDOM_NUMBERS)).astype(np.float32)
     for start in range(0, size, args.n_batch_size):
         indices = order[start : start + args.n_batch_size]
-        indices = np.tile(indices, math.ceil(strategy.num_replicas_in_sync / len(indices)))
-        labels = {task: labels[indices] for task, labels in split.labels.items()}
+        indices = np.tile(indices, math.ceil(strategy.num_replicas_in_sync / len(indices)))  # once, as a rule
+        labels = {task: values[indices] for task, values in split.labels.items()}
         yield split.images[indices], labels, random_numbers[indices]
 
 
@@ -667,8 +670,7 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients even then, which does
-    no harm.)
+    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients even then.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -688,7 +690,7 @@ EVALUATION_BATCH_SIZE = 500
 
 
 def make_predict(network):
-    """Return a function from uint8 images (n, height, width, channels) to {task: outputs (n, ...)}, NumPy arrays.
+    """Return a function from uint8 images (n, height, width, channels) to {task: the network's output (n, ...)}.
 
     Every process predicts by itself. (`network.predict` cannot run while several machines train together.) The images
     are predicted in batches, so that the network's activations take the same memory for any number of images.
@@ -705,9 +707,10 @@ def make_predict(network):
 
 
 class Evaluation(NamedTuple):
-    """What was measured on one split: {name: number} as in results.json, and {task: confusion matrix}.
+    """What was measured on one split.
 
-    A confusion matrix (classes, classes) counts images; its rows are the true classes, its columns the predicted ones.
+    `measures` is {task: accuracy}, and has the mean over the tasks as `accuracy`. `confusions` is {task: confusion
+    matrix (classes, classes)}, which counts images; its rows are the true classes, its columns the predicted ones.
     """
 
     measures: dict
@@ -747,7 +750,7 @@ def summary_of_training(values):
     return f"training loss {values['summary/loss_total']:.4f}, accuracy {values['summary/accuracy_train']:.4f}"
 
 
-def summary_of(evaluations):
+def summary_of_evaluations(evaluations):
     """Return the test accuracies in one line: that of each task, and their mean, "overall"."""
     measures = dict(evaluations["test"].measures)
     measures["overall"] = measures.pop("accuracy")
@@ -794,7 +797,7 @@ class Data(NamedTuple):
 
 
 class Faces(NamedTuple):
-    """The faces that a folder lists: the path of each picture, and {attribute: int64 (n,)}.
+    """The faces found in a folder: the path of each picture, and {attribute: int64 (n,)}.
 
     The attributes are `gender`, `age` (in years), and `ethnicity` or `identity`, whichever the data set knows.
     """
@@ -832,13 +835,14 @@ def prepare_data(args):
     attributes = {name: values[~contradictory] for name, values in attributes.items()}
     check_copies(args, copy_groups, contradictory)
 
-    cells = attributes["gender"] * 100 + attributes["age"] // 10  # a number for each gender and decade
+    # `groups` are what a split must not tear apart, `strata` what should be equally frequent in all splits.
+    gender_and_decade = attributes["gender"] * 100 + attributes["age"] // 10
     if split_by == "identity":
         # Everybody has as many young as mature images, so only the genders can get out of balance.
-        groups, strata = attributes["identity"], attributes["gender"]
+        strata, groups = attributes["gender"], attributes["identity"]
     else:
-        groups, strata = copy_groups, cells
-    indices = divide(args, strata, groups, cells)
+        strata, groups = gender_and_decade, copy_groups
+    indices = divide(args, strata, groups, gender_and_decade)
     labels = labels_of_tasks(args, attributes)
     everything = Split(images, {task: labels[task] for task in args.tasks})
     splits = {name: select(everything, chosen) for name, chosen in indices.items()}
@@ -872,11 +876,11 @@ def check_labels_of_vggface2(args):
         raise Failure(f"--age_bins: VGGFace2 only says young or mature, which is the default, {MATURE}.")
 
 
-def divide(args, strata, groups, cells):
+def divide(args, strata, groups, train_strata):
     """Return {name of a split: sorted indices of its images}.
 
-    The test and validation images are stratified by `strata`, and all images of a group stand in one split. If
-    --train_fraction is below 1, the same part of each of the `cells` is kept for training.
+    The test and validation images are stratified by `strata`, and all images of a group are in one split. If
+    --train_fraction is below 1, the training images that are kept are stratified by `train_strata`.
     """
     test = hold_out(strata, groups, 0.1)
     rest = np.setdiff1d(np.arange(len(strata)), test)
@@ -890,7 +894,7 @@ def divide(args, strata, groups, cells):
             f"--data_dir {args.data_dir} with --validation_fraction {args.validation_fraction} leaves no face to train "
             "on."
         )
-    rest = rest[stratified(cells[rest], args.train_fraction, seed=args.seed)]
+    rest = rest[stratified(train_strata[rest], args.train_fraction, seed=args.seed)]
     return {"train": rest, **indices}
 
 
@@ -1018,7 +1022,7 @@ def read_text(path):
     try:
         return pathlib.Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise Failure(f"{path} cannot be read ({error}). It belongs into VGGFace2's folder meta.") from None
+        raise Failure(f"{path} cannot be read ({error}). It belongs in VGGFace2's folder meta.") from None
 
 
 def read_face(path, size):
@@ -1087,13 +1091,14 @@ def check_copies(args, copy_groups, contradictory):
         raise Failure(f"--data_dir {args.data_dir}: no face is left, since all contradict their copies.")
     copies = len(copy_groups) - len(set(copy_groups))
     if copies:
-        say(f"{copies} images are copies of others, and stand with them in one split")
+        say(f"{copies} images are copies of others, and are in one split with them")
 
 
 def hold_out(strata, groups, fraction):
     """Return the sorted indices of a random part, which is the same for every seed.
 
-    The part is stratified by `strata` (n,). It has all members of a group or none; `groups` (n,) are their numbers.
+    The part is stratified by `strata` (n,). `groups` (n,) has the group of each image, which the part holds as a whole
+    or not at all.
     """
     numbers, first = np.unique(groups, return_index=True)
     chosen = numbers[stratified(strata[first], fraction, seed=0)]
@@ -1165,7 +1170,7 @@ def read_image(path):
 class FusedBatchNormalization(layers.BatchNormalization):
     """Keras's batch normalisation over the last axis; on one device it trains with TensorFlow's fused kernel.
 
-    For 128 x 28 x 28 x 32 activations (Fashion-MNIST) the kernel takes 3.5 ms on 2 cores, and Keras's own code 17.4 ms.
+    For 128 x 28 x 28 x 32 activations the kernel takes 3.5 ms on 2 cores, and Keras's own code 17.4 ms.
     Where several replicas share a batch (`synchronized`), Keras's own code computes the statistics of all of them.
     """
 
@@ -1178,7 +1183,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
         )
-        # Keras divides the squared deviations by n, the kernel by n - 1, which gives NaN for n = 1.
+        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 that is NaN, which becomes 0 here.
         n = tf.cast(tf.size(maps) // maps.shape[-1], variance.dtype)
         variance = tf.math.multiply_no_nan(variance, (n - 1) / n)
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
@@ -1204,12 +1209,12 @@ def available_cores():
 def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
-    The columns run at the same time. The thread that starts an operation works on it, too. So each column keeps one
-    core busy, and the pool gets the others. (The rule was found by counting busy threads on 16 cores; it has only been
-    timed on 2.)
+    The pool gets all cores but one for each column. The columns run at the same time, each with a thread outside the
+    pool that starts its operations and works on them, too. (The rule was found by counting busy threads on 16 cores; it
+    has only been timed on 2.)
 
-    Where one operation runs at a time, it gets all cores. This is so with a single column, with a trunk that takes the
-    place of all columns, and with activation units, in whose matrix products most of the time goes.
+    Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
+    last place, and with activation units, in whose matrix products most of the time goes.
     """
     only_a_trunk = args.split_after == STITCHABLE_LAYERS[-1]
     activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
@@ -1228,10 +1233,10 @@ def configure_tensorflow(args, num_columns):
 
 
 def choose_strategy():
-    """Return the distribution strategy, and whether this process is the one that writes the run.
+    """Return the distribution strategy, and whether this process is the chief, which writes the files of the run.
 
-    Where TF_CONFIG is set, several machines train together, and the chief among them writes. Otherwise all GPUs of this
-    machine do, or its only device.
+    Where TF_CONFIG is set, several machines train together. Otherwise this process uses all GPUs, or the CPU if there
+    is none.
     """
     if "TF_CONFIG" in os.environ:
         return join_cluster()
@@ -1414,7 +1419,8 @@ def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
     The folder `checkpoints` in it can only be made once, so of two runs that begin in one folder the second is refused.
-    With --resume auto it may be there: an earlier process may have been killed just after making it.
+    With --resume auto it may be there: an earlier process may have been killed after making it and before it wrote
+    run.json, so that this one begins anew. (Two processes that resume one run at the same time are not noticed.)
     """
     if resumed:
         return
@@ -1423,12 +1429,12 @@ def claim_folder(args, resumed):
     try:
         os.makedirs(args.log_dir, exist_ok=True)
         found = [name for name in os.listdir(args.log_dir) if run_file.fullmatch(name)]
-        if os.path.exists(checkpoints) and args.resume != "auto":
-            found.append("checkpoints")
         if not found:
             os.makedirs(checkpoints, exist_ok=args.resume == "auto")
     except OSError as error:
-        raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
+        if not os.path.exists(checkpoints):
+            raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
+        found = ["checkpoints"]
     if found:
         raise Failure(
             f"{args.log_dir} already holds a run ({found[0]}). Add --resume auto to go on with it, or name another "
@@ -1501,12 +1507,13 @@ class Checkpoints:
                 self.check_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
-                # The checkpoint also holds a counter of the manager, which does not exist yet. Do not warn of it.
+                # The checkpoint also holds a counter of the manager, and there is no manager yet. Do not warn of it.
                 status.expect_partial()
                 return int(self.step.numpy())
+            # TensorFlow raises one or the other of these, depending on which part of the file is damaged.
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
                 say(f"{path} is damaged ({type(error).__name__}).")
-        # A run writes its first checkpoint before its first event file. If there is such a file, checkpoints were lost.
+        # A run writes its first checkpoint before its first event file. So if there are events, checkpoints were lost.
         if any(pathlib.Path(self.log_dir).glob("*tfevents*")):
             raise Failure(f"{self.folder} has no checkpoint that can be read, so the run cannot be resumed.")
         return 0
@@ -1539,7 +1546,7 @@ class Checkpoints:
         """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite."""
         if not all(np.isfinite(v.numpy()).all() for v in self.variables):
             raise Failure(f"The weights are no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
-        if is_chief:  # all processes have the same weights and moments
+        if is_chief:  # it can write alone, since all processes have the same weights and moments
             self.step.assign(step)
             self.manager.save(checkpoint_number=step)
 
@@ -1576,10 +1583,10 @@ def read_json(path, *keys):
 def open_event_file(log_dir, step):
     """Open a new event file in the run's folder, for a process that goes on after `step` steps.
 
-    The file begins with a START event, which carries the step from which this process logs. When TensorBoard meets
-    such an event, it drops what it has read so far of this step and of later ones. An interrupted process may have
-    logged steps after its last checkpoint, which this process is going to log again. TensorBoard ignores the first
-    START event in a folder, so a new run has to write one, too.
+    An interrupted process may have logged steps after its last checkpoint, and this process will log them again. So
+    that TensorBoard shows them once, the file begins with a START event, which carries the first step that this process
+    logs. It makes TensorBoard drop what it has read of that step and of later ones. The first START event in a folder
+    is ignored, so a new run has to write one, too.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1675,7 +1682,7 @@ class Meter:
         if self.is_chief:
             say(
                 f"epoch {epoch + 1}/{self.n_epoch}, step {step}: {speed:,.0f} images/s; "
-                f"{summary_of_training(means)}; {summary_of(evaluations)}"
+                f"{summary_of_training(means)}; {summary_of_evaluations(evaluations)}"
             )
 
 
@@ -1877,7 +1884,7 @@ def absolute_path(text):
     return os.path.abspath(os.path.expanduser(text))
 
 
-def year(text):
+def age_in_years(text):
     return parse_number(int, text, lambda value: 1 <= value <= 120, "a whole number from 1 to 120")
 
 
@@ -1887,13 +1894,15 @@ def image_size(text):
 
 PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
     "default": {},
-    # The units of Misra et al., whose columns were trained alone at first: for how long, --pretrain_epoch says.
+    # The units of Misra et al. They had trained the columns alone before, for which there is --pretrain_epoch, and they
+    # used SGD. Under Adam a rate of 100 times 0.001 lets an alpha move by up to 0.1 in a step.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
 }
 
 
+NETWORKS_OF_PRESETS = {}  # what no argument sets: nothing here
 PREDICTION_ARGUMENTS = ("predict", "model")  # these go with --predict
-NAMED_BY_KIND = ("cross_stitch_enabled", "split_after")  # `kind_of_run` tells them
+NAMED_BY_KIND = ("cross_stitch_enabled", "split_after")  # these are in `kind_of_run`
 NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # run.json does not hold these
 
 
@@ -1907,97 +1916,111 @@ def make_parser():
 
 def add_method_arguments(parser):
     """Add the arguments of the units, the network and the training."""
-    unit_argument = parser.add_argument_group("cross-stitch units").add_argument
-    unit_argument(
+    units = parser.add_argument_group("cross-stitch units")
+    units.add_argument(
         "--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline"
     )
-    unit_argument(
+    units.add_argument(
         "--cross_stitch_unit",
         choices=UNITS,
         default="channel",
         help="one alpha per channel, layer or pair of activations",
     )
-    unit_argument(
+    units.add_argument(
         "--cross_stitch_at",
         nargs="+",
         choices=STITCHABLE_LAYERS,
         default=list(STITCHABLE_LAYERS),
         help="layers that a unit follows",
     )
-    unit_argument("--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations")
-    unit_argument(
+    units.add_argument(
+        "--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations"
+    )
+    units.add_argument(
         "--cross_stitch_lr_scale",
         type=non_negative_float,
         default=1.0,
         help="learning rate of units, as a multiple of --lr",
     )
-    unit_argument(
+    units.add_argument(
         "--pretrain_epoch",
         type=non_negative_int,
         default=0,
         help="number of first epochs in which the columns train alone",
     )
 
-    network_argument = parser.add_argument_group("network").add_argument
-    network_argument("--split_after", choices=STITCHABLE_LAYERS, help="last layer of a trunk that all tasks share")
-    network_argument(
+    network = parser.add_argument_group("network")
+    network.add_argument("--split_after", choices=STITCHABLE_LAYERS, help="last layer of a trunk that all tasks share")
+    network.add_argument(
         "--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer"
     )
-    network_argument(
+    network.add_argument(
         "--keep_prob", type=keep_probability, default=0.5, help="share of the activations that dropout keeps"
     )
-    network_argument(
+    network.add_argument(
         "--bn_momentum", type=fraction_below_one, default=0.9, help="momentum of batch norm's moving averages"
     )
-    network_argument(
+    network.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32", help="number format of activations"
     )
 
-    training_argument = parser.add_argument_group("training").add_argument
-    training_argument("--lr", type=positive_float, default=0.001, help="learning rate of Adam")
-    training_argument(
+    training = parser.add_argument_group("training")
+    training.add_argument("--lr", type=positive_float, default=0.001, help="learning rate of Adam")
+    training.add_argument(
         "--lr_half_life", type=non_negative_float, default=0.0, help="epochs in which --lr halves; 0: constant"
     )
-    training_argument("--n_epoch", type=positive_int, default=8, help="epochs to train")
-    training_argument("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
-    training_argument("--reg_lambda", type=non_negative_float, default=1e-4, help="weight of the L2 loss")
-    training_argument(
+    training.add_argument("--n_epoch", type=positive_int, default=8, help="epochs to train")
+    training.add_argument("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
+    training.add_argument("--reg_lambda", type=non_negative_float, default=1e-4, help="weight of the L2 loss")
+    training.add_argument(
         "--task_weights", nargs="+", type=non_negative_float, help="weights of the tasks' losses; 1 each if left out"
     )
-    training_argument(
+    training.add_argument(
         "--preset", choices=PRESETS, default="default", help="a published setting, which other arguments can change"
     )
-    training_argument("--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images")
+    training.add_argument(
+        "--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images"
+    )
 
 
 def add_run_arguments(parser):
     """Add the arguments of the data, the output and the prediction."""
-    data_argument = parser.add_argument_group("data").add_argument
-    data_argument("--data_dir", type=absolute_path, help="folder of UTKFace or VGGFace2")
-    data_argument("--tasks", nargs="+", choices=TASKS, default=["gender", "age"], help="tasks to train, a column each")
-    data_argument(
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_dir", type=absolute_path, help="folder of UTKFace or VGGFace2")
+    data.add_argument(
+        "--tasks", nargs="+", choices=TASKS, default=["gender", "age"], help="tasks to train, a column each"
+    )
+    data.add_argument(
         "--split",
         choices=("identity", "image"),
-        help="keep in one split all images of a person, or all copies of an image; identity if it is known",
+        help="identity: no person is in two splits; image: no picture is (identity where it is known)",
     )
-    data_argument(
-        "--age_bins", nargs="+", type=year, default=[MATURE], help="years at which a further class of age begins"
+    data.add_argument(
+        "--age_bins",
+        nargs="+",
+        type=age_in_years,
+        default=[MATURE],
+        help="years at which a further class of age begins",
     )
-    data_argument("--image_size", type=image_size, default=64, help="side of the images in pixels")
-    data_argument("--augment", type=boolean, default=True, help="mirror and move the training images at random")
-    data_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
-    data_argument(
+    data.add_argument("--image_size", type=image_size, default=64, help="side of the images in pixels")
+    data.add_argument("--augment", type=boolean, default=True, help="mirror and move the training images at random")
+    data.add_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
+    data.add_argument(
         "--validation_fraction",
         type=fraction_below_one,
         default=0.0,
-        help="part of the faces beside the test to hold out",
+        help="part of the faces that are not tested on to hold out",
     )
 
-    output_argument = parser.add_argument_group("output").add_argument
-    output_argument("--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out")
-    output_argument("--log_every", type=positive_int, default=100, help="log at least once in so many steps")
-    output_argument("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
-    output_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out"
+    )
+    output.add_argument(
+        "--log_every", type=positive_int, default=100, help="largest number of steps between two logged values"
+    )
+    output.add_argument("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
+    output.add_argument(
         "--resume",
         metavar="LOG_DIR",
         type=os.path.expanduser,
@@ -2011,7 +2034,10 @@ def add_run_arguments(parser):
 
 
 def kind_of_run(args):
-    """Return the part of a folder's name that tells which kind of network is trained there."""
+    """Return the part of a folder's name that tells which kind of network is trained there.
+
+    A single task in data of your own is not known before they are read. Then the name begins as if there were several.
+    """
     if args.tasks and len(args.tasks) == 1:
         return "single"
     if args.split_after == STITCHABLE_LAYERS[-1]:  # then there is no place for units
@@ -2033,11 +2059,11 @@ def check_arguments(args):
     if args.task_weights and len(args.task_weights) != len(args.tasks):
         raise Failure(f"--task_weights needs {len(args.tasks)} numbers, one each for {' '.join(args.tasks)}.")
     if args.age_bins != sorted(set(args.age_bins)):
-        raise Failure(f"--age_bins {' '.join(map(str, args.age_bins))} should rise, as 13 20 30 45 60 does.")
+        raise Failure(f"--age_bins {' '.join(map(str, args.age_bins))} should increase, for example 13 20 30 45 60.")
 
 
 def parse_arguments(argv):
-    """Return the arguments, and the content of run.json of the run to go on with, or None for a new run.
+    """Return the arguments, and what run.json says of the run that is to be resumed, or None for a new run.
 
     With --resume, arguments that are left out are taken from the run, and those that are given must not change it.
     """
@@ -2090,9 +2116,11 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
     args = parser.parse_args(argv)
     args.log_dir = folder
     for name, value in vars(args).items():
-        may_differ = name in ("log_dir", "data_dir", *NOT_RECORDED)
-        may_grow = name == "n_epoch" and value > recorded.get(name, value)
-        if value != recorded.get(name) and not may_differ and not may_grow:
+        changed = value != recorded.get(name)
+        allowed = name in ("log_dir", "data_dir", *NOT_RECORDED)
+        if name == "n_epoch":
+            allowed = value > recorded.get(name, value)
+        if changed and not allowed:
             raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
     return args
 
@@ -2105,7 +2133,7 @@ def default_log_dir(args, parser):
     data = os.path.basename(args.data_dir) if args.data_dir else script
     named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
     changed = []
-    for name, value in vars(args).items():
+    for name, value in vars(args).items():  # the defaults of the parser are those of the preset by now
         if value != parser.get_default(name) and name not in named_otherwise:
             values = value if isinstance(value, list) else [value]
             changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
@@ -2151,8 +2179,9 @@ def main(argv=None):
 def show_or_train(args, resumed):
     """Train, or show the results of the run to resume if it is finished."""
     if PRESETS[args.preset]:
-        changed = ", ".join(f"--{name} {value}" for name, value in PRESETS[args.preset].items())
-        say(f"--preset {args.preset} means {changed}, where other arguments do not change it")
+        changed = [f"--{name} {value}" for name, value in PRESETS[args.preset].items()]
+        changed += NETWORKS_OF_PRESETS.get(args.preset, [])
+        say(f"--preset {args.preset} sets {', '.join(changed)}, unless the command line says otherwise")
     path = os.path.join(args.log_dir, "results.json")
     if resumed and os.path.exists(path):
         results = read_json(path, "classes", "data")

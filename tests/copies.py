@@ -34,9 +34,8 @@ SHARED = {  # (the original, the copies): the names of functions and classes
         keep_probability absolute_path""",
     (GARMENTS, FACES): """
         build_network convolution_block column_names weights_of_tasks count_correct Evaluation evaluate log_evaluations
-        Split confusions_to_log metrics_of_interest summary_of_training summary_of print_results
-        print_predictions
-        kind_of_run""",
+        Split confusions_to_log metrics_of_interest summary_of_training summary_of_evaluations
+        print_results print_predictions kind_of_run""",
     (FACES, LANDMARKS): """
         batches_of_epoch hold_out decode_images""",
 }
@@ -44,8 +43,8 @@ SHARED = {  # (the original, the copies): the names of functions and classes
 OWN = """
     output_layer make_train_step augment prepare_data make_parser add_method_arguments add_run_arguments check_arguments
     build_network convolution_block column_names weights_of_tasks Evaluation evaluate log_evaluations
-    confusions_to_log metrics_of_interest summary_of_training summary_of print_results kind_of_run batches_of_epoch
-    read_face predict_pictures"""
+    confusions_to_log metrics_of_interest summary_of_training summary_of_evaluations print_results kind_of_run
+    batches_of_epoch read_face predict_pictures"""
 
 
 def pairs():

@@ -257,6 +257,9 @@ def test_paths_that_cannot_work_are_refused(run, script, tmp_path):
         with pytest.raises(script.Failure, match="--log_dir"):
             script.parse_arguments(["--log_dir", log_dir])
     assert_refused(run("--data_dir", "caf\udce9", data_dir=None), "UTF-8")
+    (tmp_path / "a file").write_text("kept")
+    assert_error(run(log_dir=tmp_path / "a file"), f"--log_dir {tmp_path}/a file", "File exists")
+    assert (tmp_path / "a file").read_text() == "kept"
     screenshot = "3.04\u202fPM, \u3000and \u200d"  # as macOS writes a time, and other blanks of UTF-8
     assert script.parse_arguments(["--log_dir", screenshot])[0].log_dir == screenshot
 

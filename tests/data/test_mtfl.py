@@ -236,7 +236,7 @@ def test_a_landmark_far_from_its_box_is_a_mistake(landmark_script, mtfl, tmp_pat
 
 
 def test_boxes_of_larger_photos(run, mtfl, tmp_path):
-    """They lie beside the photos that are there: not the photos are damaged, the list is of others."""
+    """They lie outside the photos that are there: not the photos are damaged, the list is of others."""
     folder = tmp_path / "resized"
     shutil.copytree(mtfl, folder)
     for name in LISTS[:2]:
@@ -247,7 +247,7 @@ def test_boxes_of_larger_photos(run, mtfl, tmp_path):
             scaled = [str(10 * float(x)) if k < (10 if name == LISTS[0] else 14) else x for k, x in enumerate(numbers)]
             text += f"{photo} {' '.join(scaled)}\n"
         path.write_text(text)
-    assert_refused(run(data_dir=folder), "its box lies beside the photo", "of 300")
+    assert_refused(run(data_dir=folder), "its box lies outside the photo", "of 300")
 
 
 @pytest.mark.parametrize("twice", [("trainImageList.txt",), ("training.txt",), ("training.txt", "trainImageList.txt")])

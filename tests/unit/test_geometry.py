@@ -55,7 +55,7 @@ def test_a_crop_is_black_beyond_the_photo_and_grey_inside(landmark_script):
 
 
 def test_a_crop_looks_at_as_much_of_the_photo_as_it_needs(landmark_script):
-    """Triangles about the place of each pixel of the face, spelled out in NumPy; beside the photo it is an error.
+    """Triangles about the place of each pixel of the face, spelled out in NumPy; outside the photo it is an error.
 
     They are two pixels wide, of the photo or of the face, whichever is larger.
     """
@@ -71,7 +71,7 @@ def test_a_crop_looks_at_as_much_of_the_photo_as_it_needs(landmark_script):
         expected = weights[0] @ pixels @ weights[1].T
         assert np.abs(found - expected).max() < 1.1  # Pillow rounds twice, to whole grey levels
     for left, top in ((500, 60), (-300, 60), (60, 400), (60, -300)):
-        with pytest.raises(ValueError, match="beside the photo"):
+        with pytest.raises(ValueError, match="outside the photo"):
             landmark_script.crop(photo, (left, top, 50), 40)
     with pytest.raises(ValueError, match="20 times"):
         landmark_script.crop(photo, (-1e9, -1e9, 2e9), 40)

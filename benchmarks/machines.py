@@ -1,0 +1,153 @@
+"""Measure what a model of training on several machines needs, and check the model with two processes on this one.
+
+    python benchmarks/machines.py --json benchmarks/results/machines.json     # some two minutes, on an idle machine
+
+A step on N machines takes as long as the computation on its share of the batch, and as the machines need to sum their
+gradients and the statistics of batch norm. The parts are measured with processes that join a cluster of TF_CONFIG, as
+the script does:
+
+    alone       one process with all cores: the computation, by batch size, with batch norm as it is in a cluster
+    half        one process with half of the cores, at half of the batch: the computation of each process in `together`
+    exchange    two processes with half of the cores each that only sum the gradients
+    statistics  the same for the statistics of a batch norm layer: what a small message takes
+    together    two processes with half of the cores each that train
+
+The model is right if `together` takes as long as `half`, `exchange`, and `statistics` for each message of batch norm.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BATCH = 128
+BATCHES = (16, 32, 64, 128, 256, 512, 1024)
+SMALL_MESSAGE = 2 * 64  # the sums and the sums of squares of a layer with 64 channels
+
+
+def worker(args):
+    """Measure as one process of a cluster; print the seconds of each repetition, and the messages in it, as JSON."""
+    os.sched_setaffinity(0, set(args.cores))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is not an answer
+    sys.path.insert(0, ROOT)
+    import tensorflow as tf
+
+    import fashion_mnist_multi_task_learning as script
+
+    flags = ["--cross_stitch_init=0.9", "--log_dir=unused", f"--n_batch_size={args.batch}"]
+    parsed, _ = script.parse_arguments(flags)
+    script.configure_tensorflow(parsed, num_columns=2)
+    strategy, _ = script.choose_strategy()
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (args.batch, 28, 28, 1), dtype=np.uint8)
+    labels = {"item": random.integers(0, 10, args.batch), "group": random.integers(0, 3, args.batch)}
+
+    with strategy.scope():
+        network = script.build_network(parsed, script.TASKS, images.mean(axis=0), images.var(axis=0) + 1)
+        optimizers = script.Optimizers()
+        optimizers.create_moments(network)
+    optimizers.set_learning_rates(1e-3, 1e-3)
+
+    if args.what == "train":
+        signature = tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), (images, labels))
+        step = script.make_train_step(strategy, network, optimizers, parsed, signature)
+        messages = count_messages(step.get_concrete_function())
+
+        def repeat():
+            return float(step((images, labels), 0.0)["summary/loss_total"])
+    else:
+        messages = 1
+        if args.what == "exchange":
+            arrays = [tf.zeros(v.shape) for v in network.trainable_variables]
+        else:
+            arrays = [tf.zeros(SMALL_MESSAGE)]
+
+        @tf.function
+        def exchange():
+            def sum_of_all():
+                return tf.distribute.get_replica_context().all_reduce("SUM", arrays)
+
+            return strategy.experimental_local_results(strategy.run(sum_of_all))[0][0]
+
+        def repeat():
+            return float(tf.reshape(exchange(), -1)[0])
+
+    for _ in range(5):
+        repeat()
+    seconds = []
+    for _ in range(args.repetitions):
+        began = time.perf_counter()
+        repeat()
+        seconds.append(time.perf_counter() - began)
+    print(json.dumps({"seconds": seconds, "messages": messages}), file=answers, flush=True)
+
+
+def count_messages(function):
+    """Return how many sums over the processes are in a function's graph."""
+    definition = function.graph.as_graph_def()
+    nodes = [*definition.node, *(node for inner in definition.library.function for node in inner.node_def)]
+    return sum(node.op.startswith("CollectiveReduce") for node in nodes)
+
+
+def measure(what, batch, cores_of_processes, repetitions=20):
+    """Return the median seconds of a repetition and its messages, of the first of processes with the given cores."""
+    ports = []
+    for _ in cores_of_processes:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    processes = []
+    for index, cores in enumerate(cores_of_processes):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = {**os.environ, "TF_CONFIG": json.dumps(config), "TF_CPU_ALLOCATOR_USE_BFC": "true"}
+        command = [sys.executable, os.path.abspath(__file__), "--worker", what, "--batch", str(batch)]
+        command += ["--repetitions", str(repetitions), "--cores", *map(str, cores)]
+        processes.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        )
+    outputs = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        raise SystemExit(f"error: a process that should measure {what} ended with an error.")
+    answer = json.loads(outputs[0])
+    return statistics.median(answer["seconds"]), answer["messages"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", metavar="FILE", help="write the figures into this file, too")
+    parser.add_argument("--worker", dest="what", choices=("train", "exchange", "statistics"), help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, default=BATCH, help=argparse.SUPPRESS)
+    parser.add_argument("--cores", nargs="+", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--repetitions", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.what:
+        return worker(args)
+
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        sys.exit("error: this needs two cores.")
+    one, other = cores[: len(cores) // 2], cores[len(cores) // 2 :]
+    figures = {"cores": len(cores), "batch": BATCH}
+    figures["alone"] = {batch: measure("train", batch, [cores])[0] for batch in BATCHES}
+    figures["half"], _ = measure("train", BATCH // 2, [one])
+    figures["exchange"], _ = measure("exchange", BATCH, [one, other])
+    figures["statistics"], _ = measure("statistics", BATCH, [one, other], repetitions=200)
+    figures["together"], figures["messages"] = measure("train", BATCH, [one, other])
+    for name, value in figures.items():
+        print(f"{name}: {value}")
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(figures, file, indent=2)
+
+
+if __name__ == "__main__":
+    main()
