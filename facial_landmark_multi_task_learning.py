@@ -14,7 +14,7 @@ Train with units, then without, and compare the curves of the two runs:
 
 By default a unit has one weight for each channel and pair of columns, and starts as the identity. `--preset paper`
 starts the units from 0.9 and 0.1, with 100 times the learning rate; together with --pretrain_epoch this is the recipe
-of Misra et al. `--preset poster` trains the network of the poster's code. `--help` lists all arguments.
+of Misra et al. (but with Adam). `--preset poster` trains the network of the poster's code. See `--help`.
 
 --data_dir is the folder of MTFL, mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: its lists training.txt and testing.txt, and
 the photos beside them. It can also hold the lists with boxes of faces, trainImageList.txt and testImageList.txt, and
@@ -26,8 +26,8 @@ To go on with a run that was stopped, or to find the landmarks in photos with a 
     python facial_landmark_multi_task_learning.py --resume LOG_DIR
     python facial_landmark_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
-Apart from the data, the code below the method is the same in all scripts of this repository, so that each of them can
-be copied alone. Some of it is therefore more general than this script needs.
+The training loop, and what makes it fast and safe, are the same text in all scripts of this repository, so that each
+of them can be copied alone. Some of it is therefore more general than this script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
 set and with a --log_dir that all of them can see.
@@ -92,14 +92,14 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     # Until a run has something to save, Ctrl-C and SIGTERM end the program without a traceback. In a notebook that
-    # would end the kernel, so there nothing is changed.
+    # would end the kernel, so nothing is changed there.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda number, frame: os._exit(128 + number))
     # TensorFlow and Keras read these when they are imported.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["TF_USE_LEGACY_KERAS"] = "0"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's start-up notes
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's notes and warnings
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocate GPU memory only as it is needed
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory, which makes a step faster
     # By default that allocator takes 64 GB at most. A limit of 2**24 MB is as good as none.
@@ -181,7 +181,7 @@ class CrossStitch(layers.Layer):
         self.alpha = self.add_weight(
             name="alpha",
             shape=self.alpha_shape(),
-            initializer=lambda shape, dtype: self.alpha_from_init(self.init),  # which has this shape and dtype
+            initializer=lambda shape, dtype: self.alpha_from_init(self.init),  # it has this shape and dtype
         )
 
     def call(self, xs):
@@ -353,7 +353,10 @@ def batch_norm(args, x, name):
 
 
 def dropout(args, x, column):
-    """Dropout before the output layers: (batch, width) to float32 (batch, width)."""
+    """Dropout before the output layers: (batch, width) to float32 (batch, width).
+
+    All replicas draw the same mask, each for its own faces.
+    """
     return layers.Dropout(1 - args.keep_prob, name=f"{column}.dropout", dtype="float32")(x)
 
 
@@ -549,7 +552,7 @@ def l2_loss(network):
 
     Units, biases and batch norm are not regularised.
     """
-    # A variable of Keras wraps one of TensorFlow, its `value`, which TensorFlow's own functions take.
+    # `v.value` is the TensorFlow variable inside a Keras variable. TensorFlow's own functions need that one.
     kernels = [v.value for v in network.trainable_variables if v.name == "kernel"]
     return tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
 
@@ -649,8 +652,8 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Each replica stacks its values, so that one message between machines sums them all, and not one for each. This
-        # is a second `run` because `replica_step` gives names to its values, and a stack has none.
+        # Each replica stacks its values, so that one message between machines sums them all, and not one for each.
+        # Their tags are known only now, after `replica_step` was traced, so the stacking takes a second `run`.
         tags = sorted(values)
         vectors = strategy.run(lambda values: tf.stack([values[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -733,7 +736,8 @@ def train(args, resumed):
     record = describe_run(args, data, strategy)  # becomes run.json
     if resumed:
         check_unchanged(record, resumed)
-    check_agreement(strategy, facts_to_agree_on(record, resumed))  # of all machines that train together
+    # Machines that train together must agree on what they do.
+    check_agreement(strategy, facts_to_agree_on(record, resumed))
 
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
@@ -748,12 +752,12 @@ def train(args, resumed):
     steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
     last_step = args.n_epoch * steps_per_epoch
     eval_every = args.eval_every or steps_per_epoch
-    log_every = min(args.log_every, max(1, last_step // 10))  # so that a short run, too, logs some ten values
+    log_every = min(args.log_every, max(1, last_step // 10))  # so that a short run, too, logs about ten values
     speeds = []  # images per second, from each evaluation to the next
-    evaluations = None  # the newest ones, when there are any
+    evaluations = None  # the newest ones; None until this process has evaluated
 
     with collected_stop_signals() as stop_signals:
-        if is_chief:
+        if is_chief:  # if it fails here, the other processes notice that it is lost
             claim_folder(args, resumed)
             print_setting(args, record, network)
         train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
@@ -797,7 +801,8 @@ def train(args, resumed):
                             log_confusions(step, confusions_to_log(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
                     if evaluate_now or stop:
-                        # Events first: a resumed run does not log the steps before its checkpoint again.
+                        # Events first. If the program died between these two, a resumed run would log them again.
+                        # In the other order they would be lost.
                         events.flush()
                         checkpoints.save(step, is_chief)
                         meter.restart(step)
@@ -825,7 +830,8 @@ def batches_of_epoch(args, split, epoch, strategy):
     random_numbers = random.uniform(-1, 1, (size, NUM_RANDOM_NUMBERS)).astype(np.float32)
     for start in range(0, size, args.n_batch_size):
         indices = order[start : start + args.n_batch_size]
-        indices = np.tile(indices, math.ceil(strategy.num_replicas_in_sync / len(indices)))  # once, as a rule
+        repetitions = math.ceil(strategy.num_replicas_in_sync / len(indices))  # mostly 1
+        indices = np.tile(indices, repetitions)
         labels = {task: values[indices] for task, values in split.labels.items()}
         yield split.images[indices], labels, random_numbers[indices]
 
@@ -1442,7 +1448,7 @@ def decode_images(read, items, shape):
 
 
 def hold_out(strata, groups, fraction):
-    """Return the sorted indices of a random part, which is the same for every seed.
+    """Return the sorted indices of a random part. It does not depend on --seed.
 
     The part is stratified by `strata` (n,). `groups` (n,) has the group of each image, which the part holds as a whole
     or not at all.
@@ -1525,12 +1531,12 @@ class FusedBatchNormalization(layers.BatchNormalization):
         if not training or not self.trainable or self.synchronized:
             return super().call(inputs, training=training)
 
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # float32 in both precisions
         maps = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # the kernel takes four dimensions only
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
         )
-        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 that is NaN, which becomes 0 here.
+        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 the kernel gives NaN, and this 0.
         n = tf.cast(tf.size(maps) // maps.shape[-1], variance.dtype)
         variance = tf.math.multiply_no_nan(variance, (n - 1) / n)
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
@@ -1556,12 +1562,12 @@ def available_cores():
 def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
-    The pool gets all cores but one for each column. The columns run at the same time, each with a thread outside the
-    pool that starts its operations and works on them, too. (The rule was found by counting busy threads on 16 cores; it
-    has only been timed on 2.)
+    The columns run at the same time. Each of them also occupies a thread outside the pool, which starts its operations
+    and works on them. So the pool gets the cores that are left. (The rule was found by counting busy threads on 16
+    cores; it has only been timed on 2.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
-    last place, and with activation units, in whose matrix products most of the time goes.
+    last place, and with activation units, whose large matrix products take most of the time.
     """
     only_a_trunk = args.split_after == STITCHABLE_LAYERS[-1]
     activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
@@ -1622,7 +1628,7 @@ def join_cluster():
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         cluster = resolver.cluster_spec()
         own_address = cluster.task_address(resolver.task_type, resolver.task_id)
-        addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]  # the chief first
+        addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]
         counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
         ports = [int(address.rpartition(":")[2]) for address in addresses]
         if not set(counts) <= {"chief", "worker"} or counts.get("chief", 0) > 1 or min(ports) < 1:
@@ -1737,7 +1743,7 @@ def check_agreement(strategy, facts):
 
 @contextlib.contextmanager
 def collected_stop_signals():
-    """A context in which Ctrl-C and SIGTERM do not end the program, but are added to the list that it returns.
+    """A context in which Ctrl-C and SIGTERM do not end the program, but are added to the list that it yields.
 
     Only the main thread can set signal handlers. A program that calls `main` from another thread, as Ray Train does,
     has its own ways to end a run.
@@ -1746,7 +1752,7 @@ def collected_stop_signals():
     previous = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda number, frame: received.append(number))
+            previous[number] = signal.signal(number, lambda received_number, frame: received.append(received_number))
     try:
         yield received
     finally:
@@ -1765,9 +1771,10 @@ def exit_status_of(stop_signals):
 def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
-    The folder `checkpoints` in it can only be made once, so of two runs that begin in one folder the second is refused.
-    With --resume auto it may be there: an earlier process may have been killed after making it and before it wrote
-    run.json, so that this one begins anew. (Two processes that resume one run at the same time are not noticed.)
+    A run makes the folder `checkpoints` first, then run.json, its first checkpoint, and its event file. The folder can
+    only be made once, so of two runs that begin in one place the second is refused. Only with --resume auto may it be
+    there: then an earlier process was killed before it wrote run.json, and this one begins anew. (Two processes that
+    resume one run at the same time are not noticed.)
     """
     if resumed:
         return
@@ -1779,18 +1786,17 @@ def claim_folder(args, resumed):
         if not found:
             os.makedirs(checkpoints, exist_ok=args.resume == "auto")
     except OSError as error:
-        if not os.path.exists(checkpoints):
+        if not (isinstance(error, FileExistsError) and os.path.exists(checkpoints)):
             raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
         found = ["checkpoints"]
     if found:
-        raise Failure(
-            f"{args.log_dir} already holds a run ({found[0]}). Add --resume auto to go on with it, or name another "
-            "--log_dir."
-        )
+        can_be_resumed = "run.json" in found or found == ["checkpoints"]
+        advice = "Add --resume auto to go on with it, or name" if can_be_resumed else "Name"
+        raise Failure(f"{args.log_dir} already holds a run ({found[0]}). {advice} another --log_dir.")
 
 
 def describe_run(args, data, strategy):
-    """Return what run.json says of a run, before its network is built."""
+    """Return what run.json says of a run. `train` adds the number of parameters."""
     return {
         "arguments": {name: value for name, value in vars(args).items() if name not in NOT_RECORDED},
         "data": data.description,
@@ -1890,7 +1896,10 @@ class Checkpoints:
             self.save(0)
 
     def save(self, step, is_chief=True):
-        """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite."""
+        """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite.
+
+        (The loss of a step is that before its update, so it does not tell.)
+        """
         if not all(np.isfinite(v.numpy()).all() for v in self.variables):
             raise Failure(f"The weights are no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
         if is_chief:  # it can write alone, since all processes have the same weights and moments
@@ -1932,8 +1941,8 @@ def open_event_file(log_dir, step):
 
     An interrupted process may have logged steps after its last checkpoint, and this process will log them again. So
     that TensorBoard shows them once, the file begins with a START event, which carries the first step that this process
-    logs. It makes TensorBoard drop what it has read of that step and of later ones. The first START event in a folder
-    is ignored, so a new run has to write one, too.
+    logs. It makes TensorBoard drop what it has read of that step and of later ones. TensorBoard heeds only the second
+    START event in a folder and those after it, so a new run has to write the first.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1966,7 +1975,7 @@ def log_scalars(step, values):
 
 
 def log_units(step, network, columns):
-    """Log the mean alpha of every unit for every pair of columns, by the tags units/UNIT/COLUMN_from_COLUMN.
+    """Log the mean alpha of every unit for every pair of columns, under the tags units/UNIT/COLUMN_from_COLUMN.
 
     With more than four columns these would be too many. Then log the mean of alpha_ii, `own`, and of all others.
     """
@@ -2076,12 +2085,13 @@ def finish_run(record, network, evaluations, step, speeds):
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
     network.save(os.path.join(arguments["log_dir"], "model.keras"))
+    # This comes last: where there is a results.json, the run is finished.
     write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 
 
 def say(text):
-    """Print a line at once. Characters that the terminal does not know are printed as escapes.
+    """Print and flush a line. Characters that the terminal does not know are printed as escapes.
 
     The run goes on in silence when nobody reads its output any more.
     """
@@ -2272,8 +2282,8 @@ def image_size(text):
 
 PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
     "default": {},
-    # The units of Misra et al. They had trained the columns alone before, for which there is --pretrain_epoch, and they
-    # used SGD. Under Adam a rate of 100 times 0.001 lets an alpha move by up to 0.1 in a step.
+    # The units of Misra et al., who first trained the columns alone (here: --pretrain_epoch) and used SGD. Under Adam a
+    # rate of 100 times 0.001 lets an alpha move by up to 0.1 in a step.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
     "poster": {  # as the poster's code has them; the preset also selects its network, `build_poster_network`
         "lr": 0.01,
@@ -2294,9 +2304,9 @@ PRESETS = {  # arguments that differ from the defaults; what stands on the comma
 }
 
 
-NETWORKS_OF_PRESETS = {"poster": ["the network of the poster's code"]}  # what no argument sets
+NOTES_OF_PRESETS = {"poster": ["the network of the poster's code"]}  # what a preset changes beside arguments, in words
 PREDICTION_ARGUMENTS = ("predict", "model", "box", "out")  # these go with --predict
-NAMED_BY_KIND = ("network", "cross_stitch_enabled", "split_after")  # these are in `kind_of_run`
+NAMED_BY_KIND = ("network", "cross_stitch_enabled", "split_after")  # `kind_of_run` puts these into the name of a folder
 NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # run.json does not hold these
 
 
@@ -2368,7 +2378,10 @@ def add_method_arguments(parser):
     training = parser.add_argument_group("training")
     training.add_argument("--lr", type=positive_float, default=0.004, help="learning rate of Adam")
     training.add_argument(
-        "--lr_half_life", type=non_negative_float, default=6.0, help="epochs in which --lr halves; 0: constant"
+        "--lr_half_life",
+        type=non_negative_float,
+        default=6.0,
+        help="number of epochs after which --lr is halved; 0: constant",
     )
     training.add_argument("--n_epoch", type=positive_int, default=20, help="epochs to train")
     training.add_argument("--n_batch_size", type=positive_int, default=64, help="images in a step, over all devices")
@@ -2396,7 +2409,7 @@ def add_method_arguments(parser):
         "--preset",
         choices=PRESETS,
         default="default",
-        help="a published setting, which other arguments can change; poster also has a network of its own",
+        help="paper: units as in Misra et al.; poster: its arguments and its network",
     )
     training.add_argument(
         "--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images"
@@ -2594,7 +2607,7 @@ def show_or_train(args, resumed):
     """Train, or show the results of the run to resume if it is finished."""
     if PRESETS[args.preset]:
         changed = [f"--{name} {value}" for name, value in PRESETS[args.preset].items()]
-        changed += NETWORKS_OF_PRESETS.get(args.preset, [])
+        changed += NOTES_OF_PRESETS.get(args.preset, [])
         say(f"--preset {args.preset} sets {', '.join(changed)}, unless the command line says otherwise")
     path = os.path.join(args.log_dir, "results.json")
     if resumed and os.path.exists(path):

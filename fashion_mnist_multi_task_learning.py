@@ -13,7 +13,8 @@ Train with units, then without, and compare the curves of the two runs:
 
 By default a unit has one weight for each channel and pair of columns, and starts as the identity. `--preset paper`
 starts the units from 0.9 and 0.1, with 100 times the learning rate; together with --pretrain_epoch this is the recipe
-of Misra et al. `--preset 2018` trains the network of the TensorFlow 1 implementation. `--help` lists all arguments.
+of Misra et al. (but with Adam). `--preset 2018` trains the network of the TensorFlow 1 implementation. `--help` lists
+all arguments.
 
 The script looks for Fashion-MNIST on this machine, and downloads it if it is missing. If that fails, it says so and
 trains on the sample in the folder `data` beside this script, if that is there. To train on your own data, put train.npz
@@ -26,8 +27,8 @@ To go on with a run that was stopped, or to classify pictures with a network tha
     python fashion_mnist_multi_task_learning.py --resume LOG_DIR
     python fashion_mnist_multi_task_learning.py --predict PICTURE ... --model LOG_DIR/model.keras
 
-Apart from the data, the code below the method is the same in all scripts of this repository, so that each of them can
-be copied alone. Some of it is therefore more general than this script needs.
+The training loop, and what makes it fast and safe, are the same text in all scripts of this repository, so that each
+of them can be copied alone. Some of it is therefore more general than this script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
 set and with a --log_dir that all of them can see.
@@ -85,14 +86,14 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     # Until a run has something to save, Ctrl-C and SIGTERM end the program without a traceback. In a notebook that
-    # would end the kernel, so there nothing is changed.
+    # would end the kernel, so nothing is changed there.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda number, frame: os._exit(128 + number))
     # TensorFlow and Keras read these when they are imported.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["TF_USE_LEGACY_KERAS"] = "0"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's start-up notes
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's notes and warnings
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocate GPU memory only as it is needed
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory, which makes a step faster
     # By default that allocator takes 64 GB at most. A limit of 2**24 MB is as good as none.
@@ -175,7 +176,7 @@ class CrossStitch(layers.Layer):
         self.alpha = self.add_weight(
             name="alpha",
             shape=self.alpha_shape(),
-            initializer=lambda shape, dtype: self.alpha_from_init(self.init),  # which has this shape and dtype
+            initializer=lambda shape, dtype: self.alpha_from_init(self.init),  # it has this shape and dtype
         )
 
     def call(self, xs):
@@ -305,8 +306,9 @@ def build_network(args, classes, mean, variance):
 def convolution_block(args, x, filters, column, level):
     """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h / 2, w / 2, args.width * filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. The names of layers contain a dot
-    and those of units do not, so they cannot clash.
+    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work.
+
+    The names of layers contain a dot and those of units do not: item.conv_1 and pool_1. So they cannot clash.
     """
     filters = max(1, round(args.width * filters))
     convolution = layers.Conv2D(
@@ -334,13 +336,16 @@ def batch_norm(args, x, name):
 
 
 def output_layer(args, x, task, num_classes):
-    """Dropout and a fully connected layer: (batch, width) to float32 logits (batch, classes)."""
+    """Dropout and a fully connected layer: (batch, width) to float32 logits (batch, classes).
+
+    All replicas draw the same dropout mask, each for its own images.
+    """
     x = layers.Dropout(1 - args.keep_prob, name=f"{task}.dropout", dtype="float32")(x)
     if args.preset == "2018":  # the network of 2018 batch-normalises its logits; no argument does that alone
         output = layers.Dense(
             num_classes, use_bias=False, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32"
         )
-        normalization = FusedBatchNormalization(
+        normalization = FusedBatchNormalization(  # as in `batch_norm`, but in float32 even with --precision bfloat16
             momentum=args.bn_momentum,
             synchronized=tf.distribute.has_strategy(),
             name=f"{task}.output_bn",
@@ -394,13 +399,13 @@ def l2_loss(network):
 
     Units, biases and batch norm are not regularised.
     """
-    # A variable of Keras wraps one of TensorFlow, its `value`, which TensorFlow's own functions take.
+    # `v.value` is the TensorFlow variable inside a Keras variable. TensorFlow's own functions need that one.
     kernels = [v.value for v in network.trainable_variables if v.name == "kernel"]
     return tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
 
 
 def weights_of_tasks(args, tasks):
-    """Return {task: the weight of its loss}, for `tasks` in the order of --tasks."""
+    """Return {task: the weight of its loss}. `tasks` are in the order in which --task_weights gives the weights."""
     weights = args.task_weights or [1.0] * len(tasks)
     return dict(zip(tasks, weights))
 
@@ -409,7 +414,8 @@ def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
     That function takes a batch, (images, {task: labels}), and returns {tag: value} to be logged. It also sums the
-    numbers of stop signals that the processes have received. So each machine learns that another one was asked to stop.
+    numbers of stop signals (Ctrl-C, SIGTERM) that the processes have received. So each machine learns that another one
+    was asked to stop.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -423,7 +429,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
         signature: The structure of a batch, with a `tf.TensorSpec` of open batch size for each array. So one graph
             serves all batches, also the last one of an epoch, which is smaller.
     """
-    task_weights = weights_of_tasks(args, list(network.output))  # Keras keeps the order of the tasks
+    task_weights = weights_of_tasks(args, list(network.output))  # in the order of the tasks, which Keras keeps
 
     def replica_step(batch, num_stop_signals):
         global_batch_size = tf.cast(tf.shape(batch[0])[0], tf.float32)
@@ -463,8 +469,8 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Each replica stacks its values, so that one message between machines sums them all, and not one for each. This
-        # is a second `run` because `replica_step` gives names to its values, and a stack has none.
+        # Each replica stacks its values, so that one message between machines sums them all, and not one for each.
+        # Their tags are known only now, after `replica_step` was traced, so the stacking takes a second `run`.
         tags = sorted(values)
         vectors = strategy.run(lambda values: tf.stack([values[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -547,7 +553,8 @@ def train(args, resumed):
     record = describe_run(args, data, strategy)  # becomes run.json
     if resumed:
         check_unchanged(record, resumed)
-    check_agreement(strategy, facts_to_agree_on(record, resumed))  # of all machines that train together
+    # Machines that train together must agree on what they do.
+    check_agreement(strategy, facts_to_agree_on(record, resumed))
 
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
@@ -562,12 +569,12 @@ def train(args, resumed):
     steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
     last_step = args.n_epoch * steps_per_epoch
     eval_every = args.eval_every or steps_per_epoch
-    log_every = min(args.log_every, max(1, last_step // 10))  # so that a short run, too, logs some ten values
+    log_every = min(args.log_every, max(1, last_step // 10))  # so that a short run, too, logs about ten values
     speeds = []  # images per second, from each evaluation to the next
-    evaluations = None  # the newest ones, when there are any
+    evaluations = None  # the newest ones; None until this process has evaluated
 
     with collected_stop_signals() as stop_signals:
-        if is_chief:
+        if is_chief:  # if it fails here, the other processes notice that it is lost
             claim_folder(args, resumed)
             print_setting(args, record, network)
         train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
@@ -611,7 +618,8 @@ def train(args, resumed):
                             log_confusions(step, confusions_to_log(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
                     if evaluate_now or stop:
-                        # Events first: a resumed run does not log the steps before its checkpoint again.
+                        # Events first. If the program died between these two, a resumed run would log them again.
+                        # In the other order they would be lost.
                         events.flush()
                         checkpoints.save(step, is_chief)
                         meter.restart(step)
@@ -636,7 +644,8 @@ def batches_of_epoch(args, split, epoch, strategy):
     order = np.random.default_rng([args.seed, epoch]).permutation(size)
     for start in range(0, size, args.n_batch_size):
         indices = order[start : start + args.n_batch_size]
-        indices = np.tile(indices, math.ceil(strategy.num_replicas_in_sync / len(indices)))  # once, as a rule
+        repetitions = math.ceil(strategy.num_replicas_in_sync / len(indices))  # mostly 1
+        indices = np.tile(indices, repetitions)
         yield split.images[indices], {task: labels[indices] for task, labels in split.labels.items()}
 
 
@@ -756,9 +765,9 @@ def print_results(results):
 FILES = {"train": "train", "test": "t10k"}  # how the names of Fashion-MNIST's files begin
 IDX_UINT8 = 0x0800  # an IDX file of bytes begins with this number plus the number of its dimensions
 DEBIAN = "/usr/share/datasets/fashion-mnist"  # the folder of Debian's package dataset-fashion-mnist
-DOWNLOAD = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"  # as keras.datasets.fashion_mnist
+DOWNLOAD = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"  # where Keras has it
 SAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "fashion_mnist_sample")
-RESERVED = ("summary", "units", "throughput", "accuracy", "overall")  # tags and results use these; a task must not
+RESERVED = ("summary", "units", "throughput", "accuracy", "overall")  # tags and results use these names
 
 
 class Split(NamedTuple):
@@ -786,8 +795,8 @@ class Data(NamedTuple):
 def prepare_data(args):
     """Read the data, hold out validation images, keep --train_fraction of the rest, and choose the tasks.
 
-    The validation images and those that are kept are drawn from each class of the first task in the data, whichever
-    tasks are trained. So all runs with one seed see the same images.
+    Both draws are stratified by the first task in the data, whichever tasks are trained. So all runs with one seed see
+    the same images.
 
     Raises:
         Failure: The data are missing, damaged or do not fit together, or the arguments do not fit them.
@@ -850,6 +859,10 @@ def find_data():
             path = keras.utils.get_file(origin=url, cache_subdir="datasets/fashion-mnist")
         return os.path.dirname(path)
     except Exception as error:  # get_file has no type of its own for a download that failed
+        if not os.path.isdir(SAMPLE):
+            raise Failure(
+                f"Fashion-MNIST cannot be downloaded ({error}), and there is no sample in {SAMPLE}. Use --data_dir."
+            ) from None
         say(f"Fashion-MNIST cannot be downloaded ({error}). Without --data_dir, the sample is used.")
         return SAMPLE
     finally:
@@ -883,7 +896,7 @@ def read_folder(folder):
 def read_fashion_mnist(folder, name):
     """Read one split of Fashion-MNIST as {name: array}, like `read_npz`.
 
-    The files of MNIST have the same names and form, so they cannot be told apart and would get these names of classes.
+    The files of MNIST have the same names and form. They would be taken for those of Fashion-MNIST.
     """
     images = read_idx(os.path.join(folder, f"{FILES[name]}-images-idx3-ubyte.gz"), dimensions=3)
     items = read_idx(os.path.join(folder, f"{FILES[name]}-labels-idx1-ubyte.gz"), dimensions=1)
@@ -910,7 +923,8 @@ def read_idx(path, dimensions):
             magic, *shape = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()
             if magic != IDX_UINT8 + dimensions:
                 raise ValueError("it does not begin like an IDX file of bytes with this number of dimensions")
-            # Read no more than the header announces and one byte: a small file can unpack to gigabytes.
+            # Read one byte more than the header announces, by which a longer array is noticed, but not all that there
+            # is: a small file can unpack to gigabytes.
             content = file.read(min(math.prod(shape), 2**31) + 1)
         return np.frombuffer(content, np.uint8).reshape(shape)
     except (OSError, EOFError, zlib.error, ValueError) as error:
@@ -987,7 +1001,7 @@ def check_labels(where, arrays, task):
         raise Failure(
             f"{where}: {task} is {labels.dtype} {labels.shape}; it should hold {count} whole numbers, one per image."
         )
-    if labels.min() < 0 or labels.max() >= 10_000:
+    if labels.min() < 0 or labels.max() >= 10_000:  # each label up to the largest one becomes an output
         raise Failure(
             f"{where}: the labels of {task} go from {labels.min()} to {labels.max()}; they should be from 0 to 9999."
         )
@@ -1044,12 +1058,12 @@ class FusedBatchNormalization(layers.BatchNormalization):
         if not training or not self.trainable or self.synchronized:
             return super().call(inputs, training=training)
 
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # float32 in both precisions
         maps = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # the kernel takes four dimensions only
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
         )
-        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 that is NaN, which becomes 0 here.
+        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 the kernel gives NaN, and this 0.
         n = tf.cast(tf.size(maps) // maps.shape[-1], variance.dtype)
         variance = tf.math.multiply_no_nan(variance, (n - 1) / n)
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
@@ -1075,12 +1089,12 @@ def available_cores():
 def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
-    The pool gets all cores but one for each column. The columns run at the same time, each with a thread outside the
-    pool that starts its operations and works on them, too. (The rule was found by counting busy threads on 16 cores; it
-    has only been timed on 2.)
+    The columns run at the same time. Each of them also occupies a thread outside the pool, which starts its operations
+    and works on them. So the pool gets the cores that are left. (The rule was found by counting busy threads on 16
+    cores; it has only been timed on 2.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
-    last place, and with activation units, in whose matrix products most of the time goes.
+    last place, and with activation units, whose large matrix products take most of the time.
     """
     only_a_trunk = args.split_after == STITCHABLE_LAYERS[-1]
     activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
@@ -1141,7 +1155,7 @@ def join_cluster():
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         cluster = resolver.cluster_spec()
         own_address = cluster.task_address(resolver.task_type, resolver.task_id)
-        addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]  # the chief first
+        addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]
         counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
         ports = [int(address.rpartition(":")[2]) for address in addresses]
         if not set(counts) <= {"chief", "worker"} or counts.get("chief", 0) > 1 or min(ports) < 1:
@@ -1256,7 +1270,7 @@ def check_agreement(strategy, facts):
 
 @contextlib.contextmanager
 def collected_stop_signals():
-    """A context in which Ctrl-C and SIGTERM do not end the program, but are added to the list that it returns.
+    """A context in which Ctrl-C and SIGTERM do not end the program, but are added to the list that it yields.
 
     Only the main thread can set signal handlers. A program that calls `main` from another thread, as Ray Train does,
     has its own ways to end a run.
@@ -1265,7 +1279,7 @@ def collected_stop_signals():
     previous = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda number, frame: received.append(number))
+            previous[number] = signal.signal(number, lambda received_number, frame: received.append(received_number))
     try:
         yield received
     finally:
@@ -1284,9 +1298,10 @@ def exit_status_of(stop_signals):
 def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
-    The folder `checkpoints` in it can only be made once, so of two runs that begin in one folder the second is refused.
-    With --resume auto it may be there: an earlier process may have been killed after making it and before it wrote
-    run.json, so that this one begins anew. (Two processes that resume one run at the same time are not noticed.)
+    A run makes the folder `checkpoints` first, then run.json, its first checkpoint, and its event file. The folder can
+    only be made once, so of two runs that begin in one place the second is refused. Only with --resume auto may it be
+    there: then an earlier process was killed before it wrote run.json, and this one begins anew. (Two processes that
+    resume one run at the same time are not noticed.)
     """
     if resumed:
         return
@@ -1298,18 +1313,17 @@ def claim_folder(args, resumed):
         if not found:
             os.makedirs(checkpoints, exist_ok=args.resume == "auto")
     except OSError as error:
-        if not os.path.exists(checkpoints):
+        if not (isinstance(error, FileExistsError) and os.path.exists(checkpoints)):
             raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
         found = ["checkpoints"]
     if found:
-        raise Failure(
-            f"{args.log_dir} already holds a run ({found[0]}). Add --resume auto to go on with it, or name another "
-            "--log_dir."
-        )
+        can_be_resumed = "run.json" in found or found == ["checkpoints"]
+        advice = "Add --resume auto to go on with it, or name" if can_be_resumed else "Name"
+        raise Failure(f"{args.log_dir} already holds a run ({found[0]}). {advice} another --log_dir.")
 
 
 def describe_run(args, data, strategy):
-    """Return what run.json says of a run, before its network is built."""
+    """Return what run.json says of a run. `train` adds the number of parameters."""
     return {
         "arguments": {name: value for name, value in vars(args).items() if name not in NOT_RECORDED},
         "data": data.description,
@@ -1409,7 +1423,10 @@ class Checkpoints:
             self.save(0)
 
     def save(self, step, is_chief=True):
-        """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite."""
+        """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite.
+
+        (The loss of a step is that before its update, so it does not tell.)
+        """
         if not all(np.isfinite(v.numpy()).all() for v in self.variables):
             raise Failure(f"The weights are no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
         if is_chief:  # it can write alone, since all processes have the same weights and moments
@@ -1451,8 +1468,8 @@ def open_event_file(log_dir, step):
 
     An interrupted process may have logged steps after its last checkpoint, and this process will log them again. So
     that TensorBoard shows them once, the file begins with a START event, which carries the first step that this process
-    logs. It makes TensorBoard drop what it has read of that step and of later ones. The first START event in a folder
-    is ignored, so a new run has to write one, too.
+    logs. It makes TensorBoard drop what it has read of that step and of later ones. TensorBoard heeds only the second
+    START event in a folder and those after it, so a new run has to write the first.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1485,7 +1502,7 @@ def log_scalars(step, values):
 
 
 def log_units(step, network, columns):
-    """Log the mean alpha of every unit for every pair of columns, by the tags units/UNIT/COLUMN_from_COLUMN.
+    """Log the mean alpha of every unit for every pair of columns, under the tags units/UNIT/COLUMN_from_COLUMN.
 
     With more than four columns these would be too many. Then log the mean of alpha_ii, `own`, and of all others.
     """
@@ -1595,12 +1612,13 @@ def finish_run(record, network, evaluations, step, speeds):
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
     network.save(os.path.join(arguments["log_dir"], "model.keras"))
+    # This comes last: where there is a results.json, the run is finished.
     write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 
 
 def say(text):
-    """Print a line at once. Characters that the terminal does not know are printed as escapes.
+    """Print and flush a line. Characters that the terminal does not know are printed as escapes.
 
     The run goes on in silence when nobody reads its output any more.
     """
@@ -1684,8 +1702,8 @@ def print_predictions(paths, logits, classes):
     """Print a line for each picture: its path, and for each task the most probable class and its probability."""
     for index, path in enumerate(paths):
         answers = []
-        for task, of_pictures in logits.items():
-            probabilities = tf.nn.softmax(of_pictures[index]).numpy()
+        for task, task_logits in logits.items():
+            probabilities = tf.nn.softmax(task_logits[index]).numpy()
             best = int(np.argmax(probabilities))
             answers.append(f"{task} {classes[task][best]} {probabilities[best]:.3f}")
         say(f"{path}: {', '.join(answers)}")
@@ -1782,16 +1800,16 @@ def absolute_path(text):
 
 PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
     "default": {},
-    # The units of Misra et al. They had trained the columns alone before, for which there is --pretrain_epoch, and they
-    # used SGD. Under Adam a rate of 100 times 0.001 lets an alpha move by up to 0.1 in a step.
+    # The units of Misra et al., who first trained the columns alone (here: --pretrain_epoch) and used SGD. Under Adam a
+    # rate of 100 times 0.001 lets an alpha move by up to 0.1 in a step.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
     "2018": {"cross_stitch_unit": "activation", "bn_momentum": 0.999},  # and batch norm of the logits, in output_layer
 }
 
 
-NETWORKS_OF_PRESETS = {"2018": ["batch norm of the logits"]}  # what no argument sets
+NOTES_OF_PRESETS = {"2018": ["batch norm of the logits"]}  # what a preset changes beside arguments, in words
 PREDICTION_ARGUMENTS = ("predict", "model")  # these go with --predict
-NAMED_BY_KIND = ("cross_stitch_enabled", "split_after")  # these are in `kind_of_run`
+NAMED_BY_KIND = ("cross_stitch_enabled", "split_after")  # `kind_of_run` puts these into the name of a folder
 NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # run.json does not hold these
 
 
@@ -1856,7 +1874,10 @@ def add_method_arguments(parser):
     training = parser.add_argument_group("training")
     training.add_argument("--lr", type=positive_float, default=0.001, help="learning rate of Adam")
     training.add_argument(
-        "--lr_half_life", type=non_negative_float, default=0.0, help="epochs in which --lr halves; 0: constant"
+        "--lr_half_life",
+        type=non_negative_float,
+        default=0.0,
+        help="number of epochs after which --lr is halved; 0: constant",
     )
     training.add_argument("--n_epoch", type=positive_int, default=30, help="epochs to train")
     training.add_argument("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
@@ -1868,7 +1889,10 @@ def add_method_arguments(parser):
         help="weights of the tasks' losses, in the order of the tasks; 1 each if left out",
     )
     training.add_argument(
-        "--preset", choices=PRESETS, default="default", help="a published setting, which other arguments can change"
+        "--preset",
+        choices=PRESETS,
+        default="default",
+        help="paper: units as in Misra et al.; 2018: as in the code of 2018",
     )
     training.add_argument(
         "--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images"
@@ -1911,7 +1935,7 @@ def add_run_arguments(parser):
 def kind_of_run(args):
     """Return the part of a folder's name that tells which kind of network is trained there.
 
-    A single task in data of your own is not known before they are read. Then the name begins as if there were several.
+    If your own data have only one task, this is not known yet, and the name tells it like one of several.
     """
     if args.tasks and len(args.tasks) == 1:
         return "single"
@@ -2047,7 +2071,7 @@ def show_or_train(args, resumed):
     """Train, or show the results of the run to resume if it is finished."""
     if PRESETS[args.preset]:
         changed = [f"--{name} {value}" for name, value in PRESETS[args.preset].items()]
-        changed += NETWORKS_OF_PRESETS.get(args.preset, [])
+        changed += NOTES_OF_PRESETS.get(args.preset, [])
         say(f"--preset {args.preset} sets {', '.join(changed)}, unless the command line says otherwise")
     path = os.path.join(args.log_dir, "results.json")
     if resumed and os.path.exists(path):

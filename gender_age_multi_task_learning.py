@@ -1,4 +1,4 @@
-"""Train networks side by side to tell gender, age and, if you like, ethnicity from faces, joined by cross-stitch units.
+"""Train networks side by side to tell gender, age and optionally ethnicity from faces, with cross-stitch units.
 
 Each task has its own column, a small convolutional network. A cross-stitch unit after each convolution block and after
 the fully connected layer mixes the activations of the columns with learned weights, so that the network itself finds
@@ -12,7 +12,7 @@ Train with units, then without, and compare the curves of the two runs:
 
 By default a unit has one weight for each channel and pair of columns, and starts as the identity. `--preset paper`
 starts the units from 0.9 and 0.1, with 100 times the learning rate; together with --pretrain_epoch this is the recipe
-of Misra et al. `--help` lists all arguments.
+of Misra et al. (but with Adam). `--help` lists all arguments.
 
 --data_dir is the folder of UTKFace (the aligned and cropped faces), or of VGGFace2 (with its folders meta and test).
 From VGGFace2 only the 2,000 images that are labelled as young or mature are used. To train on your own faces, name the
@@ -25,8 +25,8 @@ photo is used, and should be filled by the face):
     python gender_age_multi_task_learning.py --resume LOG_DIR
     python gender_age_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
-Apart from the data, the code below the method is the same in all scripts of this repository, so that each of them can
-be copied alone. Some of it is therefore more general than this script needs.
+The training loop, and what makes it fast and safe, are the same text in all scripts of this repository, so that each
+of them can be copied alone. Some of it is therefore more general than this script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
 set and with a --log_dir that all of them can see.
@@ -89,14 +89,14 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     # Until a run has something to save, Ctrl-C and SIGTERM end the program without a traceback. In a notebook that
-    # would end the kernel, so there nothing is changed.
+    # would end the kernel, so nothing is changed there.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda number, frame: os._exit(128 + number))
     # TensorFlow and Keras read these when they are imported.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["TF_USE_LEGACY_KERAS"] = "0"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's start-up notes
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's notes and warnings
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocate GPU memory only as it is needed
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory, which makes a step faster
     # By default that allocator takes 64 GB at most. A limit of 2**24 MB is as good as none.
@@ -118,7 +118,7 @@ from tensorboard.plugins.hparams import api as hparams
 NAME = "gender_age_multi_task_learning"
 
 MATURE = 30  # the age in years from which a face counts as mature; VGGFace2 itself only says young or mature
-TASKS = {  # the names of each task's classes; those of age are others if --age_bins is given
+TASKS = {  # the names of each task's classes; --age_bins replaces those of age
     "gender": ["male", "female"],
     "age": ["young", "mature"],
     "ethnicity": ["White", "Black", "Asian", "Indian", "Others"],
@@ -169,7 +169,7 @@ class CrossStitch(layers.Layer):
         self.alpha = self.add_weight(
             name="alpha",
             shape=self.alpha_shape(),
-            initializer=lambda shape, dtype: self.alpha_from_init(self.init),  # which has this shape and dtype
+            initializer=lambda shape, dtype: self.alpha_from_init(self.init),  # it has this shape and dtype
         )
 
     def call(self, xs):
@@ -299,8 +299,9 @@ def build_network(args, classes, mean, variance):
 def convolution_block(args, x, filters, column, level):
     """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h / 2, w / 2, args.width * filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work. The names of layers contain a dot
-    and those of units do not, so they cannot clash.
+    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work.
+
+    The names of layers contain a dot and those of units do not: item.conv_1 and pool_1. So they cannot clash.
     """
     filters = max(1, round(args.width * filters))
     convolution = layers.Conv2D(
@@ -328,7 +329,10 @@ def batch_norm(args, x, name):
 
 
 def output_layer(args, x, task, num_classes):
-    """Dropout and a fully connected layer: (batch, width) to float32 logits (batch, classes)."""
+    """Dropout and a fully connected layer: (batch, width) to float32 logits (batch, classes).
+
+    All replicas draw the same dropout mask, each for its own images.
+    """
     x = layers.Dropout(1 - args.keep_prob, name=f"{task}.dropout", dtype="float32")(x)
     return layers.Dense(num_classes, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32")(x)
 
@@ -377,13 +381,13 @@ def l2_loss(network):
 
     Units, biases and batch norm are not regularised.
     """
-    # A variable of Keras wraps one of TensorFlow, its `value`, which TensorFlow's own functions take.
+    # `v.value` is the TensorFlow variable inside a Keras variable. TensorFlow's own functions need that one.
     kernels = [v.value for v in network.trainable_variables if v.name == "kernel"]
     return tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
 
 
 def weights_of_tasks(args, tasks):
-    """Return {task: the weight of its loss}, for `tasks` in the order of --tasks."""
+    """Return {task: the weight of its loss}. `tasks` are in the order in which --task_weights gives the weights."""
     weights = args.task_weights or [1.0] * len(tasks)
     return dict(zip(tasks, weights))
 
@@ -407,7 +411,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
         signature: The structure of a batch, with a `tf.TensorSpec` of open batch size for each array. So one graph
             serves all batches, also the last one of an epoch, which is smaller.
     """
-    task_weights = weights_of_tasks(args, list(network.output))  # Keras keeps the order of the tasks
+    task_weights = weights_of_tasks(args, list(network.output))  # in the order of the tasks, which Keras keeps
 
     def replica_step(batch, num_stop_signals):
         global_batch_size = tf.cast(tf.shape(batch[0])[0], tf.float32)
@@ -479,8 +483,8 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Each replica stacks its values, so that one message between machines sums them all, and not one for each. This
-        # is a second `run` because `replica_step` gives names to its values, and a stack has none.
+        # Each replica stacks its values, so that one message between machines sums them all, and not one for each.
+        # Their tags are known only now, after `replica_step` was traced, so the stacking takes a second `run`.
         tags = sorted(values)
         vectors = strategy.run(lambda values: tf.stack([values[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -563,7 +567,8 @@ def train(args, resumed):
     record = describe_run(args, data, strategy)  # becomes run.json
     if resumed:
         check_unchanged(record, resumed)
-    check_agreement(strategy, facts_to_agree_on(record, resumed))  # of all machines that train together
+    # Machines that train together must agree on what they do.
+    check_agreement(strategy, facts_to_agree_on(record, resumed))
 
     keras.utils.set_random_seed(args.seed)
     with strategy.scope():
@@ -578,12 +583,12 @@ def train(args, resumed):
     steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
     last_step = args.n_epoch * steps_per_epoch
     eval_every = args.eval_every or steps_per_epoch
-    log_every = min(args.log_every, max(1, last_step // 10))  # so that a short run, too, logs some ten values
+    log_every = min(args.log_every, max(1, last_step // 10))  # so that a short run, too, logs about ten values
     speeds = []  # images per second, from each evaluation to the next
-    evaluations = None  # the newest ones, when there are any
+    evaluations = None  # the newest ones; None until this process has evaluated
 
     with collected_stop_signals() as stop_signals:
-        if is_chief:
+        if is_chief:  # if it fails here, the other processes notice that it is lost
             claim_folder(args, resumed)
             print_setting(args, record, network)
         train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
@@ -627,7 +632,8 @@ def train(args, resumed):
                             log_confusions(step, confusions_to_log(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
                     if evaluate_now or stop:
-                        # Events first: a resumed run does not log the steps before its checkpoint again.
+                        # Events first. If the program died between these two, a resumed run would log them again.
+                        # In the other order they would be lost.
                         events.flush()
                         checkpoints.save(step, is_chief)
                         meter.restart(step)
@@ -655,7 +661,8 @@ def batches_of_epoch(args, split, epoch, strategy):
     random_numbers = random.uniform(-1, 1, (size, NUM_RANDOM_NUMBERS)).astype(np.float32)
     for start in range(0, size, args.n_batch_size):
         indices = order[start : start + args.n_batch_size]
-        indices = np.tile(indices, math.ceil(strategy.num_replicas_in_sync / len(indices)))  # once, as a rule
+        repetitions = math.ceil(strategy.num_replicas_in_sync / len(indices))  # mostly 1
+        indices = np.tile(indices, repetitions)
         labels = {task: values[indices] for task, values in split.labels.items()}
         yield split.images[indices], labels, random_numbers[indices]
 
@@ -835,7 +842,8 @@ def prepare_data(args):
     attributes = {name: values[~contradictory] for name, values in attributes.items()}
     check_copies(args, copy_groups, contradictory)
 
-    # `groups` are what a split must not tear apart, `strata` what should be equally frequent in all splits.
+    # `groups` are what a split must not tear apart, `strata` what should be equally frequent in all splits. (Copies of
+    # a picture with different identities were left out above, so identities are enough for them.)
     gender_and_decade = attributes["gender"] * 100 + attributes["age"] // 10
     if split_by == "identity":
         # Everybody has as many young as mature images, so only the genders can get out of balance.
@@ -1086,7 +1094,7 @@ def find_copies(images, attributes):
 def check_copies(args, copy_groups, contradictory):
     """Print how many pictures are copies, and raise Failure if none is left without a contradiction."""
     if contradictory.any():
-        say(f"{contradictory.sum()} images are left out: they have copies with another gender, age or the like")
+        say(f"{contradictory.sum()} images are left out: they have copies with different labels")
     if len(copy_groups) == 0:
         raise Failure(f"--data_dir {args.data_dir}: no face is left, since all contradict their copies.")
     copies = len(copy_groups) - len(set(copy_groups))
@@ -1095,7 +1103,7 @@ def check_copies(args, copy_groups, contradictory):
 
 
 def hold_out(strata, groups, fraction):
-    """Return the sorted indices of a random part, which is the same for every seed.
+    """Return the sorted indices of a random part. It does not depend on --seed.
 
     The part is stratified by `strata` (n,). `groups` (n,) has the group of each image, which the part holds as a whole
     or not at all.
@@ -1178,12 +1186,12 @@ class FusedBatchNormalization(layers.BatchNormalization):
         if not training or not self.trainable or self.synchronized:
             return super().call(inputs, training=training)
 
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # float32 in both precisions
         maps = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # the kernel takes four dimensions only
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
         )
-        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 that is NaN, which becomes 0 here.
+        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 the kernel gives NaN, and this 0.
         n = tf.cast(tf.size(maps) // maps.shape[-1], variance.dtype)
         variance = tf.math.multiply_no_nan(variance, (n - 1) / n)
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
@@ -1209,12 +1217,12 @@ def available_cores():
 def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
-    The pool gets all cores but one for each column. The columns run at the same time, each with a thread outside the
-    pool that starts its operations and works on them, too. (The rule was found by counting busy threads on 16 cores; it
-    has only been timed on 2.)
+    The columns run at the same time. Each of them also occupies a thread outside the pool, which starts its operations
+    and works on them. So the pool gets the cores that are left. (The rule was found by counting busy threads on 16
+    cores; it has only been timed on 2.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
-    last place, and with activation units, in whose matrix products most of the time goes.
+    last place, and with activation units, whose large matrix products take most of the time.
     """
     only_a_trunk = args.split_after == STITCHABLE_LAYERS[-1]
     activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
@@ -1275,7 +1283,7 @@ def join_cluster():
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         cluster = resolver.cluster_spec()
         own_address = cluster.task_address(resolver.task_type, resolver.task_id)
-        addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]  # the chief first
+        addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]
         counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
         ports = [int(address.rpartition(":")[2]) for address in addresses]
         if not set(counts) <= {"chief", "worker"} or counts.get("chief", 0) > 1 or min(ports) < 1:
@@ -1390,7 +1398,7 @@ def check_agreement(strategy, facts):
 
 @contextlib.contextmanager
 def collected_stop_signals():
-    """A context in which Ctrl-C and SIGTERM do not end the program, but are added to the list that it returns.
+    """A context in which Ctrl-C and SIGTERM do not end the program, but are added to the list that it yields.
 
     Only the main thread can set signal handlers. A program that calls `main` from another thread, as Ray Train does,
     has its own ways to end a run.
@@ -1399,7 +1407,7 @@ def collected_stop_signals():
     previous = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, lambda number, frame: received.append(number))
+            previous[number] = signal.signal(number, lambda received_number, frame: received.append(received_number))
     try:
         yield received
     finally:
@@ -1418,9 +1426,10 @@ def exit_status_of(stop_signals):
 def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
-    The folder `checkpoints` in it can only be made once, so of two runs that begin in one folder the second is refused.
-    With --resume auto it may be there: an earlier process may have been killed after making it and before it wrote
-    run.json, so that this one begins anew. (Two processes that resume one run at the same time are not noticed.)
+    A run makes the folder `checkpoints` first, then run.json, its first checkpoint, and its event file. The folder can
+    only be made once, so of two runs that begin in one place the second is refused. Only with --resume auto may it be
+    there: then an earlier process was killed before it wrote run.json, and this one begins anew. (Two processes that
+    resume one run at the same time are not noticed.)
     """
     if resumed:
         return
@@ -1432,18 +1441,17 @@ def claim_folder(args, resumed):
         if not found:
             os.makedirs(checkpoints, exist_ok=args.resume == "auto")
     except OSError as error:
-        if not os.path.exists(checkpoints):
+        if not (isinstance(error, FileExistsError) and os.path.exists(checkpoints)):
             raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
         found = ["checkpoints"]
     if found:
-        raise Failure(
-            f"{args.log_dir} already holds a run ({found[0]}). Add --resume auto to go on with it, or name another "
-            "--log_dir."
-        )
+        can_be_resumed = "run.json" in found or found == ["checkpoints"]
+        advice = "Add --resume auto to go on with it, or name" if can_be_resumed else "Name"
+        raise Failure(f"{args.log_dir} already holds a run ({found[0]}). {advice} another --log_dir.")
 
 
 def describe_run(args, data, strategy):
-    """Return what run.json says of a run, before its network is built."""
+    """Return what run.json says of a run. `train` adds the number of parameters."""
     return {
         "arguments": {name: value for name, value in vars(args).items() if name not in NOT_RECORDED},
         "data": data.description,
@@ -1543,7 +1551,10 @@ class Checkpoints:
             self.save(0)
 
     def save(self, step, is_chief=True):
-        """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite."""
+        """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite.
+
+        (The loss of a step is that before its update, so it does not tell.)
+        """
         if not all(np.isfinite(v.numpy()).all() for v in self.variables):
             raise Failure(f"The weights are no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
         if is_chief:  # it can write alone, since all processes have the same weights and moments
@@ -1585,8 +1596,8 @@ def open_event_file(log_dir, step):
 
     An interrupted process may have logged steps after its last checkpoint, and this process will log them again. So
     that TensorBoard shows them once, the file begins with a START event, which carries the first step that this process
-    logs. It makes TensorBoard drop what it has read of that step and of later ones. The first START event in a folder
-    is ignored, so a new run has to write one, too.
+    logs. It makes TensorBoard drop what it has read of that step and of later ones. TensorBoard heeds only the second
+    START event in a folder and those after it, so a new run has to write the first.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1619,7 +1630,7 @@ def log_scalars(step, values):
 
 
 def log_units(step, network, columns):
-    """Log the mean alpha of every unit for every pair of columns, by the tags units/UNIT/COLUMN_from_COLUMN.
+    """Log the mean alpha of every unit for every pair of columns, under the tags units/UNIT/COLUMN_from_COLUMN.
 
     With more than four columns these would be too many. Then log the mean of alpha_ii, `own`, and of all others.
     """
@@ -1729,12 +1740,13 @@ def finish_run(record, network, evaluations, step, speeds):
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
     network.save(os.path.join(arguments["log_dir"], "model.keras"))
+    # This comes last: where there is a results.json, the run is finished.
     write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 
 
 def say(text):
-    """Print a line at once. Characters that the terminal does not know are printed as escapes.
+    """Print and flush a line. Characters that the terminal does not know are printed as escapes.
 
     The run goes on in silence when nobody reads its output any more.
     """
@@ -1788,8 +1800,8 @@ def print_predictions(paths, logits, classes):
     """Print a line for each picture: its path, and for each task the most probable class and its probability."""
     for index, path in enumerate(paths):
         answers = []
-        for task, of_pictures in logits.items():
-            probabilities = tf.nn.softmax(of_pictures[index]).numpy()
+        for task, task_logits in logits.items():
+            probabilities = tf.nn.softmax(task_logits[index]).numpy()
             best = int(np.argmax(probabilities))
             answers.append(f"{task} {classes[task][best]} {probabilities[best]:.3f}")
         say(f"{path}: {', '.join(answers)}")
@@ -1894,15 +1906,15 @@ def image_size(text):
 
 PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
     "default": {},
-    # The units of Misra et al. They had trained the columns alone before, for which there is --pretrain_epoch, and they
-    # used SGD. Under Adam a rate of 100 times 0.001 lets an alpha move by up to 0.1 in a step.
+    # The units of Misra et al., who first trained the columns alone (here: --pretrain_epoch) and used SGD. Under Adam a
+    # rate of 100 times 0.001 lets an alpha move by up to 0.1 in a step.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
 }
 
 
-NETWORKS_OF_PRESETS = {}  # what no argument sets: nothing here
+NOTES_OF_PRESETS = {}  # what a preset changes beside arguments, in words: nothing here
 PREDICTION_ARGUMENTS = ("predict", "model")  # these go with --predict
-NAMED_BY_KIND = ("cross_stitch_enabled", "split_after")  # these are in `kind_of_run`
+NAMED_BY_KIND = ("cross_stitch_enabled", "split_after")  # `kind_of_run` puts these into the name of a folder
 NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # run.json does not hold these
 
 
@@ -1967,7 +1979,10 @@ def add_method_arguments(parser):
     training = parser.add_argument_group("training")
     training.add_argument("--lr", type=positive_float, default=0.001, help="learning rate of Adam")
     training.add_argument(
-        "--lr_half_life", type=non_negative_float, default=0.0, help="epochs in which --lr halves; 0: constant"
+        "--lr_half_life",
+        type=non_negative_float,
+        default=0.0,
+        help="number of epochs after which --lr is halved; 0: constant",
     )
     training.add_argument("--n_epoch", type=positive_int, default=8, help="epochs to train")
     training.add_argument("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
@@ -1975,9 +1990,7 @@ def add_method_arguments(parser):
     training.add_argument(
         "--task_weights", nargs="+", type=non_negative_float, help="weights of the tasks' losses; 1 each if left out"
     )
-    training.add_argument(
-        "--preset", choices=PRESETS, default="default", help="a published setting, which other arguments can change"
-    )
+    training.add_argument("--preset", choices=PRESETS, default="default", help="paper: units as in Misra et al.")
     training.add_argument(
         "--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images"
     )
@@ -1993,14 +2006,14 @@ def add_run_arguments(parser):
     data.add_argument(
         "--split",
         choices=("identity", "image"),
-        help="identity: no person is in two splits; image: no picture is (identity where it is known)",
+        help="what must not be in two splits: a person, or a picture; identity for VGGFace2, image for UTKFace",
     )
     data.add_argument(
         "--age_bins",
         nargs="+",
         type=age_in_years,
         default=[MATURE],
-        help="years at which a further class of age begins",
+        help="ages at which the second and later classes begin",
     )
     data.add_argument("--image_size", type=image_size, default=64, help="side of the images in pixels")
     data.add_argument("--augment", type=boolean, default=True, help="mirror and move the training images at random")
@@ -2009,7 +2022,7 @@ def add_run_arguments(parser):
         "--validation_fraction",
         type=fraction_below_one,
         default=0.0,
-        help="part of the faces that are not tested on to hold out",
+        help="part of the remaining faces to hold out",
     )
 
     output = parser.add_argument_group("output")
@@ -2034,11 +2047,8 @@ def add_run_arguments(parser):
 
 
 def kind_of_run(args):
-    """Return the part of a folder's name that tells which kind of network is trained there.
-
-    A single task in data of your own is not known before they are read. Then the name begins as if there were several.
-    """
-    if args.tasks and len(args.tasks) == 1:
+    """Return the part of a folder's name that tells which kind of network is trained there."""
+    if len(args.tasks) == 1:
         return "single"
     if args.split_after == STITCHABLE_LAYERS[-1]:  # then there is no place for units
         return f"split_after_{args.split_after}"
@@ -2180,7 +2190,7 @@ def show_or_train(args, resumed):
     """Train, or show the results of the run to resume if it is finished."""
     if PRESETS[args.preset]:
         changed = [f"--{name} {value}" for name, value in PRESETS[args.preset].items()]
-        changed += NETWORKS_OF_PRESETS.get(args.preset, [])
+        changed += NOTES_OF_PRESETS.get(args.preset, [])
         say(f"--preset {args.preset} sets {', '.join(changed)}, unless the command line says otherwise")
     path = os.path.join(args.log_dir, "results.json")
     if resumed and os.path.exists(path):

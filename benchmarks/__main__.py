@@ -36,6 +36,7 @@ def make_parser():
         command.add_argument("--folder", default="tf_logs/benchmarks", help="where the runs are (%(default)s)")
         if name == "run":
             command.add_argument("--seeds", type=seeds, default=seeds("0-4"), help="as 0-4 or 0,2,5 (0-4)")
+            command.add_argument("--settings", nargs="+", metavar="SETTING", help="train only these (all)")
             command.add_argument("--keep_models", action="store_true", help="keep the folders of the runs")
     report = commands.add_parser("report", help="make tables and figures")
     report.add_argument("--check", action="store_true", help="only compare them with those that are there")
@@ -54,7 +55,7 @@ def main():
         if run.needs_data(name) and not args.data_dir:
             sys.exit(f"error: {name} needs --data_dir.")
         if args.command == "run":
-            run.run_experiment(name, args.seeds, args.data_dir, args.folder, args.keep_models)
+            run.run_experiment(name, args.seeds, args.settings, args.data_dir, args.folder, args.keep_models)
         else:
             run.average(name, args.data_dir, args.folder)
     return 0

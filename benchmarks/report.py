@@ -4,19 +4,20 @@ In a page, what stands between `<!-- table: NAME -->` or `<!-- value: NAME -->` 
 picture is drawn again only if the data that it shows have changed: it carries their hash.
 """
 
-import json
 import re
 import sys
 
 import numpy as np
 import pandas as pd
 
-from . import analysis, figures
+from . import analysis, figures, speed
 from .analysis import RESULTS
 from .experiments import EXPERIMENTS
+from .speed import table
 
 ROOT = RESULTS.parent.parent
-PAGES = [ROOT / "README.md", *(ROOT / "benchmarks" / name for name in ("RESULTS.md", "SETTING_2018.md", "SPEED.md"))]
+NAMES = ("RESULTS.md", "SETTING_2018.md", "SPEED.md", "TRIALS.md")
+PAGES = [ROOT / "README.md", *(ROOT / "benchmarks" / name for name in NAMES)]
 TABLES = ROOT / "benchmarks" / "TABLES.md"
 PARTS_OF_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]
 GARMENTS_TOGETHER = [*PARTS_OF_GARMENTS, "decaying_15", "decaying"]
@@ -75,6 +76,19 @@ CONTROLS = [  # what it says, the experiments, the setting, the other one, the m
     ("`group`: that column learns `item`, too", GARMENTS_TOGETHER, "init 0.5", NO_ITEM, "test/group"),
     ("learning α, minus α fixed at one half", PARTS_OF_GARMENTS, "init 0.5", "init 0.5, α fixed", "test/accuracy"),
 ]
+SHARING_ROWS = {  # setting: what it says, and the name under which throughput.py timed it
+    "baseline": ("separate columns", "separate columns"),
+    "channel": ("units from the identity", "cross-stitch units"),
+    "init 0.5": ("units from one half", "cross-stitch units"),
+    "trunk": ("one trunk", "one trunk"),
+    "trunk, equal weights": ("one trunk, 1.41 times as wide", "one trunk, equal weights"),
+    "trunk, double width": ("one trunk, twice as wide", "one trunk, double width"),
+}
+SHARING_TESTS = [  # what it says, the setting, the other one; in PROTOCOL.md
+    ("one trunk with as many weights", "init 0.5", "trunk, equal weights"),
+    ("one trunk, the best split on validation images", "init 0.5", "trunk"),
+    ("separate columns", "init 0.5", "baseline"),
+]
 NO_GENDER = "init 0.5, gender not trained"
 NO_ATTRIBUTES = "cross-stitch, attributes not trained, no L2"
 ONE_WIDE, ONE = "one network, twice as wide, no L2", "one network, no L2"
@@ -124,12 +138,6 @@ def p_value(p):
     if not np.isfinite(p):
         return ""
     return "< 0.01" if p < 0.005 else f"{p:.2f}"
-
-
-def table(head, rows):
-    """Return a Markdown table, whose first column is text and whose others are numbers."""
-    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def both_chances(experiment, setting, other, seeds):
@@ -390,15 +398,50 @@ def controls_table(runs):
     return table(["", "points", "pairs", "p", "p (Holm)"], [[*row, p_value(p)] for row, p in zip(rows, corrected)])
 
 
-def speed_table(runs):
-    """Return the table of what throughput.py measured. The last column is the median of the ratios within a round."""
-    seconds = json.loads((RESULTS / "throughput.json").read_text())["seconds_per_step"]
+def sharing_table(runs):
+    """Return RESULTS.md's table of units beside hard sharing, with the weights and the time that each takes."""
+    experiment = "sharing_garments_25"
+    chosen = runs[runs.experiment == experiment]
     rows = []
-    for name, values in seconds.items():
-        median, low, high = (f"{1e3 * f(values):.0f}" for f in (np.median, min, max))
-        ratio = np.median(np.array(values) / seconds["ours"])
-        rows.append([name, median, f"{low} to {high}", f"{ratio:.2f}"])
-    return table(["", "ms a step", "fastest and slowest round", "time / ours"], rows)
+    for setting, (words, timed_as) in SHARING_ROWS.items():
+        weights = f"{chosen[chosen.setting == setting].parameters.iloc[0] / 1e6:.1f}"
+        time = f"{speed.relative_time(timed_as):.2f}" if timed_as else ""
+        if setting == "baseline":
+            level = analysis.values(runs, experiment, setting, "test/accuracy")
+            rows.append([f"{words}: accuracy {percent(level.mean())}", "", "", weights, time, str(len(level))])
+            continue
+        pairs = gains(runs, experiment, setting, "baseline", "test/accuracy")
+        mean, bounds, _ = analysis.interval(pairs.to_numpy())
+        errors = of_errors(runs, experiment, setting, "baseline", "test/accuracy")
+        rows.append([words, with_interval(mean, bounds), errors, weights, time, str(len(pairs))])
+    return table(["", "gain, in points", "% of errors", "weights, millions", "time of a step", "seeds"], rows)
+
+
+def sharing_tests_table(runs):
+    """Return the three comparisons that PROTOCOL.md decided on beforehand, with Holm's correction over them."""
+    rows, tests = [], []
+    for words, setting, other in SHARING_TESTS:
+        pairs = gains(runs, "sharing_garments_25", setting, other, "test/accuracy")
+        mean, bounds, p = analysis.interval(pairs.to_numpy())
+        rows.append([words, with_interval(mean, bounds), str(len(pairs)), p_value(p)])
+        tests.append(p)
+    corrected = analysis.holm(tests)
+    head = ["units from one half, minus", "points", "pairs", "p", "p (Holm)"]
+    return table(head, [[*row, p_value(p)] for row, p in zip(rows, corrected)])
+
+
+def trials_table(experiment, measures):
+    """Return a function that gives the table of trials: {column: measure} on validation images, in per cent."""
+
+    def made(runs):
+        trials = runs[runs.experiment == experiment]
+        rows = [
+            [trial.setting, *(percent(trial[measure]) for measure in measures.values())]
+            for _, trial in trials.iterrows()
+        ]
+        return table(["trial", *measures], rows)
+
+    return made
 
 
 def pooled_value(row):
@@ -428,7 +471,23 @@ MADE = {
     "table: further controls": further_controls_table,
     "table: 2018": course_of_2018,
     "table: averages": averages_table,
-    "table: speed": speed_table,
+    "table: sharing": sharing_table,
+    "table: sharing tests": sharing_tests_table,
+    "table: trials of faces": trials_table(
+        "gender_age_trials",
+        {"gender": "validation/gender", "age": "validation/age", "mean of tasks": "validation/accuracy"},
+    ),
+    "table: trials of landmarks": trials_table(
+        "landmark_trials", {"failure rate": "validation/failure_rate", "mean error": "validation/mean_error"}
+    ),
+    "table: speed": lambda runs: speed.peers_table(),
+    "table: speed of settings": lambda runs: speed.settings_table(),
+    "table: speed of tasks": lambda runs: speed.tasks_table(),
+    "table: speed of batches": lambda runs: speed.batches_table(),
+    "table: time to accuracy": lambda runs: speed.time_to_accuracy_table(load_curves()),
+    "table: machines": lambda runs: speed.machines_table(),
+    "table: machines, checked": lambda runs: speed.machines_check_table(),
+    "value: processor": speed.processor,
     "value: half": pooled_value(0),
     "value: identity": pooled_value(1),
     "value: fixed": pooled_value(7),

@@ -33,13 +33,16 @@ OF_ONE_RUN = ("seed", "log_dir", "data_dir")  # arguments that differ between th
 CURVES = ["experiment", "setting", "seed", "run", "tag", "step", "value"]
 
 
-def run_experiment(name, seeds, data_dir, folder, keep_models):
-    """Train what is missing of an experiment. Print the table of one that is not stored in the repository."""
+def run_experiment(name, seeds, settings, data_dir, folder, keep_models):
+    """Train what is missing of some settings of an experiment, or of all. Print the table of one that is not stored."""
     experiment = EXPERIMENTS[name]
+    settings = settings or list(experiment.settings)
+    if unknown := set(settings) - set(experiment.settings):
+        raise SystemExit(f"error: {name} has no setting {min(unknown)!r}; it has {', '.join(experiment.settings)}.")
     check_arguments(name, data_dir)
     commit = checked_out_commit() if experiment.stored else None
     stored = {(record["setting"], record["seed"]) for record in read_records() if record["experiment"] == name}
-    todo = [(seed, setting) for seed in seeds for setting in experiment.settings]
+    todo = [(seed, setting) for seed in seeds for setting in settings]
     todo = [(seed, setting) for seed, setting in todo if not (experiment.stored and (setting, seed) in stored)]
 
     began = time.monotonic()

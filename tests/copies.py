@@ -35,7 +35,7 @@ SHARED = {  # (the original, the copies): the names of functions and classes
     (GARMENTS, FACES): """
         build_network convolution_block column_names weights_of_tasks count_correct Evaluation evaluate log_evaluations
         Split confusions_to_log metrics_of_interest summary_of_training summary_of_evaluations
-        print_results print_predictions kind_of_run""",
+        print_results print_predictions""",
     (FACES, LANDMARKS): """
         batches_of_epoch hold_out decode_images""",
 }

@@ -155,9 +155,11 @@ def tiny(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_of_the_runner(tiny, small, tmp_path, monkeypatch):
-    """It trains what is missing, stores it at once, and repeats nothing."""
-    run.run_experiment("tiny", [0], str(small), str(tmp_path / "runs"), keep_models=True)
-    stored = run.read_records()
+    """It trains the settings that are asked for, stores each run at once, and repeats nothing."""
+    run.run_experiment("tiny", [0], ["stitched"], str(small), str(tmp_path / "runs"), keep_models=True)
+    assert [record["setting"] for record in run.read_records()] == ["stitched"]
+    run.run_experiment("tiny", [0], None, str(small), str(tmp_path / "runs"), keep_models=True)
+    stored = run.read_records()[::-1]
     assert [(record["setting"], record["seed"], record["commit"]) for record in stored] == [
         ("baseline", 0, "abc"),
         ("stitched", 0, "abc"),
@@ -171,14 +173,16 @@ def test_a_run_of_the_runner(tiny, small, tmp_path, monkeypatch):
     curves = pd.read_csv(tmp_path / "results" / "curves.csv.gz", names=run.CURVES)
     assert set(curves.setting) == {"baseline", "stitched"} and "units/pool_1/item_from_group" in set(curves.tag)
     monkeypatch.setattr(run, "train", lambda *_: pytest.fail("a stored run was trained again"))
-    run.run_experiment("tiny", [0], str(small), str(tmp_path / "runs"), keep_models=True)
+    run.run_experiment("tiny", [0], None, str(small), str(tmp_path / "runs"), keep_models=True)
+    with pytest.raises(SystemExit, match="stiched"):
+        run.run_experiment("tiny", [1], ["stiched"], str(small), str(tmp_path / "runs"), keep_models=True)
 
 
 def test_arguments_are_judged_before_anything_is_trained(tiny, small, monkeypatch):
     tiny.settings["wrong"] = one({"keep_prob": 7})
     monkeypatch.setattr(run, "train", lambda *_: pytest.fail("it began to train"))
     with pytest.raises(SystemExit, match=r"wrong.*--keep_prob"):
-        run.run_experiment("tiny", [0], str(small), "unused", keep_models=False)
+        run.run_experiment("tiny", [0], None, str(small), "unused", keep_models=False)
 
 
 def test_a_script_that_was_changed_is_refused(monkeypatch):

@@ -125,7 +125,8 @@ def test_log_folder_that_holds_a_run(run, tmp_path):
         folder = tmp_path / name.replace(".", "-")
         folder.mkdir()
         (folder / name).write_text("a run")
-        assert_error(run(log_dir=folder), folder, "--resume")
+        words = ["--resume auto"] if name in ("run.json", "checkpoints") else []  # the others cannot be resumed
+        assert_error(run(log_dir=folder), folder, name, "--log_dir", *words)
         assert os.listdir(folder) == [name] and (folder / name).read_text() == "a run"
 
 
