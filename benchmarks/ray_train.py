@@ -39,7 +39,7 @@ def train_loop(config):
 
 
 def processes(folder, rank):
-    """Returns the ids of the processes that have been the worker of a rank, the present one last."""
+    """Return the ids of the processes that have been the worker of a rank, the present one last."""
     return [int(line) for line in (folder / f"worker-{rank}").read_text().split()]
 
 
@@ -50,7 +50,7 @@ def checkpoint(folder):
 
 
 def last_step(folder):
-    """Returns the last step that the run's event files tell of, 0 if there is none yet."""
+    """Return the last step that the run's event files tell of, 0 if there is none yet."""
     from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
     from tensorboard.compat.proto.event_pb2 import Event
 
@@ -59,7 +59,7 @@ def last_step(folder):
 
 
 def kill_workers(folder):
-    """Ends a worker by kill -9 at each of KILLS, and prints what the run loses by it."""
+    """End a worker by kill -9 at each of KILLS, and print what the run loses by it."""
     for wanted, rank in KILLS.items():
         while (step := last_step(folder)) < wanted:
             time.sleep(0.1)
@@ -68,7 +68,7 @@ def kill_workers(folder):
 
 
 def fit(folder):
-    """Trains in `folder`, which is new, with two workers; raises what Ray does when they fail too often."""
+    """Train in `folder`, which is new, with two workers; raise what Ray does when they fail too often."""
     folder.mkdir()
     TensorflowTrainer(
         train_loop,
@@ -79,7 +79,7 @@ def fit(folder):
 
 
 def arrays(folder):
-    """Returns {name: array} of the network and of the optimizers in the run's last checkpoint."""
+    """Return {name: array} of the network and of the optimizers in the run's last checkpoint."""
     import tensorflow as tf
 
     reader = tf.train.load_checkpoint(str(checkpoint(folder)))
@@ -88,7 +88,7 @@ def arrays(folder):
 
 
 def main():
-    """Runs both runs, prints what happened, and returns the exit status."""
+    """Do both runs, print what happened, and return the exit status."""
     ray.init(num_cpus=2, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
     with tempfile.TemporaryDirectory() as temporary:
         whole, killed = Path(temporary, "whole"), Path(temporary, "killed")

@@ -52,7 +52,7 @@ ALLOCATORS = {"default": {}, "keep": {**KEEP, "MALLOC_TOP_PAD_": str(2**26)}}
 
 
 def make_data():
-    """Returns random images, uint8 (IMAGES, 28, 28, 1), and labels, int64 (IMAGES, 4), the same in every process."""
+    """Return random images, uint8 (IMAGES, 28, 28, 1), and labels, int64 (IMAGES, 4), the same in every process."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (IMAGES, 28, 28, 1), dtype=np.uint8)
     return images, np.stack([rng.integers(0, classes, IMAGES) for classes in CLASSES], axis=1)
@@ -96,16 +96,16 @@ class Ours:
         self.step = self.script.make_train_step(strategy, self.network, optimizers, args, signature)
 
     def weights(self):
-        """Returns {path: array} of the trainable weights."""
+        """Return {path: array} of the trainable weights."""
         return {v.path: v.numpy() for v in self.network.trainable_variables}
 
     def load(self, weights):
-        """Sets the trainable weights."""
+        """Set the trainable weights."""
         for v in self.network.trainable_variables:
             v.assign(weights[v.path])
 
     def train(self, batches):
-        """Trains one step on each of the batches (steps, batch) and returns the seconds that each took."""
+        """Train one step on each of the batches (steps, batch) and return the seconds that each took."""
         seconds = []
         for batch in batches:
             began = time.perf_counter()
@@ -159,7 +159,7 @@ class Fit(Ours):
         import keras
 
         class Clock(keras.callbacks.Callback):
-            """Notes the time after every step."""
+            """Note the time after every step."""
 
             def on_train_begin(self, logs=None):
                 self.times, self.losses = [], []
@@ -245,7 +245,7 @@ class Torch:
         return name.endswith("weight") and not name.startswith("bn")
 
     def path(self, name):
-        """Returns the path that the script's network has for a parameter of this one."""
+        """Return the path that the script's network has for a parameter of this one."""
         layer, *index, kind = name.split(".")
         if layer.startswith("stitch"):
             return f"{('pool_1', 'pool_2', 'fc_3')[int(layer[-1]) - 1]}/alpha"
@@ -254,7 +254,7 @@ class Torch:
         return f"{task}.{layer}/{kinds[kind]}"
 
     def from_script(self, name, array, back=False):
-        """Returns a weight of the script's network in the layout of the parameter `name`, or the reverse."""
+        """Return a weight of the script's network in the layout of the parameter `name`, or the reverse."""
         if name.startswith("conv"):
             return array.transpose((2, 3, 1, 0) if back else (3, 2, 0, 1))
         if name.startswith("fc_3"):  # the script flattens height, width, channels; PyTorch channels, height, width
@@ -264,19 +264,19 @@ class Torch:
         return array.T if name.startswith("output") else array
 
     def load(self, weights):
-        """Sets the weights from {path: array} of the script's network."""
+        """Set the weights from {path: array} of the script's network."""
         with self.torch.no_grad():
             for name, parameter in self.network.named_parameters():
                 array = self.from_script(name, weights[self.path(name)])
                 parameter.copy_(self.torch.from_numpy(np.ascontiguousarray(array)).reshape(parameter.shape))
 
     def weights(self):
-        """Returns {path: array} of the weights as the script's network has them."""
+        """Return {path: array} of the weights as the script's network has them."""
         named = self.network.named_parameters()
         return {self.path(name): self.from_script(name, p.detach().numpy(), back=True) for name, p in named}
 
     def train(self, batches):
-        """Trains one step on each of the batches (steps, batch) and returns the seconds that each took."""
+        """Train one step on each of the batches (steps, batch) and return the seconds that each took."""
         seconds, torch = [], self.torch
         for batch in batches:
             began = time.perf_counter()
@@ -315,7 +315,7 @@ class Floor:
 
 
 def make(contender, n_tasks, keep_prob, threads, flags):
-    """Returns the object of the contender's name. `flags` of the script are for ours alone."""
+    """Return the object of the contender's name. `flags` of the script are for ours alone."""
     if contender == "floor":
         return Floor(n_tasks)
     name, half = contender.removesuffix(HALF), contender.endswith(HALF)
@@ -362,7 +362,7 @@ class Worker:
         atexit.register(self.kill)
 
     def ask(self, **request):
-        """Sends a request and returns the answer; raises SystemExit if the process ended instead."""
+        """Send a request and return the answer; raise SystemExit if the process ended instead."""
         try:
             os.killpg(self.process.pid, signal.SIGCONT)
             print(json.dumps(request), file=self.process.stdin, flush=True)
@@ -374,19 +374,19 @@ class Worker:
         return answer
 
     def kill(self):
-        """Ends what an error or Ctrl-C has left: a halted process does not notice that nobody asks any more."""
+        """End what an error or Ctrl-C has left: a halted process does not notice that nobody asks any more."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def stop(self):
-        """Ends the process."""
+        """End the process."""
         os.killpg(self.process.pid, signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
 
 
 def check(workers):
-    """Raises SystemExit unless one training step of all contenders has the same loss and moves the weights alike.
+    """Raise SystemExit unless one training step of all contenders has the same loss and moves the weights alike.
 
     The first step of Adam moves each weight by about the learning rate, whichever way its gradient points. So what
     agrees is the direction in which all weights of an array move: the cosine of the angle between two such moves. It is
@@ -411,7 +411,7 @@ def check(workers):
 
 
 def measure(workers, rounds, steps, batch):
-    """Returns {name: seconds of a step, one median a round}, the workers asked in turns."""
+    """Return {name: seconds of a step, one median a round}, the workers asked in turns."""
     seconds = {worker.name: [] for worker in workers}
     for worker in workers:
         worker.ask(steps=3, batch=batch)  # compiles, allocates
@@ -424,7 +424,7 @@ def measure(workers, rounds, steps, batch):
 
 
 def compare(args):
-    """Measures all contenders and returns what --json writes."""
+    """Measure all contenders and return what --json writes."""
     print("the same training step?")
     workers = {name: Worker(name) for name in ALL}
     check(list(workers.values()))
@@ -467,7 +467,7 @@ def compare(args):
 
 
 def compare_settings(args):
-    """Measures ours with separate columns, units and trunks, in both precisions, and returns what --json writes."""
+    """Measure ours with separate columns, units and trunks, in both precisions, and return what --json writes."""
     print("\nours by what is shared")
     workers = []
     for name, flags in SETTINGS.items():
@@ -483,7 +483,7 @@ def compare_settings(args):
 
 
 def scale(args):
-    """Measures ours by batch size and by number of tasks, and returns what --json writes."""
+    """Measure ours by batch size and by number of tasks, and return what --json writes."""
     print("\nours by batch size and by number of tasks")
     workers = {n: Worker(OURS, n_tasks=n) for n in range(1, len(TASKS) + 1)}
     batches = {batch: [] for batch in (32, 64, 128, 256, 512, 1024)}
@@ -510,7 +510,7 @@ def scale(args):
 
 
 def processor():
-    """Returns the name of the processor, the number of its cores, and its instructions for matrices and bfloat16."""
+    """Return the name of the processor, the number of its cores, and its instructions for matrices and bfloat16."""
     try:
         with open("/proc/cpuinfo") as file:
             facts = dict(line.split(":", 1) for line in file if ":" in line)
