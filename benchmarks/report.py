@@ -454,6 +454,16 @@ def pooled_value(row):
     return value
 
 
+def corrected_p_value(row, corrected):
+    """Return a function that gives the p-value of one of CONTROLS, as it is or after Holm's correction over them."""
+
+    def value(runs):
+        tests = [analysis.pooled(runs, *comparison)[2] for _, *comparison in CONTROLS]
+        return p_value(analysis.holm(tests)[row] if corrected else tests[row])
+
+    return value
+
+
 def gain_value(experiment, setting, other, measure):
     """Return a function that gives what one setting gains over another one, and the interval."""
 
@@ -491,6 +501,12 @@ MADE = {
     "value: half": pooled_value(0),
     "value: identity": pooled_value(1),
     "value: fixed": pooled_value(7),
+    "value: p of starts": corrected_p_value(2, corrected=False),
+    "value: p of starts, corrected": corrected_p_value(2, corrected=True),
+    "value: half or trunk": gain_value("sharing_garments_25", "init 0.5", "trunk", "test/accuracy"),
+    "value: half or trunk, equal weights": gain_value(
+        "sharing_garments_25", "init 0.5", "trunk, equal weights", "test/accuracy"
+    ),
     "value: half on faces": gain_value("gender_age_decaying", "init 0.5", "baseline", "test/accuracy"),
     "value: identity on faces": gain_value("gender_age_decaying", "channel", "baseline", "test/accuracy"),
     "value: landmarks": gain_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
