@@ -16,15 +16,15 @@ CURVES = {  # what curves.png shows: {experiment: title}
     "dense_2018_30": "setting of 2018 in float32, and published",
 }
 SHOWN = {  # what results.png shows: groups of (label, experiment, setting)
-    "Fashion-MNIST": [
+    "Garments (Fashion-MNIST)": [
         ("all images, 15 epochs, from the identity", "decaying_15", "channel"),
         ("all images, 15 epochs, from one half", "decaying_15", "init 0.5"),
         ("a tenth of the images, from one half", "scarce_10", "init 0.5"),
     ],
-    "Beside one trunk (a quarter of Fashion-MNIST)": [
+    "Compared with one trunk (a quarter of the garments)": [
         ("units, from one half", "sharing_garments_25", "init 0.5"),
         ("one trunk", "sharing_garments_25", "trunk"),
-        ("one trunk, with as many weights as two columns", "sharing_garments_25", "trunk, equal weights"),
+        ("one trunk, equal weights", "sharing_garments_25", "trunk, equal weights"),
     ],
     "Faces (UTKFace)": [
         ("from the identity", "gender_age_decaying", "channel"),
@@ -33,7 +33,6 @@ SHOWN = {  # what results.png shows: groups of (label, experiment, setting)
     "Landmarks (MTFL)": [
         ("from the identity, 20 epochs", "landmarks", "cross-stitch"),
         ("from the identity, 60 epochs", "landmarks_60", "cross-stitch"),
-        ("without L2, no attributes to learn", "landmarks_width", "cross-stitch, attributes not trained, no L2"),
     ],
 }
 COLOURS = {"pool_1": "#1b6ca8", "pool_2": "#d1495b", "fc_3": "#3a7d44"}

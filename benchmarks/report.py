@@ -35,7 +35,7 @@ MAIN_ROWS = {  # experiment: what it says, and {setting: what it says}
         {"channel": "units from the identity", "init 0.5": "units from one half"},
     ),
     "scarce_10": (
-        "a tenth of the garments",
+        "a tenth of the garments, 30 epochs",
         {
             "channel": "units from the identity",
             "channel, as in the paper": "the paper's recipe",
@@ -51,8 +51,8 @@ MAIN_ROWS = {  # experiment: what it says, and {setting: what it says}
         "landmarks, 20 epochs",
         {
             "cross-stitch": "units from the identity",
-            "cross-stitch, related weights, l2": "the same with the poster's loss, quadratic",
-            "cross-stitch, related weights, exp": "the same with the poster's loss, exponential",
+            "cross-stitch, related weights, l2": "the same, weights of the columns related by a quadratic loss",
+            "cross-stitch, related weights, exp": "the same, related by an exponential loss",
             "one network, landmarks alone": "one network, landmarks alone",
             "one network, split": "one network with a branch for each task",
         },
@@ -74,19 +74,19 @@ CONTROLS = [  # what it says, the experiments, the setting, the other one, the m
     ("`item`: that column learns `group`, too", GARMENTS_TOGETHER, "init 0.5", NO_GROUP, "test/item"),
     ("`group`: a second column without a task of its own", GARMENTS_TOGETHER, NO_ITEM, "baseline", "test/group"),
     ("`group`: that column learns `item`, too", GARMENTS_TOGETHER, "init 0.5", NO_ITEM, "test/group"),
-    ("learning α, minus α fixed at one half", PARTS_OF_GARMENTS, "init 0.5", "init 0.5, α fixed", "test/accuracy"),
+    ("learning α, minus α that stay at one half", PARTS_OF_GARMENTS, "init 0.5", "init 0.5, α fixed", "test/accuracy"),
 ]
 SHARING_ROWS = {  # setting: what it says, and the name under which throughput.py timed it
     "baseline": ("separate columns", "separate columns"),
     "channel": ("units from the identity", "cross-stitch units"),
     "init 0.5": ("units from one half", "cross-stitch units"),
     "trunk": ("one trunk", "one trunk"),
-    "trunk, equal weights": ("one trunk, 1.41 times as wide", "one trunk, equal weights"),
+    "trunk, equal weights": ("one trunk, equal weights", "one trunk, equal weights"),
     "trunk, double width": ("one trunk, twice as wide", "one trunk, double width"),
 }
 SHARING_TESTS = [  # what it says, the setting, the other one; in PROTOCOL.md
-    ("one trunk with as many weights", "init 0.5", "trunk, equal weights"),
-    ("one trunk, the best split on validation images", "init 0.5", "trunk"),
+    ("one trunk, equal weights", "init 0.5", "trunk, equal weights"),
+    ("one trunk, which is the best split", "init 0.5", "trunk"),
     ("separate columns", "init 0.5", "baseline"),
 ]
 NO_GENDER = "init 0.5, gender not trained"
@@ -97,7 +97,7 @@ FURTHER_CONTROLS = [  # what it says, the experiment, the setting, the other one
     ("a second column without a task of its own", "gender_age_decaying", NO_GENDER, "baseline", "test/age"),
     ("that column learns `gender`, too", "gender_age_decaying", "init 0.5", NO_GENDER, "test/age"),
     (
-        "landmarks: units from the identity, minus none",
+        "landmarks, without L2: units from the identity, minus none",
         "landmarks_width",
         "cross-stitch, no L2",
         "two columns, no L2",
@@ -117,7 +117,8 @@ FURTHER_CONTROLS = [  # what it says, the experiment, the setting, the other one
 
 def percent(value, sign=False):
     """Return a share in per cent with two digits."""
-    return f"{100 * value:{'+' if sign else ''}.2f}"
+    rounded = round(100 * float(value), 2) + 0.0  # -0.0 + 0.0 is 0.0
+    return f"{rounded:{'+' if sign else ''}.2f}"
 
 
 def spread(sample):
@@ -270,13 +271,17 @@ def change_by_averaging(one, pairs):
     return np.array([pair.value - one[[pair.seed, pair.other_seed]].mean() for pair in pairs.itertuples()])
 
 
-def averaging_value(experiment, setting, measure):
-    """Return a function that gives the mean change by averaging two networks."""
+def averaging_value(experiment, setting, measures):
+    """Return a function that gives the mean change of some measures by averaging two networks."""
 
     def value(runs):
         stored = pd.read_csv(RESULTS / "averages.csv")
-        pairs = stored[(stored.experiment == experiment) & (stored.setting == setting) & (stored.measure == measure)]
-        return percent(change_by_averaging(analysis.values(runs, experiment, setting, measure), pairs).mean(), True)
+        stored = stored[(stored.experiment == experiment) & (stored.setting == setting)]
+        changes = [
+            change_by_averaging(analysis.values(runs, experiment, setting, measure), stored[stored.measure == measure])
+            for measure in measures
+        ]
+        return percent(np.mean(changes), True)
 
     return value
 
@@ -392,14 +397,21 @@ def controls_table(runs):
     rows, tests = [], []
     for label, experiments, setting, other, measure in CONTROLS:
         mean, bounds, p, count = analysis.pooled(runs, experiments, setting, other, measure)
-        rows.append([label, with_interval(mean, bounds), str(count), p_value(p)])
+        found = [analysis.differences(runs, name, setting, other, measure) for name in experiments]
+        seeds = len({seed for pairs in found for seed in pairs.index})
+        rows.append([label, with_interval(mean, bounds), f"{count} ({seeds})", p_value(p)])
         tests.append(p)
     corrected = analysis.holm(tests)
-    return table(["", "points", "pairs", "p", "p (Holm)"], [[*row, p_value(p)] for row, p in zip(rows, corrected)])
+    return table(
+        ["", "points", "pairs (seeds)", "p", "p (Holm)"], [[*row, p_value(p)] for row, p in zip(rows, corrected)]
+    )
 
 
 def sharing_table(runs):
-    """Return RESULTS.md's table of units beside hard sharing, with the weights and the time that each takes."""
+    """Return RESULTS.md's table of units beside hard sharing, with the weights and the time that each takes.
+
+    Settings with fewer than three pairs are left out; they are in TABLES.md.
+    """
     experiment = "sharing_garments_25"
     chosen = runs[runs.experiment == experiment]
     rows = []
@@ -411,6 +423,8 @@ def sharing_table(runs):
             rows.append([f"{words}: accuracy {percent(level.mean())}", "", "", weights, time, str(len(level))])
             continue
         pairs = gains(runs, experiment, setting, "baseline", "test/accuracy")
+        if len(pairs) < 3:
+            continue
         mean, bounds, _ = analysis.interval(pairs.to_numpy())
         errors = of_errors(runs, experiment, setting, "baseline", "test/accuracy")
         rows.append([words, with_interval(mean, bounds), errors, weights, time, str(len(pairs))])
@@ -511,8 +525,10 @@ MADE = {
     "value: identity on faces": gain_value("gender_age_decaying", "channel", "baseline", "test/accuracy"),
     "value: landmarks": gain_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
     "value: landmarks, 60 epochs": gain_value("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
-    "value: averaging, item": averaging_value("decaying_15", "baseline", "test/item"),
-    "value: averaging, group": averaging_value("decaying_15", "baseline", "test/group"),
+    "value: landmarks, units or split": gain_value(
+        "landmarks", "cross-stitch", "one network, split", "test/mean_error"
+    ),
+    "value: averaging": averaging_value("decaying_15", "baseline", ("test/item", "test/group")),
 }
 
 
