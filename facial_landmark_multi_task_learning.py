@@ -99,7 +99,7 @@ if __name__ == "__main__":
     # TensorFlow and Keras read these when they are imported.
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["TF_USE_LEGACY_KERAS"] = "0"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide TensorFlow's notes and warnings
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide most of TensorFlow's notes
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocate GPU memory only as it is needed
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory, which makes a step faster
     # By default that allocator takes 64 GB at most. A limit of 2**24 MB is as good as none.
