@@ -286,9 +286,11 @@ def print_table(experiment, name, records):
         if setting != experiment.baseline:
             pairs = analysis.differences(runs, name, setting, experiment.baseline, experiment.primary)
             mean, (low, high), _ = analysis.interval(pairs.to_numpy())
-            line += (
-                f"   {100 * mean:+.2f} over {experiment.baseline}, 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
-            )
+            line += f"   {100 * mean:+.2f} over {experiment.baseline}"
+            if np.isfinite(low):
+                line += f", 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
+            else:
+                line += ", too few seeds for an interval"
         print(f"{line}   ({len(found)} seeds)")
 
 

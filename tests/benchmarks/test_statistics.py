@@ -178,6 +178,20 @@ def test_a_run_of_the_runner(tiny, small, tmp_path, monkeypatch):
         run.run_experiment("tiny", [1], ["stiched"], str(small), str(tmp_path / "runs"), keep_models=True)
 
 
+def test_the_table_of_quick(capsys):
+    """Differences 1, 2 and 3 points: their mean is 2, and t(2) = 4.303 times 1 / sqrt(3) on each side is 2.48."""
+    records = [
+        {"experiment": "quick", "setting": setting, "seed": seed, "commit": None, "data_sha256": "x", "versions": {}}
+        | {"measures": {"test/accuracy": accuracy}}
+        for setting, accuracies in (("baseline", (0.8, 0.8, 0.8)), ("init 0.5", (0.81, 0.82, 0.83)))
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    run.print_table(EXPERIMENTS["quick"], "quick", records)
+    assert "82.00   +2.00 over baseline, 95 % interval -0.48 to +4.48   (3 seeds)" in capsys.readouterr().out
+    run.print_table(EXPERIMENTS["quick"], "quick", [record for record in records if record["seed"] < 2])
+    assert "+1.50 over baseline, too few seeds for an interval   (2 seeds)" in capsys.readouterr().out
+
+
 def test_arguments_are_judged_before_anything_is_trained(tiny, small, monkeypatch):
     tiny.settings["wrong"] = one({"keep_prob": 7})
     monkeypatch.setattr(run, "train", lambda *_: pytest.fail("it began to train"))
