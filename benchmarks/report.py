@@ -13,106 +13,20 @@ import pandas as pd
 from . import analysis, figures, speed
 from .analysis import RESULTS
 from .experiments import EXPERIMENTS
+from .pages import (
+    CONTROLS,
+    FURTHER_CONTROLS,
+    MAIN_ROWS,
+    README_ROWS,
+    SHARING_ROWS,
+    SHARING_TESTS,
+)
 from .speed import table
 
 ROOT = RESULTS.parent.parent
 NAMES = ("RESULTS.md", "SETTING_2018.md", "SPEED.md", "TRIALS.md")
 PAGES = [ROOT / "README.md", *(ROOT / "benchmarks" / name for name in NAMES)]
 TABLES = ROOT / "benchmarks" / "TABLES.md"
-PARTS_OF_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]
-GARMENTS_TOGETHER = [*PARTS_OF_GARMENTS, "decaying_15", "decaying"]
-README_ROWS = [  # named in PROTOCOL.md: what it says, the experiment, the setting
-    ("all garments, 15 epochs, units from the identity", "decaying_15", "channel"),
-    ("all garments, 15 epochs, units from one half", "decaying_15", "init 0.5"),
-    ("a tenth of the garments, units from one half", "scarce_10", "init 0.5"),
-    ("faces, units from one half", "gender_age_decaying", "init 0.5"),
-    ("landmarks, 20 epochs, units from the identity", "landmarks", "cross-stitch"),
-    ("landmarks, 60 epochs, units from the identity", "landmarks_60", "cross-stitch"),
-]
-MAIN_ROWS = {  # experiment: what it says, and {setting: what it says}
-    "decaying_15": (
-        "all garments, 15 epochs",
-        {"channel": "units from the identity", "init 0.5": "units from one half"},
-    ),
-    "scarce_10": (
-        "a tenth of the garments, 30 epochs",
-        {
-            "channel": "units from the identity",
-            "channel, as in the paper": "the paper's recipe",
-            "init 0.5": "units from one half",
-            "init 0.5, α fixed": "units that stay at one half",
-        },
-    ),
-    "gender_age_decaying": (
-        "faces, 8 epochs",
-        {"channel": "units from the identity", "init 0.5": "units from one half"},
-    ),
-    "landmarks": (
-        "landmarks, 20 epochs",
-        {
-            "cross-stitch": "units from the identity",
-            "cross-stitch, related weights, l2": "the same, weights of the columns related by a quadratic loss",
-            "cross-stitch, related weights, exp": "the same, related by an exponential loss",
-            "one network, landmarks alone": "one network, landmarks alone",
-            "one network, split": "one network with a branch for each task",
-        },
-    ),
-    "landmarks_60": (
-        "landmarks, 60 epochs",
-        {
-            "cross-stitch": "units from the identity",
-            "one network, landmarks alone": "one network, landmarks alone",
-        },
-    ),
-}
-NO_GROUP, NO_ITEM = "init 0.5, group not trained", "init 0.5, item not trained"
-CONTROLS = [  # what it says, the experiments, the setting, the other one, the measure
-    ("units from one half, minus none", GARMENTS_TOGETHER, "init 0.5", "baseline", "test/accuracy"),
-    ("units from the identity, minus none", GARMENTS_TOGETHER, "channel", "baseline", "test/accuracy"),
-    ("one half, minus the identity", GARMENTS_TOGETHER, "init 0.5", "channel", "test/accuracy"),
-    ("`item`: a second column without a task of its own", GARMENTS_TOGETHER, NO_GROUP, "baseline", "test/item"),
-    ("`item`: that column learns `group`, too", GARMENTS_TOGETHER, "init 0.5", NO_GROUP, "test/item"),
-    ("`group`: a second column without a task of its own", GARMENTS_TOGETHER, NO_ITEM, "baseline", "test/group"),
-    ("`group`: that column learns `item`, too", GARMENTS_TOGETHER, "init 0.5", NO_ITEM, "test/group"),
-    ("learning α, minus α that stay at one half", PARTS_OF_GARMENTS, "init 0.5", "init 0.5, α fixed", "test/accuracy"),
-]
-SHARING_ROWS = {  # setting: what it says, and the name under which throughput.py timed it
-    "baseline": ("separate columns", "separate columns"),
-    "channel": ("units from the identity", "cross-stitch units"),
-    "init 0.5": ("units from one half", "cross-stitch units"),
-    "trunk": ("one trunk", "one trunk"),
-    "trunk, equal weights": ("one trunk, equal weights", "one trunk, equal weights"),
-    "trunk, double width": ("one trunk, twice as wide", "one trunk, double width"),
-}
-SHARING_TESTS = [  # what it says, the setting, the other one; in PROTOCOL.md
-    ("one trunk, equal weights", "init 0.5", "trunk, equal weights"),
-    ("one trunk, which is the best split", "init 0.5", "trunk"),
-    ("separate columns", "init 0.5", "baseline"),
-]
-NO_GENDER = "init 0.5, gender not trained"
-NO_ATTRIBUTES = "cross-stitch, attributes not trained, no L2"
-ONE_WIDE, ONE = "one network, twice as wide, no L2", "one network, no L2"
-FURTHER_CONTROLS = [  # what it says, the experiment, the setting, the other one, the measure
-    ("faces, `age`: units from one half, minus none", "gender_age_decaying", "init 0.5", "baseline", "test/age"),
-    ("a second column without a task of its own", "gender_age_decaying", NO_GENDER, "baseline", "test/age"),
-    ("that column learns `gender`, too", "gender_age_decaying", "init 0.5", NO_GENDER, "test/age"),
-    (
-        "landmarks, without L2: units from the identity, minus none",
-        "landmarks_width",
-        "cross-stitch, no L2",
-        "two columns, no L2",
-        "test/mean_error",
-    ),
-    (
-        "a second column without a task of its own",
-        "landmarks_width",
-        NO_ATTRIBUTES,
-        "two columns, no L2",
-        "test/mean_error",
-    ),
-    ("that column learns attributes, too", "landmarks_width", "cross-stitch, no L2", NO_ATTRIBUTES, "test/mean_error"),
-    ("one network twice as wide, minus one network", "landmarks_width", ONE_WIDE, ONE, "test/mean_error"),
-]
 
 
 def percent(value, sign=False):
