@@ -15,6 +15,10 @@ MAIN_ROWS = {  # experiment: what it says, and {setting: what it says}
         "all garments, 15 epochs",
         {"channel": "units from the identity", "init 0.5": "units from one half"},
     ),
+    "decaying": (
+        "all garments, 30 epochs",
+        {"channel": "units from the identity", "init 0.5": "units from one half"},
+    ),
     "scarce_10": (
         "a tenth of the garments, 30 epochs",
         {

@@ -427,6 +427,7 @@ MADE = {
     "table: machines, checked": lambda runs: speed.machines_check_table(),
     "value: processor": speed.processor,
     "value: half": pooled_value(0),
+    "value: half on a quarter": gain_value("sharing_garments_25", "init 0.5", "baseline", "test/accuracy"),
     "value: identity": pooled_value(1),
     "value: fixed": pooled_value(7),
     "value: p of starts": corrected_p_value(2, corrected=False),
