@@ -26,7 +26,7 @@ To go on with a run that was stopped, or to find the landmarks in photos with a 
     python facial_landmark_multi_task_learning.py --resume LOG_DIR
     python facial_landmark_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
-The training loop, and what makes it fast and safe, are the same text in all scripts of this repository, so that each
+The training loop, and what makes it fast and safe, have the same code in all scripts of this repository, so that each
 of them can be copied alone. Some of it is therefore more general than this script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
@@ -593,8 +593,8 @@ def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
     The training faces have a margin, and a step crops them at random places. The function takes a batch, (faces, {task:
-    labels}, random numbers), and returns {tag: value} to be logged. It also sums the numbers of stop signals that the
-    processes have received. So each machine learns that another one was asked to stop.
+    labels}, random numbers), and returns {tag: value} to be logged. Processes that train together have to stop
+    together, so it also sums the numbers of stop signals (Ctrl-C, SIGTERM) that they have received.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the losses of the weights
@@ -668,7 +668,7 @@ class Optimizers:
     Scaling the gradients of the units instead would do nothing, since Adam divides by their size.
 
     TensorFlow 1's Adam has a fused kernel. It updates 6.5 million weights in 5 ms on 2 cores, where Keras's Adam takes
-    15. An `Optimizers` has to be created in the scope of the strategy.
+    15 ms. An `Optimizers` has to be created in the scope of the strategy.
     """
 
     def __init__(self):
@@ -757,7 +757,7 @@ def train(args, resumed):
     evaluations = None  # the newest ones; None until this process has evaluated
 
     with collected_stop_signals() as stop_signals:
-        if is_chief:  # if it fails here, the other processes notice that it is lost
+        if is_chief:  # if it fails here, TensorFlow tells the other processes that it is lost
             claim_folder(args, resumed)
             print_setting(args, record, network)
         train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
@@ -801,8 +801,8 @@ def train(args, resumed):
                             log_confusions(step, confusions_to_log(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
                     if evaluate_now or stop:
-                        # Events first. If the program died between these two, a resumed run would log them again.
-                        # In the other order they would be lost.
+                        # Write the events before the checkpoint. A process that dies in between logs these steps again
+                        # when it is resumed. In the other order they would be missing.
                         events.flush()
                         checkpoints.save(step, is_chief)
                         meter.restart(step)
@@ -1496,7 +1496,7 @@ def sha256_of(arrays):
 def read_image(path):
     """Return the picture in a file as a Pillow image, RGB, as a picture viewer shows it.
 
-    It is turned as its EXIF data say, and stands on white where it is transparent. Pillow would cut off the brighter
+    It is turned as its EXIF data say, and put on white where it is transparent. Pillow would cut off the brighter
     values of 16-bit grey pictures, so these are scaled first.
 
     Raises:
@@ -1531,12 +1531,12 @@ class FusedBatchNormalization(layers.BatchNormalization):
         if not training or not self.trainable or self.synchronized:
             return super().call(inputs, training=training)
 
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # float32 in both precisions
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # float32, also with bfloat16
         maps = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # the kernel takes four dimensions only
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
         )
-        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 the kernel gives NaN, and this 0.
+        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 it gives NaN, and the next line 0.
         n = tf.cast(tf.size(maps) // maps.shape[-1], variance.dtype)
         variance = tf.math.multiply_no_nan(variance, (n - 1) / n)
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
@@ -1545,7 +1545,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
 
 
 def available_cores():
-    """Return the number of cores that this process may use, in a container at most as many as its quota."""
+    """Return the number of cores that this process may use. In a container its quota limits them."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -1771,10 +1771,10 @@ def exit_status_of(stop_signals):
 def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
-    A run makes the folder `checkpoints` first, then run.json, its first checkpoint, and its event file. The folder can
-    only be made once, so of two runs that begin in one place the second is refused. Only with --resume auto may it be
-    there: then an earlier process was killed before it wrote run.json, and this one begins anew. (Two processes that
-    resume one run at the same time are not noticed.)
+    A run makes the folder `checkpoints` first, then run.json, its first checkpoint, and its event file. A folder can
+    only be made once, so of two runs that begin in one place the second is refused. With --resume auto, `checkpoints`
+    without run.json is accepted: an earlier process was killed in between, and this one begins anew. (Two processes
+    that resume one run at the same time are not noticed.)
     """
     if resumed:
         return
@@ -1896,9 +1896,10 @@ class Checkpoints:
             self.save(0)
 
     def save(self, step, is_chief=True):
-        """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite.
+        """Write a checkpoint, if this is the chief, and remove all but the last two.
 
-        (The loss of a step is that before its update, so it does not tell.)
+        Raise Failure if a weight is no longer finite. (The loss of a step does not show this, since it is computed
+        before the update.)
         """
         if not all(np.isfinite(v.numpy()).all() for v in self.variables):
             raise Failure(f"The weights are no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
@@ -1914,7 +1915,7 @@ class Checkpoints:
 
 
 def write_json(path, content):
-    """Write `content` as JSON to the file `path`: the whole of it or, if anything fails, nothing."""
+    """Write `content` as JSON to the file `path`, atomically."""
     with open(f"{path}.partial", "w") as file:
         json.dump(content, file, indent=2)
         file.flush()
@@ -1941,8 +1942,8 @@ def open_event_file(log_dir, step):
 
     An interrupted process may have logged steps after its last checkpoint, and this process will log them again. So
     that TensorBoard shows them once, the file begins with a START event, which carries the first step that this process
-    logs. It makes TensorBoard drop what it has read of that step and of later ones. TensorBoard heeds only the second
-    START event in a folder and those after it, so a new run has to write the first.
+    logs. It makes TensorBoard drop what it has read of that step and of later ones. TensorBoard ignores the very first
+    START event in a folder. That is why a new run writes one, too.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1963,7 +1964,7 @@ def log_setting(record, train_step, metrics):
         tf.summary.text(tag, [(name, str(value)) for name, value in record[tag].items()], step=0)
     simple = (bool, int, float, str)
     values = {name: x if isinstance(x, simple) else str(x) for name, x in record["arguments"].items()}
-    tf.summary.experimental.set_step(0)  # for the plugin, which takes no step; all other calls name theirs
+    tf.summary.experimental.set_step(0)  # the plugin has no argument for it
     hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
 
@@ -2085,7 +2086,7 @@ def finish_run(record, network, evaluations, step, speeds):
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
     network.save(os.path.join(arguments["log_dir"], "model.keras"))
-    # This comes last: where there is a results.json, the run is finished.
+    # This comes last: a run whose results.json tells of all its epochs is finished.
     write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 
@@ -2422,7 +2423,12 @@ def add_run_arguments(parser):
     data.add_argument("--data_dir", type=absolute_path, help="folder of MTFL")
     data.add_argument("--image_size", type=image_size, default=40, help="side of the faces in pixels")
     data.add_argument("--augment", type=boolean, default=True, help="mirror, turn, scale and move the training faces")
-    data.add_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
+    data.add_argument(
+        "--train_fraction",
+        type=fraction,
+        default=1.0,
+        help="part of the training faces to use, of those that are not held out",
+    )
     data.add_argument(
         "--validation_fraction", type=validation_fraction, default=0.2, help="part of the training faces to hold out"
     )
@@ -2560,7 +2566,7 @@ def default_log_dir(args, parser):
     data = os.path.basename(args.data_dir) if args.data_dir else script
     named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
     changed = []
-    for name, value in vars(args).items():  # the defaults of the parser are those of the preset by now
+    for name, value in vars(args).items():  # what the preset sets is a default here, so it is not named
         if value != parser.get_default(name) and name not in named_otherwise:
             values = value if isinstance(value, list) else [value]
             changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))

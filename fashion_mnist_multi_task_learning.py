@@ -27,7 +27,7 @@ To go on with a run that was stopped, or to classify pictures with a network tha
     python fashion_mnist_multi_task_learning.py --resume LOG_DIR
     python fashion_mnist_multi_task_learning.py --predict PICTURE ... --model LOG_DIR/model.keras
 
-The training loop, and what makes it fast and safe, are the same text in all scripts of this repository, so that each
+The training loop, and what makes it fast and safe, have the same code in all scripts of this repository, so that each
 of them can be copied alone. Some of it is therefore more general than this script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
@@ -133,8 +133,8 @@ TASKS = {  # those of Fashion-MNIST, with the names of their classes; your own d
 
 FILTERS = (32, 64)  # the number of filters in each convolution block
 DENSE_WIDTH = 1024  # the size of the fully connected layer
-# The places where a cross-stitch unit can stand, and where --split_after can end a trunk, named after the blocks of
-# layers that they follow: pool_1, pool_2, fc_3.
+# The places where a cross-stitch unit can stand, and where --split_after can end a trunk: pool_1, pool_2, fc_3. Each
+# is the end of a block of layers; pool_1 comes after the first pooling and its ReLU.
 STITCHABLE_LAYERS = [*(f"pool_{level}" for level in range(1, len(FILTERS) + 1)), f"fc_{len(FILTERS) + 1}"]
 
 
@@ -308,7 +308,7 @@ def convolution_block(args, x, filters, column, level):
 
     ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work.
 
-    The names of layers contain a dot and those of units do not: item.conv_1 and pool_1. So they cannot clash.
+    Layers with weights are named like item.conv_1, and units like pool_1. The dot keeps them apart.
     """
     filters = max(1, round(args.width * filters))
     convolution = layers.Conv2D(
@@ -413,9 +413,9 @@ def weights_of_tasks(args, tasks):
 def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
-    That function takes a batch, (images, {task: labels}), and returns {tag: value} to be logged. It also sums the
-    numbers of stop signals (Ctrl-C, SIGTERM) that the processes have received. So each machine learns that another one
-    was asked to stop.
+    That function takes a batch, (images, {task: labels}), and returns {tag: value} to be logged. Processes that train
+    together have to stop together, so it also sums the numbers of stop signals (Ctrl-C, SIGTERM) that they have
+    received.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -429,7 +429,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
         signature: The structure of a batch, with a `tf.TensorSpec` of open batch size for each array. So one graph
             serves all batches, also the last one of an epoch, which is smaller.
     """
-    task_weights = weights_of_tasks(args, list(network.output))  # in the order of the tasks, which Keras keeps
+    task_weights = weights_of_tasks(args, list(network.output))  # Keras keeps their order, and a test checks it
 
     def replica_step(batch, num_stop_signals):
         global_batch_size = tf.cast(tf.shape(batch[0])[0], tf.float32)
@@ -485,7 +485,7 @@ class Optimizers:
     Scaling the gradients of the units instead would do nothing, since Adam divides by their size.
 
     TensorFlow 1's Adam has a fused kernel. It updates 6.5 million weights in 5 ms on 2 cores, where Keras's Adam takes
-    15. An `Optimizers` has to be created in the scope of the strategy.
+    15 ms. An `Optimizers` has to be created in the scope of the strategy.
     """
 
     def __init__(self):
@@ -574,7 +574,7 @@ def train(args, resumed):
     evaluations = None  # the newest ones; None until this process has evaluated
 
     with collected_stop_signals() as stop_signals:
-        if is_chief:  # if it fails here, the other processes notice that it is lost
+        if is_chief:  # if it fails here, TensorFlow tells the other processes that it is lost
             claim_folder(args, resumed)
             print_setting(args, record, network)
         train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
@@ -618,8 +618,8 @@ def train(args, resumed):
                             log_confusions(step, confusions_to_log(evaluations), data.classes)
                         meter.report(epoch, step, speeds[-1], evaluations)
                     if evaluate_now or stop:
-                        # Events first. If the program died between these two, a resumed run would log them again.
-                        # In the other order they would be lost.
+                        # Write the events before the checkpoint. A process that dies in between logs these steps again
+                        # when it is resumed. In the other order they would be missing.
                         events.flush()
                         checkpoints.save(step, is_chief)
                         meter.restart(step)
@@ -765,7 +765,7 @@ def print_results(results):
 FILES = {"train": "train", "test": "t10k"}  # how the names of Fashion-MNIST's files begin
 IDX_UINT8 = 0x0800  # an IDX file of bytes begins with this number plus the number of its dimensions
 DEBIAN = "/usr/share/datasets/fashion-mnist"  # the folder of Debian's package dataset-fashion-mnist
-DOWNLOAD = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"  # where Keras has it
+DOWNLOAD = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"  # where Keras downloads it from
 SAMPLE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "fashion_mnist_sample")
 RESERVED = ("summary", "units", "throughput", "accuracy", "overall")  # tags and results use these names
 
@@ -795,8 +795,8 @@ class Data(NamedTuple):
 def prepare_data(args):
     """Read the data, hold out validation images, keep --train_fraction of the rest, and choose the tasks.
 
-    Both draws are stratified by the first task in the data, whichever tasks are trained. So all runs with one seed see
-    the same images.
+    The validation images and those that --train_fraction keeps are stratified by the first task in the data, whichever
+    tasks are trained. So all runs with one seed see the same images.
 
     Raises:
         Failure: The data are missing, damaged or do not fit together, or the arguments do not fit them.
@@ -923,8 +923,8 @@ def read_idx(path, dimensions):
             magic, *shape = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()
             if magic != IDX_UINT8 + dimensions:
                 raise ValueError("it does not begin like an IDX file of bytes with this number of dimensions")
-            # Read one byte more than the header announces, by which a longer array is noticed, but not all that there
-            # is: a small file can unpack to gigabytes.
+            # Read one byte more than the header announces, so that a longer array is noticed. Do not read everything: a
+            # small file can unpack to gigabytes.
             content = file.read(min(math.prod(shape), 2**31) + 1)
         return np.frombuffer(content, np.uint8).reshape(shape)
     except (OSError, EOFError, zlib.error, ValueError) as error:
@@ -939,16 +939,16 @@ def read_npz(folder, name):
     path = os.path.join(folder, f"{name}.npz")
     try:
         with np.load(path, allow_pickle=False) as file:
-            names_of_classes = {f"{key}_names" for key in file}
-            return {key: np.asarray(file[key], str if key in names_of_classes else None) for key in file}
+            with_names = {f"{key}_names" for key in file}  # the arrays that hold names of classes are among these
+            return {key: np.asarray(file[key], str if key in with_names else None) for key in file}
     except Exception as error:  # NumPy raises many types for damaged files
         raise Failure(f"{path} should be a file written by numpy.savez, without Python objects ({error}).") from None
 
 
 def find_tasks(folder, arrays):
     """Return the names of the tasks: all arrays but `images` and those that hold the names of a task's classes."""
-    names_of_classes = {f"{key}_names" for key in arrays}
-    tasks = [key for key in arrays if key != "images" and key not in names_of_classes]
+    with_names = {f"{key}_names" for key in arrays}
+    tasks = [key for key in arrays if key != "images" and key not in with_names]
     if not tasks:
         raise Failure(f"{folder}: the arrays are {', '.join(arrays) or 'none'}; there should be labels beside images.")
     for task in tasks:
@@ -1058,12 +1058,12 @@ class FusedBatchNormalization(layers.BatchNormalization):
         if not training or not self.trainable or self.synchronized:
             return super().call(inputs, training=training)
 
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # float32 in both precisions
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # float32, also with bfloat16
         maps = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # the kernel takes four dimensions only
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
         )
-        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 the kernel gives NaN, and this 0.
+        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 it gives NaN, and the next line 0.
         n = tf.cast(tf.size(maps) // maps.shape[-1], variance.dtype)
         variance = tf.math.multiply_no_nan(variance, (n - 1) / n)
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
@@ -1072,7 +1072,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
 
 
 def available_cores():
-    """Return the number of cores that this process may use, in a container at most as many as its quota."""
+    """Return the number of cores that this process may use. In a container its quota limits them."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -1298,10 +1298,10 @@ def exit_status_of(stop_signals):
 def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
-    A run makes the folder `checkpoints` first, then run.json, its first checkpoint, and its event file. The folder can
-    only be made once, so of two runs that begin in one place the second is refused. Only with --resume auto may it be
-    there: then an earlier process was killed before it wrote run.json, and this one begins anew. (Two processes that
-    resume one run at the same time are not noticed.)
+    A run makes the folder `checkpoints` first, then run.json, its first checkpoint, and its event file. A folder can
+    only be made once, so of two runs that begin in one place the second is refused. With --resume auto, `checkpoints`
+    without run.json is accepted: an earlier process was killed in between, and this one begins anew. (Two processes
+    that resume one run at the same time are not noticed.)
     """
     if resumed:
         return
@@ -1423,9 +1423,10 @@ class Checkpoints:
             self.save(0)
 
     def save(self, step, is_chief=True):
-        """Write a checkpoint and remove all but the last two. Raise Failure if a weight is no longer finite.
+        """Write a checkpoint, if this is the chief, and remove all but the last two.
 
-        (The loss of a step is that before its update, so it does not tell.)
+        Raise Failure if a weight is no longer finite. (The loss of a step does not show this, since it is computed
+        before the update.)
         """
         if not all(np.isfinite(v.numpy()).all() for v in self.variables):
             raise Failure(f"The weights are no longer finite after step {step}. Try a smaller --lr.", DIVERGED)
@@ -1441,7 +1442,7 @@ class Checkpoints:
 
 
 def write_json(path, content):
-    """Write `content` as JSON to the file `path`: the whole of it or, if anything fails, nothing."""
+    """Write `content` as JSON to the file `path`, atomically."""
     with open(f"{path}.partial", "w") as file:
         json.dump(content, file, indent=2)
         file.flush()
@@ -1468,8 +1469,8 @@ def open_event_file(log_dir, step):
 
     An interrupted process may have logged steps after its last checkpoint, and this process will log them again. So
     that TensorBoard shows them once, the file begins with a START event, which carries the first step that this process
-    logs. It makes TensorBoard drop what it has read of that step and of later ones. TensorBoard heeds only the second
-    START event in a folder and those after it, so a new run has to write the first.
+    logs. It makes TensorBoard drop what it has read of that step and of later ones. TensorBoard ignores the very first
+    START event in a folder. That is why a new run writes one, too.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1490,7 +1491,7 @@ def log_setting(record, train_step, metrics):
         tf.summary.text(tag, [(name, str(value)) for name, value in record[tag].items()], step=0)
     simple = (bool, int, float, str)
     values = {name: x if isinstance(x, simple) else str(x) for name, x in record["arguments"].items()}
-    tf.summary.experimental.set_step(0)  # for the plugin, which takes no step; all other calls name theirs
+    tf.summary.experimental.set_step(0)  # the plugin has no argument for it
     hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
 
@@ -1612,7 +1613,7 @@ def finish_run(record, network, evaluations, step, speeds):
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
     network.save(os.path.join(arguments["log_dir"], "model.keras"))
-    # This comes last: where there is a results.json, the run is finished.
+    # This comes last: a run whose results.json tells of all its epochs is finished.
     write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 
@@ -1653,7 +1654,7 @@ def load_run(model_path):
 def read_image(path):
     """Return the picture in a file as a Pillow image, RGB, as a picture viewer shows it.
 
-    It is turned as its EXIF data say, and stands on white where it is transparent. Pillow would cut off the brighter
+    It is turned as its EXIF data say, and put on white where it is transparent. Pillow would cut off the brighter
     values of 16-bit grey pictures, so these are scaled first.
 
     Raises:
@@ -1906,7 +1907,12 @@ def add_run_arguments(parser):
         "--data_dir", type=absolute_path, help="folder with four .gz files, or with train.npz and test.npz"
     )
     data.add_argument("--tasks", nargs="+", help="tasks to train, as in item group; all if left out")
-    data.add_argument("--train_fraction", type=fraction, default=1.0, help="part of the training images to use")
+    data.add_argument(
+        "--train_fraction",
+        type=fraction,
+        default=1.0,
+        help="part of the training images to use, of those that are not held out",
+    )
     data.add_argument(
         "--validation_fraction", type=fraction_below_one, default=0.0, help="part of the training images to hold out"
     )
@@ -1935,7 +1941,7 @@ def add_run_arguments(parser):
 def kind_of_run(args):
     """Return the part of a folder's name that tells which kind of network is trained there.
 
-    If your own data have only one task, this is not known yet, and the name tells it like one of several.
+    If your own data have only one task, that is not known yet, and the name comes out as for several tasks.
     """
     if args.tasks and len(args.tasks) == 1:
         return "single"
@@ -2024,7 +2030,7 @@ def default_log_dir(args, parser):
     data = os.path.basename(args.data_dir) if args.data_dir else script
     named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
     changed = []
-    for name, value in vars(args).items():  # the defaults of the parser are those of the preset by now
+    for name, value in vars(args).items():  # what the preset sets is a default here, so it is not named
         if value != parser.get_default(name) and name not in named_otherwise:
             values = value if isinstance(value, list) else [value]
             changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
