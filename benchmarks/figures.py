@@ -25,6 +25,7 @@ SHOWN = {  # what results.png shows: groups of (label, experiment, setting)
         ("units, from one half", "sharing_garments_25", "init 0.5"),
         ("one trunk", "sharing_garments_25", "trunk"),
         ("one trunk, equal weights", "sharing_garments_25", "trunk, equal weights"),
+        ("one trunk, twice as wide", "sharing_garments_25", "trunk, double width"),
     ],
     "Faces (UTKFace)": [
         ("from the identity", "gender_age_decaying", "channel"),
