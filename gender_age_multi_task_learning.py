@@ -1923,13 +1923,14 @@ NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # run.json does not hold these
 def make_parser():
     """Return the parser of the command line."""
     parser = Parser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    add_method_arguments(parser)
+    add_network_arguments(parser)
+    add_training_arguments(parser)
     add_run_arguments(parser)
     return parser
 
 
-def add_method_arguments(parser):
-    """Add the arguments of the units, the network and the training."""
+def add_network_arguments(parser):
+    """Add the arguments of the units and of the network."""
     units = parser.add_argument_group("cross-stitch units")
     units.add_argument(
         "--cross_stitch_enabled", type=boolean, default=True, help="join the columns by units; False is the baseline"
@@ -1978,6 +1979,9 @@ def add_method_arguments(parser):
         "--precision", choices=("float32", "bfloat16"), default="float32", help="number format of activations"
     )
 
+
+def add_training_arguments(parser):
+    """Add the arguments of the losses and of the training."""
     training = parser.add_argument_group("training")
     training.add_argument("--lr", type=positive_float, default=0.001, help="learning rate of Adam")
     training.add_argument(

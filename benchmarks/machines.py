@@ -122,6 +122,7 @@ def measure(what, batch, cores_of_processes, repetitions=20):
 
 
 def main():
+    """Measure all parts, print them, and write them if --json asks for it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write the figures into this file, too")
     parser.add_argument("--worker", dest="what", choices=("train", "exchange", "statistics"), help=argparse.SUPPRESS)

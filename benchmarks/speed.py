@@ -25,6 +25,7 @@ def table(head, rows):
 
 
 def milliseconds(values):
+    """Return the median of some seconds in milliseconds, as text."""
     return f"{1e3 * np.median(values):.0f}"
 
 

@@ -41,10 +41,10 @@ SHARED = {  # (the original, the copies): the names of functions and classes
 }
 # What every script has, and each writes for its own experiment.
 OWN = """
-    output_layer make_train_step augment prepare_data make_parser add_method_arguments add_run_arguments check_arguments
-    build_network convolution_block column_names weights_of_tasks Evaluation evaluate log_evaluations
-    confusions_to_log metrics_of_interest summary_of_training summary_of_evaluations print_results kind_of_run
-    batches_of_epoch read_face predict_pictures"""
+    output_layer make_train_step augment prepare_data make_parser add_network_arguments add_training_arguments
+    add_run_arguments check_arguments build_network convolution_block column_names weights_of_tasks Evaluation
+    evaluate log_evaluations confusions_to_log metrics_of_interest summary_of_training summary_of_evaluations
+    print_results kind_of_run batches_of_epoch read_face predict_pictures"""
 
 
 def pairs():
