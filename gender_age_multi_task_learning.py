@@ -1,18 +1,19 @@
-"""Train networks side by side to tell gender, age and optionally ethnicity from faces, with cross-stitch units.
+"""Train networks side by side, one for the gender and one for the age of a face, joined by cross-stitch units.
 
 Each task has its own column, a small convolutional network. A cross-stitch unit after each convolution block and after
 the fully connected layer mixes the activations of the columns with learned weights, so that the network itself finds
-how much the tasks should share.
+how much the tasks should share. A third task, ethnicity, can be added by --tasks.
 
-Train with units, then without, and compare the curves of the two runs:
+Train with cross-stitch units, then without, and compare the curves of the two runs:
 
     python gender_age_multi_task_learning.py --data_dir UTKFace --cross_stitch_enabled True
     python gender_age_multi_task_learning.py --data_dir UTKFace --cross_stitch_enabled False
     python -m tensorboard.main --logdir tf_logs
 
-By default a unit has one weight for each channel and pair of columns, and starts as the identity. `--preset paper`
-starts the units from 0.9 and 0.1, with 100 times the learning rate; together with --pretrain_epoch this is the recipe
-of Misra et al. (but with Adam). `--help` lists all arguments.
+By default a unit has one weight for each channel and pair of columns, and starts as the identity. With `--preset paper`
+a unit starts from 0.9 for a task's own activations and from 0.1 for the others', and learns with 100 times the learning
+rate of the columns. Together with --pretrain_epoch this is the recipe of Misra et al. (but with Adam). `--help` lists
+all arguments.
 
 --data_dir is the folder of UTKFace (the aligned and cropped faces), or of VGGFace2 (with its folders meta and test).
 From VGGFace2 only the 2,000 images that are labelled as young or mature are used. To train on your own faces, name the
@@ -25,8 +26,8 @@ photo is used, and should be filled by the face):
     python gender_age_multi_task_learning.py --resume LOG_DIR
     python gender_age_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
-The training loop, and what makes it fast and safe, have the same code in all scripts of this repository, so that each
-of them can be copied alone. Some of it is therefore more general than this script needs.
+Each script of this repository can be copied alone. What they have in common, such as the unit, the training loop and the
+checkpoints, stands in all of them. So some of this code is more general than one script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
 set and with a --log_dir that all of them can see.
@@ -34,7 +35,7 @@ set and with a --log_dir that all of them can see.
 Contents:
     The method: tasks and layer sizes, cross-stitch units, network, losses and training step, training loop.
     The data.
-    What makes it fast and safe: kernels and devices, several machines, checkpoints, event files, results.
+    Speed, and runs that can be resumed: kernels and devices, several machines, checkpoints, event files, results.
     Prediction, command line.
 
 References:
@@ -125,9 +126,9 @@ TASKS = {  # the names of each task's classes; --age_bins replaces those of age
 }
 
 FILTERS = (32, 64, 128)  # the number of filters in each convolution block
-DENSE_WIDTH = 256  # the size of the fully connected layer
-# The places where a cross-stitch unit can stand, and where --split_after can end a trunk: pool_1, pool_2, pool_3, fc_4.
-# Each is the end of a block of layers; pool_1 comes after the first pooling and its ReLU.
+DENSE_SIZE = 256  # the number of outputs of the fully connected layer
+# The layers that a cross-stitch unit can follow: pool_1, pool_2, pool_3 and fc_4. Each ends a block of layers. (A ReLU
+# belongs to it, too.) With --split_after all tasks share the blocks up to one of these layers.
 STITCHABLE_LAYERS = [*(f"pool_{level}" for level in range(1, len(FILTERS) + 1)), f"fc_{len(FILTERS) + 1}"]
 
 
@@ -169,7 +170,8 @@ class CrossStitch(layers.Layer):
         self.alpha = self.add_weight(
             name="alpha",
             shape=self.alpha_shape(),
-            initializer=lambda shape, dtype: self.alpha_from_init(self.init),  # it has this shape and dtype
+            # Keras passes a shape and a dtype here. The array has them already.
+            initializer=lambda shape, dtype: self.alpha_from_init(self.init),
         )
 
     def call(self, xs):
@@ -177,7 +179,7 @@ class CrossStitch(layers.Layer):
         return [tf.add_n([self.alpha[i, j] * xs[j] for j in columns]) for i in columns]
 
     def alpha_from_init(self, init):
-        """Return the array that `alpha` starts from, for a given `init`."""
+        """Return the array from which `alpha` starts, for a given `init`."""
         others = (1 - init) / (self.num_columns - 1)
         mixing = np.full((self.num_columns, self.num_columns), others, np.float32)
         np.fill_diagonal(mixing, init)
@@ -193,7 +195,7 @@ class CrossStitch(layers.Layer):
         return (self.num_columns, self.num_columns, self.feature_shape[-1])
 
     def alpha_from_mixing(self, mixing):
-        """Return the `alpha` that mixes all activations by one matrix, `mixing` (T, T)."""
+        """Return the `alpha` of a unit that mixes all channels alike, by the matrix `mixing` (T, T)."""
         return np.broadcast_to(mixing[:, :, np.newaxis], self.alpha_shape())
 
     def mean_alpha(self):
@@ -224,13 +226,14 @@ class ActivationCrossStitch(CrossStitch):
     identity times the initial alpha_ij of `CrossStitch`.
 
     `alpha` grows with the fourth power of the images' side. After a first block with 32 filters, images of 28 x 28
-    pixels give a D of 6,272. Then `alpha` has 157 million entries, and training it takes 2.5 GB. With 40 x 40 pixels it
-    takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later places in --cross_stitch_at.
+    pixels give a D of 6,272. For two columns `alpha` then has 157 million entries, and training it takes 2.5 GB. With
+    40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later layers in
+    --cross_stitch_at.
     """
 
     def call(self, xs):
         flat = tf.concat([tf.reshape(x, (-1, self.num_features())) for x in xs], axis=1)
-        # On some processors alpha · flatᵀ is much faster than flat · alphaᵀ. So `mixed` is transposed.
+        # The product is computed transposed, since alpha · flatᵀ is much faster than flat · alphaᵀ on some processors.
         mixed = tf.matmul(self.alpha, flat, transpose_b=True)  # (T * D, batch)
         parts = [tf.transpose(x) for x in tf.split(mixed, self.num_columns, axis=0)]
         return [tf.reshape(x, (-1, *self.feature_shape)) for x in parts]
@@ -274,8 +277,8 @@ def build_network(args, classes, mean, variance):
             so that a saved network takes raw pixels.
 
     Returns:
-        A `keras.Model` from uint8 images (batch, height, width, channels) to {task: logits (batch, classes)}. A unit is
-        named after the block whose outputs it mixes: pool_1 after the first convolution block, and so on.
+        A `keras.Model` from uint8 images (batch, height, width, channels) to {task: logits (batch, classes)}. Each unit
+        has the name of the layer that it follows, as in STITCHABLE_LAYERS.
     """
     images = keras.Input(mean.shape, dtype="uint8", name="images")
     pixels = layers.Normalization(axis=(1, 2, 3), mean=mean, variance=variance, dtype="float32")(images)
@@ -300,8 +303,6 @@ def convolution_block(args, x, filters, column, level):
     """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h / 2, w / 2, args.width * filters).
 
     ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work.
-
-    Layers with weights are named like item.conv_1, and units like pool_1. The dot keeps them apart.
     """
     filters = max(1, round(args.width * filters))
     convolution = layers.Conv2D(
@@ -314,10 +315,10 @@ def convolution_block(args, x, filters, column, level):
 
 
 def dense_block(args, x, column, level):
-    """Fully connected layer, batch norm and ReLU: (batch, ...) to (batch, args.width * DENSE_WIDTH)."""
-    width = max(1, round(args.width * DENSE_WIDTH))
+    """Fully connected layer, batch norm and ReLU: (batch, ...) to (batch, args.width * DENSE_SIZE)."""
+    size = max(1, round(args.width * DENSE_SIZE))
     x = layers.Flatten()(x)
-    x = layers.Dense(width, use_bias=False, kernel_initializer="he_normal", name=f"{column}.fc_{level}")(x)
+    x = layers.Dense(size, use_bias=False, kernel_initializer="he_normal", name=f"{column}.fc_{level}")(x)
     x = batch_norm(args, x, f"{column}.bn_{level}")
     return layers.ReLU()(x)
 
@@ -329,37 +330,39 @@ def batch_norm(args, x, name):
 
 
 def output_layer(args, x, task, num_classes):
-    """Dropout and a fully connected layer: (batch, width) to float32 logits (batch, classes).
+    """Dropout and a fully connected layer: (batch, features) to float32 logits (batch, classes).
 
-    All replicas draw the same dropout mask, each for its own images.
+    Keras gives all replicas one seed, so each of them draws the same dropout mask for its own images. Within a replica
+    every image has a mask of its own.
     """
+    # From here on the activations are float32, also with --precision bfloat16.
     x = layers.Dropout(1 - args.keep_prob, name=f"{task}.dropout", dtype="float32")(x)
     return layers.Dense(num_classes, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32")(x)
 
 
-def stitch(args, columns, place):
-    """Apply a cross-stitch unit to {column: activations} at one of STITCHABLE_LAYERS.
+def stitch(args, columns, layer):
+    """Apply a cross-stitch unit to {column: activations} after one of STITCHABLE_LAYERS.
 
     Return the columns as they are if no unit is wanted there, or if there is only one column.
     """
-    if not args.cross_stitch_enabled or place not in args.cross_stitch_at or len(columns) == 1:
+    if not args.cross_stitch_enabled or layer not in args.cross_stitch_at or len(columns) == 1:
         return columns
     # With --pretrain_epoch the columns train alone at first. Until `start_units` is called, units are the identity.
     init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
-    unit = UNITS[args.cross_stitch_unit](init=init, name=place)
+    unit = UNITS[args.cross_stitch_unit](init=init, name=layer)
     mixed = unit(list(columns.values()))
     return dict(zip(columns, mixed))
 
 
-def end_trunk(args, columns, place, names):
-    """End the trunk where --split_after says so: each of the columns `names` goes on from the trunk's activations."""
-    if place != args.split_after:
+def end_trunk(args, columns, layer, names):
+    """End the trunk after the layer of --split_after: each of the columns `names` goes on from its activations."""
+    if layer != args.split_after:
         return columns
     return {name: columns["trunk"] for name in names}
 
 
 def column_names(classes):
-    """Return the names of the columns. Here each task has a column, which is named after it."""
+    """Return the names of the columns: each task has a column, which is named after it."""
     return list(classes)
 
 
@@ -387,7 +390,7 @@ def l2_loss(network):
 
 
 def weights_of_tasks(args, tasks):
-    """Return {task: the weight of its loss}. `tasks` are in the order in which --task_weights gives the weights."""
+    """Return {task: the weight of its loss}. --task_weights has the weights in the order of `tasks`."""
     weights = args.task_weights or [1.0] * len(tasks)
     return dict(zip(tasks, weights))
 
@@ -395,9 +398,9 @@ def weights_of_tasks(args, tasks):
 def make_train_step(strategy, network, optimizers, args, signature):
     """Return the function that trains the network on one global batch.
 
-    That function takes a batch, (images, {task: labels}, random numbers), and returns {tag: value} to be logged.
-    Processes that train together have to stop together, so it also sums the numbers of stop signals (Ctrl-C, SIGTERM)
-    that they have received.
+    That function takes a batch, (images, {task: labels}, random numbers), and the number of stop signals (Ctrl-C,
+    SIGTERM) that this process has received. It returns {tag: value} to be logged. Processes that train together have to
+    stop together, so the values also hold the sum of these numbers over all processes.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -411,7 +414,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
         signature: The structure of a batch, with a `tf.TensorSpec` of open batch size for each array. So one graph
             serves all batches, also the last one of an epoch, which is smaller.
     """
-    task_weights = weights_of_tasks(args, list(network.output))  # Keras keeps their order, and a test checks it
+    task_weights = weights_of_tasks(args, list(network.output))  # in the order in which `build_network` has the tasks
 
     def replica_step(batch, num_stop_signals):
         global_batch_size = tf.cast(tf.shape(batch[0])[0], tf.float32)
@@ -483,10 +486,9 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Each replica stacks its values, so that one message between machines sums them all, and not one for each.
-        # Their tags are known only now, after `replica_step` was traced, so the stacking takes a second `run`.
+        # Machines exchange a message for each tensor that is summed. So each replica first stacks its values to one.
         tags = sorted(values)
-        vectors = strategy.run(lambda values: tf.stack([values[tag] for tag in tags]), (values,))
+        vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
         return dict(zip(tags, tf.unstack(total)))
 
@@ -532,7 +534,7 @@ class Optimizers:
             self.adams[name].apply_gradients(zip(gradients[name], variables[name]))
 
 
-# -------------------------------------------------------------------------------------------------------- training loop
+# --------------------------------------------------------------------------------------------------------------- errors
 
 
 FAILED, WRONG_INPUT, DIVERGED = 1, 2, 3  # exit statuses; those above 128 tell which signal stopped a run
@@ -544,6 +546,9 @@ class Failure(Exception):
     def __init__(self, message, status=WRONG_INPUT):
         super().__init__(" ".join(str(message).split()))  # on one line
         self.status = status
+
+
+# -------------------------------------------------------------------------------------------------------- training loop
 
 
 def train(args, resumed):
@@ -561,8 +566,7 @@ def train(args, resumed):
             signal ended the run after its state had been saved (128 + signal).
     """
     data = prepare_data(args)
-    columns = column_names(data.classes)
-    configure_tensorflow(args, len(columns))
+    configure_tensorflow(args, num_columns=len(column_names(data.classes)))
     strategy, is_chief = choose_strategy()
     record = describe_run(args, data, strategy)  # becomes run.json
     if resumed:
@@ -579,16 +583,16 @@ def train(args, resumed):
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
 
     training = data.splits["train"]
-    held_out = {name: split for name, split in data.splits.items() if name != "train"}
+    evaluated = {name: split for name, split in data.splits.items() if name != "train"}
     steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
     last_step = args.n_epoch * steps_per_epoch
     eval_every = args.eval_every or steps_per_epoch
     log_every = min(args.log_every, max(1, last_step // 10))  # so that a short run, too, logs about ten values
     speeds = []  # images per second, from each evaluation to the next
-    evaluations = None  # the newest ones; None until this process has evaluated
+    evaluations = None  # those of the last evaluated step; None until this process has evaluated
 
     with collected_stop_signals() as stop_signals:
-        if is_chief:  # if it fails here, TensorFlow tells the other processes that it is lost
+        if is_chief:
             claim_folder(args, resumed)
             print_setting(args, record, network)
         train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
@@ -603,17 +607,17 @@ def train(args, resumed):
         with events.as_default():
             if step == 0:
                 log_setting(record, train_step, metrics_of_interest(data))
-                log_units(0, network, columns)
+                log_units(0, network, data.classes)
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
-                done = step % steps_per_epoch  # above 0 where an interrupted epoch goes on
+                done = step % steps_per_epoch  # 0, except in an epoch that was interrupted
                 for batch in itertools.islice(batches_of_epoch(args, training, epoch, strategy), done, None):
                     values = train_step(batch, float(len(stop_signals)))
-                    values = {tag: float(value) for tag, value in values.items()}
+                    values = {tag: float(value) for tag, value in values.items()}  # waits until the step is done
                     step += 1
                     stop = values.pop("num_stop_signals") > 0  # this process or another one has been asked to stop
                     if not np.isfinite(list(values.values())).all():
@@ -622,11 +626,11 @@ def train(args, resumed):
 
                     if step % log_every == 0 or step == last_step:
                         log_scalars(step, values | {"throughput/images_per_second": meter.images_per_second()})
-                        log_units(step, network, columns)
+                        log_units(step, network, data.classes)
                     evaluate_now = step % eval_every == 0 or step == last_step
-                    if evaluate_now:  # in all processes, since the others would only wait for the chief
+                    if evaluate_now:  # every process evaluates: the others would only have to wait for the chief
                         speeds.append(meter.images_per_second())
-                        evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
+                        evaluations = {name: evaluate(predict, split) for name, split in evaluated.items()}
                         log_evaluations(step, evaluations)
                         if step == last_step:
                             log_confusions(step, confusions_to_log(evaluations), data.classes)
@@ -641,7 +645,7 @@ def train(args, resumed):
                         raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_signals))
 
         if evaluations is None:  # all steps had been done before this process began
-            evaluations = {name: evaluate(predict, split) for name, split in held_out.items()}
+            evaluations = {name: evaluate(predict, split) for name, split in evaluated.items()}
         if is_chief:
             finish_run(record, network, evaluations, step, speeds)
             checkpoints.keep_last()
@@ -651,9 +655,10 @@ def batches_of_epoch(args, split, epoch, strategy):
     """Yield the batches of an epoch: images (batch, ...), {task: labels (batch, ...)}, random numbers for `augment`.
 
     The order of the images and the random numbers, float32 (batch, NUM_RANDOM_NUMBERS), depend on the seed and the
-    epoch alone, so that a resumed run can go on within an epoch, and any number of replicas trains on the same images.
-    Each replica needs an image. A last batch with fewer images than there are replicas is repeated, which leaves the
-    mean loss as it is.
+    epoch alone. So a resumed run can go on within an epoch, and the batches are the same for any number of replicas.
+
+    Each replica needs an image. A batch with fewer images than there are replicas, as the last one can be, is repeated.
+    That leaves its mean loss as it is.
     """
     size = len(split.images)
     random = np.random.default_rng([args.seed, epoch])
@@ -677,7 +682,8 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients even then.)
+    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients all the same. Half of
+    what it remembers is from the last 7 steps for the mean, and from the last 700 for the square.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -693,7 +699,7 @@ def start_units(network, init):
         unit.alpha.assign(unit.alpha_from_init(init))
 
 
-EVALUATION_BATCH_SIZE = 500
+EVALUATION_BATCH_SIZE = 500  # images
 
 
 def make_predict(network):
@@ -713,11 +719,15 @@ def make_predict(network):
     return predict
 
 
+# `train` is the same in all scripts. What it evaluates, logs and prints is not, and follows here.
+
+
 class Evaluation(NamedTuple):
     """What was measured on one split.
 
-    `measures` is {task: accuracy}, and has the mean over the tasks as `accuracy`. `confusions` is {task: confusion
-    matrix (classes, classes)}, which counts images; its rows are the true classes, its columns the predicted ones.
+    `measures` is {task: accuracy}, and has the mean over the tasks as `accuracy` (no task has that name). `confusions`
+    is {task: confusion matrix (classes, classes)}, which counts images; its rows are the true classes, its columns the
+    predicted ones.
     """
 
     measures: dict
@@ -753,7 +763,7 @@ def metrics_of_interest(data):
 
 
 def summary_of_training(values):
-    """Return loss and accuracy of the training images in a few words. `values` are means of what a step returns."""
+    """Return loss and accuracy of the training images in a few words. `values` are means over steps, {tag: mean}."""
     return f"training loss {values['summary/loss_total']:.4f}, accuracy {values['summary/accuracy_train']:.4f}"
 
 
@@ -817,7 +827,7 @@ def prepare_data(args):
     """Read the faces, and divide them into training, test and validation images.
 
     About a tenth of the faces are the test images, the same for every --seed and --tasks. Identical pictures go into
-    one split. They are left out if they have different attributes, since one of them must be wrong.
+    the same split. If their labels differ, one must be wrong, and all these pictures are left out.
 
     Raises:
         Failure: The data are missing or damaged, or do not fit the arguments.
@@ -1076,16 +1086,16 @@ def decode_images(read, items, shape):
 
 
 def find_copies(images, attributes):
-    """Find identical pictures, and those among them that disagree.
+    """Find identical pictures, and those among them that have different attributes.
 
     Returns:
-        For each image a number that it shares with the identical ones (n,): the index of the first of them. And whether
-        an identical one has other attributes (n,).
+        Two arrays (n,). The first has for each image the index of the first image that is identical with it. The second
+        tells for each image whether an identical one has other attributes.
     """
     digests = [hashlib.sha256(image).digest() for image in images]
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
-    # Number the groups by their first image. By their digests they would have another order for each --image_size, and
-    # the split would be another one. (Pictures that are equal only when they are small are copies only there.)
+    # A group is numbered by its first image, and not by its digest, which depends on --image_size. So the split is the
+    # same for all sizes, as long as the same pictures are identical.
     copy_groups = first[inverse]
     facts = np.stack(list(attributes.values()), axis=1)
     differs = (facts != facts[copy_groups]).any(axis=1)
@@ -1120,7 +1130,10 @@ def select(split, indices):
 
 
 def stratified(labels, fraction, seed):
-    """Return the sorted indices of a random part that holds `fraction` of every class, and at least one of each."""
+    """Return the sorted indices of a random part that holds `fraction` of every class, and at least one of each.
+
+    (So a class with a single image is in this part, and not in the rest.)
+    """
     random = np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels):
@@ -1152,7 +1165,7 @@ def sha256_of(arrays):
 def read_image(path):
     """Return the picture in a file as a Pillow image, RGB, as a picture viewer shows it.
 
-    It is turned as its EXIF data say, and put on white where it is transparent. Pillow would cut off the brighter
+    It is rotated as its EXIF data say, and laid on white where it is transparent. Pillow would cut off the brighter
     values of 16-bit grey pictures, so these are scaled first.
 
     Raises:
@@ -1179,8 +1192,8 @@ def read_image(path):
 class FusedBatchNormalization(layers.BatchNormalization):
     """Keras's batch normalisation over the last axis; on one device it trains with TensorFlow's fused kernel.
 
-    For 128 x 28 x 28 x 32 activations the kernel takes 3.5 ms on 2 cores, and Keras's own code 17.4 ms.
-    Where several replicas share a batch (`synchronized`), Keras's own code computes the statistics of all of them.
+    For 128 images with 28 x 28 x 32 activations the kernel takes 3.5 ms on 2 cores, and Keras's own code 17.4 ms. Where
+    several replicas share a batch (`synchronized`), Keras's own code computes the statistics of all of them.
     """
 
     def call(self, inputs, training=False):
@@ -1192,7 +1205,8 @@ class FusedBatchNormalization(layers.BatchNormalization):
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
         )
-        # Keras divides the squared deviations by n, the kernel by n - 1. For n = 1 it gives NaN, and the next line 0.
+        # Keras's variance is the sum of squares divided by n, the kernel's that divided by n - 1. For n = 1 the kernel
+        # returns NaN, and the product is 0.
         n = tf.cast(tf.size(maps) // maps.shape[-1], variance.dtype)
         variance = tf.math.multiply_no_nan(variance, (n - 1) / n)
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
@@ -1218,12 +1232,12 @@ def available_cores():
 def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
-    The columns run at the same time. Each of them also occupies a thread outside the pool, which starts its operations
-    and works on them. So the pool gets the cores that are left. (The rule was found by counting busy threads on 16
-    cores; it has only been timed on 2.)
+    TensorFlow runs the columns at the same time. Each keeps a thread busy that does not belong to the pool, so the pool
+    gets the cores that are left. (The rule was found by counting busy threads on 16 cores; it has only been timed on 2,
+    where a pool of one thread was the fastest.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
-    last place, and with activation units, whose large matrix products take most of the time.
+    last layer, and with activation units, whose large matrix products take most of the time.
     """
     only_a_trunk = args.split_after == STITCHABLE_LAYERS[-1]
     activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
@@ -1291,7 +1305,7 @@ def join_cluster():
             raise ValueError(f"the jobs are {counts}, at {', '.join(addresses)}")
     except (ValueError, TypeError, AttributeError) as error:
         example = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-        raise Failure(f"TF_CONFIG should look like {example}, with one chief at most ({error}).") from None
+        raise Failure(f"TF_CONFIG should look like {example}, with at most one chief ({error}).") from None
 
     bypass_proxies(addresses)
     wait_for_processes(own_address, [address for address in addresses if address != own_address])
@@ -1311,7 +1325,7 @@ def bypass_proxies(addresses):
         os.environ[variable] = ",".join(dict.fromkeys(known + hosts))
 
 
-GREETING = b"cross-stitch\n"  # the answer by which a process of this script is told from another program
+GREETING = b"cross-stitch\n"  # the answer that shows that a process of this script listens, and no other program
 
 
 class GreetingHandler(socketserver.BaseRequestHandler):
@@ -1528,21 +1542,22 @@ class Checkpoints:
         return 0
 
     def check_shapes(self, path):
-        """Raise Failure if the network's variables have other shapes than those in a checkpoint."""
+        """Raise Failure if a checkpoint that can be read does not hold the variables of this network."""
         shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
         for index, variable in enumerate(self.variables):
             saved = shapes.get(f"weights/{index}/.ATTRIBUTES/VARIABLE_VALUE")
-            if saved is not None and tuple(saved) != tuple(variable.shape):
+            if saved is None or list(saved) != list(variable.shape):
+                found = "is missing" if saved is None else f"has shape {list(saved)}"
                 raise Failure(
-                    f"--resume: {variable.path} has shape {tuple(saved)} in the checkpoint and {tuple(variable.shape)} "
-                    "in the network. The script has changed since the run was begun."
+                    f"--resume: {variable.path} {found} in {path}; in the network it has shape {list(variable.shape)}. "
+                    "The script has changed since the run was begun."
                 )
 
     def start(self, step):
         """Prepare to write checkpoints. A new run writes its first one now.
 
-        The manager reads the list of checkpoints from a file, which may have been lost or emptied when the machine
-        died. So this file is written anew, from the checkpoints that are there.
+        The manager reads the list of checkpoints from the file `checkpoint`, which may have been lost or emptied when
+        the machine died. So this file is written anew, from the checkpoints that are there.
         """
         if paths := self.paths():
             state = tf.compat.v1.train.generate_checkpoint_state_proto(self.folder, paths[-1], paths)
@@ -1598,8 +1613,9 @@ def open_event_file(log_dir, step):
 
     An interrupted process may have logged steps after its last checkpoint, and this process will log them again. So
     that TensorBoard shows them once, the file begins with a START event, which carries the first step that this process
-    logs. It makes TensorBoard drop what it has read of that step and of later ones. TensorBoard ignores the very first
-    START event in a folder. That is why a new run writes one, too.
+    logs. It makes TensorBoard drop what it has read of that step and of later ones. One of TensorBoard's loaders
+    ignores the first START event of a folder. So a new run writes one, too, and that of a resumed run is never the
+    first.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1631,18 +1647,19 @@ def log_scalars(step, values):
         tf.summary.scalar(tag, value, step=step)
 
 
-def log_units(step, network, columns):
+def log_units(step, network, classes):
     """Log the mean alpha of every unit for every pair of columns, under the tags units/UNIT/COLUMN_from_COLUMN.
 
     With more than four columns these would be too many. Then log the mean of alpha_ii, `own`, and of all others.
     """
+    names = column_names(classes)
     for unit in units_of(network):
         mean = unit.mean_alpha()
-        if len(columns) <= 4:
-            for i, j in itertools.product(range(len(columns)), repeat=2):
-                tf.summary.scalar(f"units/{unit.name}/{columns[i]}_from_{columns[j]}", mean[i, j], step=step)
+        if len(names) <= 4:
+            for i, j in itertools.product(range(len(names)), repeat=2):
+                tf.summary.scalar(f"units/{unit.name}/{names[i]}_from_{names[j]}", mean[i, j], step=step)
         else:
-            own = np.eye(len(columns), dtype=bool)
+            own = np.eye(len(names), dtype=bool)
             tf.summary.scalar(f"units/{unit.name}/own", mean[own].mean(), step=step)
             tf.summary.scalar(f"units/{unit.name}/others", mean[~own].mean(), step=step)
         if not isinstance(unit, ActivationCrossStitch):  # its hundreds of millions of zeros would hide everything
@@ -1700,7 +1717,7 @@ class Meter:
 
 
 def print_setting(args, record, network):
-    """Print the data, the network and the command that starts TensorBoard, before training starts."""
+    """Print what is about to be trained: the data, the network, and the command that starts TensorBoard."""
     data = record["data"]
     sizes = ", ".join(f"{size:,} {name}" for name, size in data["sizes"].items())
     say(f"{data['name']} from {data['source']}: {sizes}")
@@ -1717,7 +1734,8 @@ def print_setting(args, record, network):
     )
     units = [f"{unit.name} {tuple(unit.alpha.shape)}" for unit in units_of(network)]
     say(f"cross-stitch units with the shape of their alpha: {', '.join(units) or 'none'}")
-    watch = [sys.executable, "-m", "tensorboard.main", "--logdir", os.path.dirname(args.log_dir.rstrip("/")) or "."]
+    beside = os.path.dirname(args.log_dir) or "."  # the folder that shows this run and those beside it
+    watch = [sys.executable, "-m", "tensorboard.main", "--logdir", beside]
     say(f"writing to {args.log_dir}; to watch: {shlex.join(watch)}")
 
 
@@ -1742,7 +1760,7 @@ def finish_run(record, network, evaluations, step, speeds):
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
     network.save(os.path.join(arguments["log_dir"], "model.keras"))
-    # This comes last: a run whose results.json tells of all its epochs is finished.
+    # Write this last, since by this file a run is known to be finished (see `show_or_train`).
     write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 
@@ -1863,15 +1881,15 @@ def parse_number(kind, text, condition, wanted):
 
 
 def positive_int(text):
-    return parse_number(int, text, lambda value: value >= 1, "a whole number from 1")
+    return parse_number(int, text, lambda value: value >= 1, "an integer of at least 1")
 
 
 def non_negative_int(text):
-    return parse_number(int, text, lambda value: value >= 0, "a whole number from 0")
+    return parse_number(int, text, lambda value: value >= 0, "an integer of at least 0")
 
 
 def seed_number(text):
-    return parse_number(int, text, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
+    return parse_number(int, text, lambda value: 0 <= value < 2**32, "an integer between 0 and 4294967295")
 
 
 def positive_float(text):
@@ -1879,7 +1897,7 @@ def positive_float(text):
 
 
 def non_negative_float(text):
-    return parse_number(float, text, lambda value: value >= 0, "a number from 0")
+    return parse_number(float, text, lambda value: value >= 0, "a number of at least 0")
 
 
 def fraction(text):
@@ -1887,34 +1905,37 @@ def fraction(text):
 
 
 def fraction_below_one(text):
-    return parse_number(float, text, lambda value: 0 <= value < 1, "a number from 0 and below 1")
+    return parse_number(float, text, lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
 
 
-def keep_probability(text):
-    return parse_number(float, text, lambda value: 0.01 <= value <= 1, "a number from 0.01 to 1")
+def keep_probability(text):  # not 0, since dropout divides what it keeps by this number
+    return parse_number(float, text, lambda value: 0.01 <= value <= 1, "a number between 0.01 and 1")
 
 
 def absolute_path(text):
     return os.path.abspath(os.path.expanduser(text))
 
 
+def folder_path(text):
+    return os.path.expanduser(text).rstrip("/") or "/"
+
+
 def age_in_years(text):
-    return parse_number(int, text, lambda value: 1 <= value <= 120, "a whole number from 1 to 120")
+    return parse_number(int, text, lambda value: 1 <= value <= 120, "an integer between 1 and 120")
 
 
 def image_size(text):
-    return parse_number(int, text, lambda value: 16 <= value <= 512, "a whole number from 16 to 512")
+    return parse_number(int, text, lambda value: 16 <= value <= 512, "an integer between 16 and 512")
 
 
-PRESETS = {  # arguments that differ from the defaults; what stands on the command line wins
+PRESETS = {  # the defaults that each preset replaces; arguments on the command line take precedence over these
     "default": {},
-    # The units of Misra et al., who first trained the columns alone (here: --pretrain_epoch) and used SGD. Under Adam a
-    # rate of 100 times 0.001 lets an alpha move by up to 0.1 in a step.
+    # The units of Misra et al., to compare with them. They first trained the columns alone (here: --pretrain_epoch),
+    # and used SGD. With Adam, an alpha can move by its learning rate in one step: by 100 times --lr.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
 }
 
 
-NOTES_OF_PRESETS = {}  # what a preset changes beside arguments, in words: nothing here
 PREDICTION_ARGUMENTS = ("predict", "model")  # these go with --predict
 NAMED_BY_KIND = ("cross_stitch_enabled", "split_after")  # `kind_of_run` puts these into the name of a folder
 NOT_RECORDED = ("resume", *PREDICTION_ARGUMENTS)  # run.json does not hold these
@@ -1939,7 +1960,7 @@ def add_network_arguments(parser):
         "--cross_stitch_unit",
         choices=UNITS,
         default="channel",
-        help="one alpha per channel, layer or pair of activations",
+        help="one alpha per channel, per layer, or per pair of activations, which needs much memory",
     )
     units.add_argument(
         "--cross_stitch_at",
@@ -2012,7 +2033,7 @@ def add_run_arguments(parser):
     data.add_argument(
         "--split",
         choices=("identity", "image"),
-        help="what must not be in two splits: a person, or a picture; identity for VGGFace2, image for UTKFace",
+        help="keep all pictures of a person in one split (default for VGGFace2), or only identical ones (UTKFace)",
     )
     data.add_argument(
         "--age_bins",
@@ -2037,17 +2058,17 @@ def add_run_arguments(parser):
     )
 
     output = parser.add_argument_group("output")
+    output.add_argument("--log_dir", type=folder_path, help="folder of the run; a new one in tf_logs if left out")
     output.add_argument(
-        "--log_dir", type=os.path.expanduser, help="folder of the run; a new one in tf_logs if left out"
+        "--log_every", type=positive_int, default=100, help="log losses and alphas at least once in so many steps"
     )
     output.add_argument(
-        "--log_every", type=positive_int, default=100, help="largest number of steps between two logged values"
+        "--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: once an epoch"
     )
-    output.add_argument("--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: an epoch")
     output.add_argument(
         "--resume",
         metavar="LOG_DIR",
-        type=os.path.expanduser,
+        type=folder_path,
         help="go on with this run; auto: begin or go on in --log_dir",
     )
 
@@ -2077,10 +2098,25 @@ def check_arguments(args):
         raise Failure(f"--tasks {' '.join(args.tasks)}: name each task once.")
     if args.split_after and len(args.tasks) == 1:
         raise Failure(f"--split_after {args.split_after} needs more than one task.")
+    check_units(args)
     if args.task_weights and len(args.task_weights) != len(args.tasks):
         raise Failure(f"--task_weights needs {len(args.tasks)} numbers, one each for {' '.join(args.tasks)}.")
     if args.age_bins != sorted(set(args.age_bins)):
         raise Failure(f"--age_bins {' '.join(map(str, args.age_bins))} should increase, for example 13 20 30 45 60.")
+
+
+def check_units(args):
+    """Raise Failure if all layers of --cross_stitch_at are in the trunk of --split_after, where no unit can stand.
+
+    With a trunk up to the last layer that is no error, since there is no place for units at all.
+    """
+    if args.split_after and args.cross_stitch_enabled:
+        above = STITCHABLE_LAYERS[STITCHABLE_LAYERS.index(args.split_after) + 1 :]
+        if above and not set(above) & set(args.cross_stitch_at):
+            raise Failure(
+                f"--cross_stitch_at {' '.join(args.cross_stitch_at)}: units stand only above --split_after "
+                f"{args.split_after}, at {' '.join(above)}. For no units use --cross_stitch_enabled False."
+            )
 
 
 def parse_arguments(argv):
@@ -2095,7 +2131,7 @@ def parse_arguments(argv):
     args = parser.parse_args(argv)
     if args.predict:
         return args, None
-    for name in PREDICTION_ARGUMENTS:
+    for name in PREDICTION_ARGUMENTS:  # without --predict the others make no sense
         if vars(args)[name] != parser.get_default(name):
             raise Failure(f"--{name} goes with --predict.")
 
@@ -2103,7 +2139,7 @@ def parse_arguments(argv):
     if folder is None:
         resumed = None
         parser.set_defaults(**PRESETS[args.preset])
-        args = parser.parse_args(argv)  # again: what stands on the command line wins over the preset
+        args = parser.parse_args(argv)  # again, since the command line takes precedence over the preset
         args.log_dir = args.log_dir or default_log_dir(args, parser)
     else:
         resumed = read_json(os.path.join(folder, "run.json"), "arguments", "data", "classes", "versions")
@@ -2147,7 +2183,10 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
 
 
 def default_log_dir(args, parser):
-    """Return a new folder for the run, named after the data, the kind of network, what is not default, and the time."""
+    """Return a new folder for the run: tf_logs/SCRIPT/DATA-KIND-CHANGED-SEED-TIME-PROCESS.
+
+    KIND is the kind of network, and CHANGED are the arguments that differ from their defaults.
+    """
     if "TF_CONFIG" in os.environ:
         raise Failure("--log_dir is needed with TF_CONFIG: a folder that all processes see.")
     script = NAME.removesuffix("_multi_task_learning")
@@ -2168,6 +2207,7 @@ def check_log_dir(log_dir):
     """Raise Failure for a path that TensorFlow would take for a pattern or an address, or write in another encoding."""
     if re.search(r"[][*?\\]|://", log_dir):
         raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
+    # Python encodes paths as the locale says, TensorFlow in UTF-8.
     if os.fsencode(os.path.abspath(log_dir)) != os.path.abspath(log_dir).encode("utf-8", "surrogateescape"):
         raise Failure(f"--log_dir {log_dir!a}: TensorFlow cannot find it in this locale. Use one with UTF-8.")
 
@@ -2198,11 +2238,10 @@ def main(argv=None):
 
 
 def show_or_train(args, resumed):
-    """Train, or show the results of the run to resume if it is finished."""
-    if PRESETS[args.preset]:
-        changed = [f"--{name} {value}" for name, value in PRESETS[args.preset].items()]
-        changed += NOTES_OF_PRESETS.get(args.preset, [])
-        say(f"--preset {args.preset} sets {', '.join(changed)}, unless the command line says otherwise")
+    """Show the results of the run if it is already finished. Otherwise train."""
+    if PRESETS[args.preset] and not resumed:
+        defaults = [f"--{name} {value}" for name, value in PRESETS[args.preset].items()]
+        say(f"--preset {args.preset} changes these defaults: {', '.join(defaults)}")
     path = os.path.join(args.log_dir, "results.json")
     if resumed and os.path.exists(path):
         results = read_json(path, "classes", "data")

@@ -31,7 +31,7 @@ SHARED = {  # (the original, the copies): the names of functions and classes
         Failure parse_arguments folder_to_resume arguments_of_resumed_run default_log_dir check_log_dir
         main show_or_train default_keras_settings Parser HelpFormatter boolean parse_number
         positive_int non_negative_int seed_number positive_float non_negative_float fraction fraction_below_one
-        keep_probability absolute_path""",
+        keep_probability absolute_path folder_path check_units""",
     (GARMENTS, FACES): """
         build_network convolution_block column_names weights_of_tasks count_correct Evaluation evaluate log_evaluations
         Split confusions_to_log metrics_of_interest summary_of_training summary_of_evaluations

@@ -20,6 +20,7 @@ ORDER = [
     "cross-stitch units",
     "network",
     "losses and training step",
+    "errors",
     "training loop",
     "data",
     "fast kernels and devices",

@@ -45,6 +45,7 @@ BAD = {
     "--lr-half-life 5": "did you mean --lr_half_life?",
     "--model m.keras": "--predict",
     "--resume auto": "--log_dir",
+    "--split_after pool_2 --cross_stitch_at pool_1 pool_2": "--cross_stitch_enabled False",
 }
 BAD_OF = {
     FASHION: {
@@ -161,6 +162,7 @@ def test_tf_config_after_tensorflow_was_used(run, monkeypatch):
 
 def test_resume_and_log_dir(run, tmp_path):
     assert_error(run("--resume", tmp_path / "other", f"--log_dir={tmp_path}/one"), "--log_dir", "--resume")
+    assert_error(run("--resume", f"{tmp_path}/one/", f"--log_dir={tmp_path}/one"), "run.json")  # it is one folder
     nothing = run("--resume", "")  # as of a variable of the shell that is not set
     assert_error(nothing, "run.json")
 

@@ -232,7 +232,7 @@ def test_an_edited_script_is_told_from_damage(run, script, unfinished, monkeypat
     before = contents(unfinished)
     with monkeypatch.context() as patch:
         patch.setattr(script, "FILTERS", (48, 64))
-        assert_error(run("--resume", unfinished), "(3, 3, 1, 32)", "(3, 3, 1, 48)", "item.conv_1")
+        assert_error(run("--resume", unfinished), "[3, 3, 1, 32]", "[3, 3, 1, 48]", "item.conv_1")
     with monkeypatch.context() as patch:
         patch.setitem(script.TASKS, "group", ["Shoes", "Clothes", "Other"])
         patch.setattr(script, "GROUP_OF_ITEM", dict.fromkeys(script.GROUP_OF_ITEM, "Other"))
