@@ -26,8 +26,8 @@ To go on with a run that was stopped, or to find the landmarks in photos with a 
     python facial_landmark_multi_task_learning.py --resume LOG_DIR
     python facial_landmark_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
-Each script of this repository can be copied alone. What they have in common, such as the unit, the training loop and the
-checkpoints, stands in all of them. So some of this code is more general than one script needs.
+Each script of this repository can be copied alone. What they have in common, such as the unit, the training loop and
+the checkpoints, stands in all of them. So some of this code is more general than one script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
 set and with a --log_dir that all of them can see.
@@ -1458,10 +1458,10 @@ def decode_images(read, items, shape):
 
 
 def hold_out(strata, groups, fraction):
-    """Return the sorted indices of a random part. It does not depend on --seed.
+    """Return the sorted indices of a part that is chosen at random, but in the same way for every --seed.
 
-    The part is stratified by `strata` (n,). `groups` (n,) has the group of each image, which the part holds as a whole
-    or not at all.
+    The part is stratified by `strata` (n,). Images with the same number in `groups` (n,) are all in the part, or all
+    outside.
     """
     numbers, first = np.unique(groups, return_index=True)
     chosen = numbers[stratified(strata[first], fraction, seed=0)]

@@ -27,8 +27,8 @@ To go on with a run that was stopped, or to classify pictures with a network tha
     python fashion_mnist_multi_task_learning.py --resume LOG_DIR
     python fashion_mnist_multi_task_learning.py --predict PICTURE ... --model LOG_DIR/model.keras
 
-Each script of this repository can be copied alone. What they have in common, such as the unit, the training loop and the
-checkpoints, stands in all of them. So some of this code is more general than one script needs.
+Each script of this repository can be copied alone. What they have in common, such as the unit, the training loop and
+the checkpoints, stands in all of them. So some of this code is more general than one script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
 set and with a --log_dir that all of them can see.

@@ -26,8 +26,8 @@ photo is used, and should be filled by the face):
     python gender_age_multi_task_learning.py --resume LOG_DIR
     python gender_age_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
 
-Each script of this repository can be copied alone. What they have in common, such as the unit, the training loop and the
-checkpoints, stands in all of them. So some of this code is more general than one script needs.
+Each script of this repository can be copied alone. What they have in common, such as the unit, the training loop and
+the checkpoints, stands in all of them. So some of this code is more general than one script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
 set and with a --log_dir that all of them can see.
@@ -852,8 +852,8 @@ def prepare_data(args):
     attributes = {name: values[~contradictory] for name, values in attributes.items()}
     check_copies(args, copy_groups, contradictory)
 
-    # `groups` are what a split must not tear apart, `strata` what should be equally frequent in all splits. (Copies of
-    # a picture that have different identities were left out above. So all copies have one identity.)
+    # All images of a group go into one split. A stratum should be equally frequent in all splits. (Identical pictures
+    # of different people were left out above. So identical pictures are in one group also where groups are people.)
     gender_and_decade = attributes["gender"] * 100 + attributes["age"] // 10
     if split_by == "identity":
         # Everybody has as many young as mature images, so only the genders can get out of balance.
@@ -897,8 +897,9 @@ def check_labels_of_vggface2(args):
 def divide(args, strata, groups, train_strata):
     """Return {name of a split: sorted indices of its images}.
 
-    The test and validation images are stratified by `strata`, and all images of a group are in one split. If
-    --train_fraction is below 1, the training images that are kept are stratified by `train_strata`.
+    All images of a group are in one split. The test and validation images are stratified by `strata`, and the same for
+    every --seed. With --train_fraction a random part of the others is kept, which depends on the seed and is stratified
+    by `train_strata`.
     """
     test = hold_out(strata, groups, 0.1)
     rest = np.setdiff1d(np.arange(len(strata)), test)
@@ -959,7 +960,8 @@ UTKFACE_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d+\.jpg\.chip\.jpg")  # ag
 def list_utkface(data_dir):
     """Return the `Faces` of UTKFace, in the order of their names.
 
-    Folders in the folder are read, too. Files of one name are one face: some archives hold faces twice.
+    Folders in the folder are read, too. Of several files with the same name one is used, since some archives hold faces
+    twice. So no two faces of your own should have one name.
     """
     path_of = {}
     files = find_jpegs(data_dir)
@@ -977,7 +979,7 @@ def list_utkface(data_dir):
         else:
             broken.append(name)
     if not paths:
-        raise Failure(f"--data_dir {data_dir} holds no faces of {LAYOUTS}.")
+        raise Failure(f"--data_dir {data_dir} holds no faces. It should be a folder with {LAYOUTS}.")
     if broken:
         say(f"skipped {len(broken)} of {len(path_of)} files for their names, such as {broken[0]!a}")
     age, gender, ethnicity = np.array(fields, np.int64).T
@@ -1114,10 +1116,10 @@ def check_copies(args, copy_groups, contradictory):
 
 
 def hold_out(strata, groups, fraction):
-    """Return the sorted indices of a random part. It does not depend on --seed.
+    """Return the sorted indices of a part that is chosen at random, but in the same way for every --seed.
 
-    The part is stratified by `strata` (n,). `groups` (n,) has the group of each image, which the part holds as a whole
-    or not at all.
+    The part is stratified by `strata` (n,). Images with the same number in `groups` (n,) are all in the part, or all
+    outside.
     """
     numbers, first = np.unique(groups, return_index=True)
     chosen = numbers[stratified(strata[first], fraction, seed=0)]
