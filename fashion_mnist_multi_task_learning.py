@@ -28,13 +28,14 @@ To go on with a run that was stopped, or to classify pictures with a network tha
     python fashion_mnist_multi_task_learning.py --predict PICTURE ... --model LOG_DIR/model.keras
 
 Each script of this repository can be copied alone. What they have in common, such as the unit, the training loop and
-the checkpoints, stands in all of them. So some of this code is more general than one script needs.
+the checkpoints, is repeated in each of them. So some of this code is more general than one script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
 set and with a --log_dir that all of them can see.
 
 Contents:
-    The method: tasks and layer sizes, cross-stitch units, network, losses and training step, training loop.
+    The method: tasks and layer sizes, cross-stitch units, network, losses and training step, errors,
+    training loop.
     The data.
     Speed, and runs that can be resumed: kernels and devices, several machines, checkpoints, event files, results.
     Prediction, command line.
@@ -85,8 +86,9 @@ import zlib
 from typing import NamedTuple
 
 if __name__ == "__main__":
-    # Until a run has something to save, Ctrl-C and SIGTERM end the program without a traceback. In a notebook that
-    # would end the kernel, so nothing is changed there.
+    # Until a run has something to save (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program without a
+    # traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook that would end the kernel,
+    # so nothing is changed there.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda number, frame: os._exit(128 + number))
@@ -133,9 +135,10 @@ TASKS = {  # those of Fashion-MNIST, with the names of their classes; your own d
 
 FILTERS = (32, 64)  # the number of filters in each convolution block
 DENSE_SIZE = 1024  # the number of outputs of the fully connected layer
-# The layers that a cross-stitch unit can follow: pool_1, pool_2 and fc_3. Each ends a block of layers. (A ReLU belongs
-# to it, too.) With --split_after all tasks share the blocks up to one of these layers.
-STITCHABLE_LAYERS = [*(f"pool_{level}" for level in range(1, len(FILTERS) + 1)), f"fc_{len(FILTERS) + 1}"]
+# The places where a cross-stitch unit can stand: after the first convolution block (pool_1), after the second one
+# (pool_2), and after the fully connected block (fc_3). A unit has the name of its place. With --split_after all tasks
+# share the blocks up to one of these places.
+UNIT_PLACES = [*(f"pool_{level}" for level in range(1, len(FILTERS) + 1)), f"fc_{len(FILTERS) + 1}"]
 
 
 # --------------------------------------------------------------------------------------------------- cross-stitch units
@@ -273,7 +276,7 @@ UNITS = {"channel": CrossStitch, "layer": LayerCrossStitch, "activation": Activa
 def build_network(args, classes, mean, variance):
     """Build the columns, the units between them, and one output layer for each task.
 
-    With --split_after there is only one column up to that layer, the trunk, which all tasks share. From there on each
+    With --split_after there is only one column up to that place, the trunk, which all tasks share. From there on each
     task has its own layers. Units join only columns, so there are none in the trunk.
 
     Args:
@@ -283,8 +286,7 @@ def build_network(args, classes, mean, variance):
             so that a saved network takes raw pixels.
 
     Returns:
-        A `keras.Model` from uint8 images (batch, height, width, channels) to {task: logits (batch, classes)}. Each unit
-        has the name of the layer that it follows, as in STITCHABLE_LAYERS.
+        A `keras.Model` from uint8 images (batch, height, width, channels) to {task: logits (batch, classes)}.
     """
     images = keras.Input(mean.shape, dtype="uint8", name="images")
     pixels = layers.Normalization(axis=(1, 2, 3), mean=mean, variance=variance, dtype="float32")(images)
@@ -330,7 +332,7 @@ def dense_block(args, x, column, level):
 
 
 def batch_norm(args, x, name):
-    """Batch norm over the global batch, by a fast kernel if there is only one replica (see FusedBatchNormalization)."""
+    """Batch norm over the global batch; without a distribution strategy by a fast kernel, `FusedBatchNormalization`."""
     distributed = tf.distribute.has_strategy()
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
@@ -338,12 +340,12 @@ def batch_norm(args, x, name):
 def output_layer(args, x, task, num_classes):
     """Dropout and a fully connected layer: (batch, features) to float32 logits (batch, classes).
 
-    Keras gives all replicas one seed, so each of them draws the same dropout mask for its own images. Within a replica
-    every image has a mask of its own.
+    Keras gives all replicas one seed, so the masks of dropout repeat from replica to replica. Within a replica each
+    image has its own mask, so this does no harm.
     """
     # From here on the activations are float32, also with --precision bfloat16.
     x = layers.Dropout(1 - args.keep_prob, name=f"{task}.dropout", dtype="float32")(x)
-    if args.preset == "2018":  # the network of 2018 batch-normalises its logits; no argument does that alone
+    if args.preset == "2018":  # the network of 2018 batch-normalises its logits; there is no argument for this
         output = layers.Dense(
             num_classes, use_bias=False, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32"
         )
@@ -357,29 +359,30 @@ def output_layer(args, x, task, num_classes):
     return layers.Dense(num_classes, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32")(x)
 
 
-def stitch(args, columns, layer):
-    """Apply a cross-stitch unit to {column: activations} after one of STITCHABLE_LAYERS.
+def stitch(args, columns, place):
+    """Apply a cross-stitch unit to {column: activations} at one of UNIT_PLACES.
 
     Return the columns as they are if no unit is wanted there, or if there is only one column.
     """
-    if not args.cross_stitch_enabled or layer not in args.cross_stitch_at or len(columns) == 1:
+    if not args.cross_stitch_enabled or place not in args.cross_stitch_at or len(columns) == 1:
         return columns
-    # With --pretrain_epoch the columns train alone at first. Until `start_units` is called, units are the identity.
+    # With --pretrain_epoch the columns train alone at first: the units are the identity, and `learning_rates` keeps
+    # them so with a rate of 0. Later `start_units` sets them to --cross_stitch_init.
     init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
-    unit = UNITS[args.cross_stitch_unit](init=init, name=layer)
+    unit = UNITS[args.cross_stitch_unit](init=init, name=place)
     mixed = unit(list(columns.values()))
     return dict(zip(columns, mixed))
 
 
-def end_trunk(args, columns, layer, names):
-    """End the trunk after the layer of --split_after: each of the columns `names` goes on from its activations."""
-    if layer != args.split_after:
+def end_trunk(args, columns, place, names):
+    """End the trunk at the place of --split_after: each of the columns `names` goes on from its activations."""
+    if place != args.split_after:
         return columns
     return {name: columns["trunk"] for name in names}
 
 
 def column_names(classes):
-    """Return the names of the columns: each task has a column, which is named after it."""
+    """Return the names of the columns. In this script each task has a column of its own, with its name."""
     return list(classes)
 
 
@@ -417,7 +420,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
 
     That function takes a batch, (images, {task: labels}), and the number of stop signals (Ctrl-C, SIGTERM) that this
     process has received. It returns {tag: value} to be logged. Processes that train together have to stop together, so
-    the values also hold the sum of these numbers over all processes.
+    the values also hold the sum of these numbers over all replicas.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -428,10 +431,10 @@ def make_train_step(strategy, network, optimizers, args, signature):
         network: The network.
         optimizers: The `Optimizers` of the columns and of the units.
         args: The parsed command line.
-        signature: The structure of a batch, with a `tf.TensorSpec` of open batch size for each array. So one graph
-            serves all batches, also the last one of an epoch, which is smaller.
+        signature: The structure of a batch, with a `tf.TensorSpec` for each array that leaves the size of the batch
+            open. So one graph serves all batches, also the last one of an epoch, which is smaller.
     """
-    task_weights = weights_of_tasks(args, list(network.output))  # in the order in which `build_network` has the tasks
+    task_weights = weights_of_tasks(args, list(network.output))  # Keras keeps the order of `build_network`
 
     def replica_step(batch, num_stop_signals):
         global_batch_size = tf.cast(tf.shape(batch[0])[0], tf.float32)
@@ -462,7 +465,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
 def count_correct(logits, labels):
     """Return the number of correct predictions, over all images and tasks."""
     hits = [tf.equal(tf.argmax(logits[task], axis=1), labels[task]) for task in logits]
-    return tf.reduce_sum(tf.cast(hits, tf.float32))
+    return tf.add_n([tf.reduce_sum(tf.cast(hits_of_task, tf.float32)) for hits_of_task in hits])
 
 
 def compile_step(strategy, replica_step, signature):
@@ -471,7 +474,8 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Machines exchange a message for each tensor that is summed. So each replica first stacks its values to one.
+        # Machines exchange a message for each tensor that is summed. So each replica first stacks its values into one
+        # vector, in a second `run`, since only now their tags are known.
         tags = sorted(values)
         vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -551,7 +555,7 @@ def train(args, resumed):
             signal ended the run after its state had been saved (128 + signal).
     """
     data = prepare_data(args)
-    configure_tensorflow(args, num_columns=len(column_names(data.classes)))
+    configure_tensorflow(args, num_columns=len(column_names(data.classes)))  # it determines the number of threads
     strategy, is_chief = choose_strategy()
     record = describe_run(args, data, strategy)  # becomes run.json
     if resumed:
@@ -568,7 +572,7 @@ def train(args, resumed):
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
 
     training = data.splits["train"]
-    evaluated = {name: split for name, split in data.splits.items() if name != "train"}
+    to_evaluate = {name: split for name, split in data.splits.items() if name != "train"}
     steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
     last_step = args.n_epoch * steps_per_epoch
     eval_every = args.eval_every or steps_per_epoch
@@ -577,7 +581,7 @@ def train(args, resumed):
     evaluations = None  # those of the last evaluated step; None until this process has evaluated
 
     with collected_stop_signals() as stop_signals:
-        if is_chief:
+        if is_chief:  # a failure here ends the other processes, too: TensorFlow tells them that the chief is lost
             claim_folder(args, resumed)
             print_setting(args, record, network)
         train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
@@ -586,7 +590,7 @@ def train(args, resumed):
         check_agreement(strategy, {"checkpoint": step})
         if is_chief:
             write_json(os.path.join(args.log_dir, "run.json"), record)
-            checkpoints.start(step)
+            checkpoints.start_manager(step)
 
         events = open_event_file(args.log_dir, step) if is_chief else tf.summary.create_noop_writer()
         with events.as_default():
@@ -615,7 +619,7 @@ def train(args, resumed):
                     evaluate_now = step % eval_every == 0 or step == last_step
                     if evaluate_now:  # every process evaluates: the others would only have to wait for the chief
                         speeds.append(meter.images_per_second())
-                        evaluations = {name: evaluate(predict, split) for name, split in evaluated.items()}
+                        evaluations = {name: evaluate(predict, split) for name, split in to_evaluate.items()}
                         log_evaluations(step, evaluations)
                         if step == last_step:
                             log_confusions(step, confusions_to_log(evaluations), data.classes)
@@ -630,7 +634,7 @@ def train(args, resumed):
                         raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_signals))
 
         if evaluations is None:  # all steps had been done before this process began
-            evaluations = {name: evaluate(predict, split) for name, split in evaluated.items()}
+            evaluations = {name: evaluate(predict, split) for name, split in to_evaluate.items()}
         if is_chief:
             finish_run(record, network, evaluations, step, speeds)
             checkpoints.keep_last()
@@ -640,8 +644,8 @@ def batches_of_epoch(args, split, epoch, strategy):
     """Yield the batches of an epoch: images (batch, height, width, channels) and {task: labels (batch,)}.
 
     The order of the images depends on the seed and the epoch alone, so that a resumed run can go on within an epoch.
-    Each replica needs an image. A batch with fewer images than there are replicas, as the last one can be, is repeated.
-    That leaves its mean loss as it is.
+    Each replica needs an image, since an empty share of a batch would give NaN. So a batch with fewer images than there
+    are replicas, as the last one can be, is repeated. That leaves its mean loss as it is.
     """
     size = len(split.images)
     order = np.random.default_rng([args.seed, epoch]).permutation(size)
@@ -662,8 +666,8 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients all the same. Half of
-    what it remembers is from the last 7 steps for the mean, and from the last 700 for the square.)
+    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients all the same. They
+    fade when the units have started: the mean by half in 7 steps, the square by half in 700.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -725,7 +729,10 @@ def evaluate(predict, split):
 
 
 def log_evaluations(step, evaluations):
-    """Log the accuracies of each split under TASK/accuracy_SPLIT, and their mean under summary/accuracy_SPLIT."""
+    """Log the accuracies of each split under TASK/accuracy_SPLIT, and their mean under summary/accuracy_SPLIT.
+
+    (The tag summary/accuracy_test is that of 2018.)
+    """
     for split, evaluation in evaluations.items():
         for name, value in evaluation.measures.items():
             task = "summary" if name == "accuracy" else name
@@ -862,6 +869,7 @@ def find_data():
     previous_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)  # seconds; some networks swallow requests without an answer
     try:
+        # Keras's own `load_data` downloads the same files, but returns arrays. Here every source is a folder.
         for prefix, content in itertools.product(FILES.values(), ("images-idx3", "labels-idx1")):
             url = f"{DOWNLOAD}{prefix}-{content}-ubyte.gz"
             path = keras.utils.get_file(origin=url, cache_subdir="datasets/fashion-mnist")
@@ -946,8 +954,13 @@ def read_npz(folder, name):
     """Return the arrays in train.npz or test.npz as {name: array}. The module's docstring describes them."""
     path = os.path.join(folder, f"{name}.npz")
     try:
+        arrays = {}
         with np.load(path, allow_pickle=False) as file:
-            return {key: np.asarray(file[key], str if holds_class_names(key, file) else None) for key in file}
+            for key in file:
+                arrays[key] = np.asarray(file[key])  # a file that is no array comes as bytes
+                if holds_class_names(key, file):
+                    arrays[key] = arrays[key].astype(str)
+        return arrays
     except Exception as error:  # NumPy raises many types for damaged files
         raise Failure(f"{path} should be a file written by numpy.savez, without Python objects ({error}).") from None
 
@@ -1072,13 +1085,13 @@ class FusedBatchNormalization(layers.BatchNormalization):
         if not training or not self.trainable or self.synchronized:
             return super().call(inputs, training=training)
 
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # float32, also with bfloat16
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # the kernel wants float32
         maps = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # the kernel takes four dimensions only
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
         )
-        # Keras's variance is the sum of squares divided by n, the kernel's that divided by n - 1. For n = 1 the kernel
-        # returns NaN, and the product is 0.
+        # Keras divides the sum of squared deviations by n, the kernel divides it by n - 1. For n = 1 the kernel returns
+        # NaN, and the product of NaN and 0 is 0 here.
         n = tf.cast(tf.size(maps) // maps.shape[-1], variance.dtype)
         variance = tf.math.multiply_no_nan(variance, (n - 1) / n)
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
@@ -1104,14 +1117,14 @@ def available_cores():
 def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
-    TensorFlow runs the columns at the same time. Each keeps a thread busy that does not belong to the pool, so the pool
-    gets the cores that are left. (The rule was found by counting busy threads on 16 cores; it has only been timed on 2,
-    where a pool of one thread was the fastest.)
+    This pool shares out the work of an operation. TensorFlow runs the columns at the same time, and the thread that
+    starts the operations of a column, which is not in this pool, works on them, too. So the pool gets the cores that
+    are left. (The rule was found by counting busy threads on 16 cores. It has only been timed on 2.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
-    last layer, and with activation units, whose large matrix products take most of the time.
+    last place, and with activation units, whose large matrix products take most of the time.
     """
-    only_a_trunk = args.split_after == STITCHABLE_LAYERS[-1]
+    only_a_trunk = args.split_after == UNIT_PLACES[-1]
     activation_units = args.cross_stitch_enabled and args.cross_stitch_unit == "activation"
     if num_columns == 1 or only_a_trunk or activation_units:
         return available_cores()
@@ -1170,6 +1183,7 @@ def join_cluster():
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         cluster = resolver.cluster_spec()
         own_address = cluster.task_address(resolver.task_type, resolver.task_id)
+        # In the order of the alphabet a chief comes before the workers.
         addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]
         counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
         ports = [int(address.rpartition(":")[2]) for address in addresses]
@@ -1276,9 +1290,9 @@ def check_agreement(strategy, facts):
     if "TF_CONFIG" not in os.environ:
         return
     checksums = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
-    of_replicas = strategy.run(tf.function(lambda: tf.constant([checksums], tf.int64)))
+    of_replicas = strategy.run(tf.function(lambda: tf.constant([checksums], tf.int64)))  # (1, facts) in each replica
     gathered = strategy.gather(of_replicas, axis=0).numpy()  # (replicas, facts)
-    differing = [name for name, column in zip(facts, gathered.T) if len(set(column)) > 1]
+    differing = [name for name, gathered_fact in zip(facts, gathered.T) if len(set(gathered_fact)) > 1]
     if differing:
         raise Failure(f"TF_CONFIG: the processes differ in {', '.join(differing)}; these must be the same in all.")
 
@@ -1313,28 +1327,26 @@ def exit_status_of(stop_signals):
 def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
-    A run makes the folder `checkpoints` first, then run.json, its first checkpoint, and its event file. A folder can
-    only be made once, so of two runs that begin in one place the second is refused. With --resume auto, `checkpoints`
-    without run.json is accepted: an earlier process was killed in between, and this one begins anew. (Two processes
-    that resume one run at the same time are not noticed.)
+    A run first makes the folder `checkpoints`. A folder can only be made once, so of two runs that begin at the same
+    time in one place the second fails. With --resume auto, a folder `checkpoints` alone is accepted: an earlier process
+    was killed before it wrote run.json, and this one begins anew. (Two processes that resume one run at the same time
+    are not noticed.)
     """
     if resumed:
         return
-    run_file = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*")
-    checkpoints = os.path.join(args.log_dir, "checkpoints")
+    begin_anew = args.resume == "auto"
     try:
         os.makedirs(args.log_dir, exist_ok=True)
-        found = [name for name in os.listdir(args.log_dir) if run_file.fullmatch(name)]
-        if not found:
-            os.makedirs(checkpoints, exist_ok=args.resume == "auto")
+        of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*|checkpoints")
+        found = [name for name in os.listdir(args.log_dir) if of_a_run.fullmatch(name)]
+        if not found or (begin_anew and found == ["checkpoints"]):
+            os.makedirs(os.path.join(args.log_dir, "checkpoints"), exist_ok=begin_anew)
+            return
     except OSError as error:
-        if not (isinstance(error, FileExistsError) and os.path.exists(checkpoints)):
-            raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
-        found = ["checkpoints"]
-    if found:
-        can_be_resumed = "run.json" in found or found == ["checkpoints"]
-        advice = "Add --resume auto to go on with it, or name" if can_be_resumed else "Name"
-        raise Failure(f"{args.log_dir} already holds a run ({found[0]}). {advice} another --log_dir.")
+        raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
+    can_be_resumed = "run.json" in found or found == ["checkpoints"]
+    advice = "Add --resume auto to go on with it, or name" if can_be_resumed else "Name"
+    raise Failure(f"{args.log_dir} already holds a run ({found[0]}). {advice} another --log_dir.")
 
 
 def describe_run(args, data, strategy):
@@ -1362,9 +1374,9 @@ def check_unchanged(record, resumed):
 
 def facts_to_agree_on(record, resumed):
     """Return {name: fact} of what has to be the same in all processes that train together."""
-    own = ("data_dir", "log_dir")  # each machine may see its folders under other paths
+    may_differ = ("data_dir", "log_dir")  # each machine may see its folders under other paths
     return {
-        "arguments": {name: value for name, value in record["arguments"].items() if name not in own},
+        "arguments": {name: value for name, value in record["arguments"].items() if name not in may_differ},
         "data": record["data"]["sha256"],
         "versions": record["versions"],
         "run to resume": resumed is not None,
@@ -1382,7 +1394,7 @@ class Checkpoints:
         self.folder = os.path.join(log_dir, "checkpoints")
         self.variables = network.variables
         self.step = tf.Variable(0, dtype=tf.int64)
-        weights = [v.value for v in network.variables]  # `Checkpoint(model=network)` would miss the seeds of dropout
+        weights = [v.value for v in network.variables]  # with `model=network`, the seeds of dropout are not saved
         self.checkpoint = tf.train.Checkpoint(step=self.step, weights=weights, optimizers=optimizers.adams)
         self.manager = None
 
@@ -1402,13 +1414,14 @@ class Checkpoints:
                 self.check_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
-                # The checkpoint also holds a counter of the manager, and there is no manager yet. Do not warn of it.
+                # The checkpoint also holds a counter of the manager, and there is no manager yet. Do not warn about it.
                 status.expect_partial()
                 return int(self.step.numpy())
             # TensorFlow raises one or the other of these, depending on which part of the file is damaged.
             except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
                 say(f"{path} is damaged ({type(error).__name__}).")
-        # A run writes its first checkpoint before its first event file. So if there are events, checkpoints were lost.
+        # A run writes its first checkpoint before its first event file (see `train`). So if there are events but no
+        # checkpoint, checkpoints were lost.
         if any(pathlib.Path(self.log_dir).glob("*tfevents*")):
             raise Failure(f"{self.folder} has no checkpoint that can be read, so the run cannot be resumed.")
         return 0
@@ -1425,7 +1438,7 @@ class Checkpoints:
                     "The script has changed since the run was begun."
                 )
 
-    def start(self, step):
+    def start_manager(self, step):
         """Prepare to write checkpoints. A new run writes its first one now.
 
         The manager reads the list of checkpoints from the file `checkpoint`, which may have been lost or emptied when
@@ -1483,11 +1496,11 @@ def read_json(path, *keys):
 def open_event_file(log_dir, step):
     """Open a new event file in the run's folder, for a process that goes on after `step` steps.
 
-    An interrupted process may have logged steps after its last checkpoint, and this process will log them again. So
-    that TensorBoard shows them once, the file begins with a START event, which carries the first step that this process
-    logs. It makes TensorBoard drop what it has read of that step and of later ones. One of TensorBoard's loaders
-    ignores the first START event of a folder. So a new run writes one, too, and that of a resumed run is never the
-    first.
+    The file begins with a START event, which carries the first step that this process will log. It makes TensorBoard
+    drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
+    is shown once.
+
+    A new run writes such an event, too, since one of TensorBoard's loaders ignores the first one in a folder.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1606,8 +1619,8 @@ def print_setting(args, record, network):
     )
     units = [f"{unit.name} {tuple(unit.alpha.shape)}" for unit in units_of(network)]
     say(f"cross-stitch units with the shape of their alpha: {', '.join(units) or 'none'}")
-    beside = os.path.dirname(args.log_dir) or "."  # the folder that shows this run and those beside it
-    watch = [sys.executable, "-m", "tensorboard.main", "--logdir", beside]
+    parent = os.path.dirname(args.log_dir) or "."  # so that TensorBoard shows this run and those beside it
+    watch = [sys.executable, "-m", "tensorboard.main", "--logdir", parent]
     say(f"writing to {args.log_dir}; to watch: {shlex.join(watch)}")
 
 
@@ -1632,7 +1645,7 @@ def finish_run(record, network, evaluations, step, speeds):
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
     network.save(os.path.join(arguments["log_dir"], "model.keras"))
-    # Write this last, since by this file a run is known to be finished (see `show_or_train`).
+    # Write this last: a run that has this file is finished (see `show_or_train`).
     write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 
@@ -1824,10 +1837,11 @@ def folder_path(text):
 
 PRESETS = {  # the defaults that each preset replaces; arguments on the command line take precedence over these
     "default": {},
-    # The units of Misra et al., to compare with them. They first trained the columns alone (here: --pretrain_epoch),
-    # and used SGD. With Adam, an alpha can move by its learning rate in one step: by 100 times --lr.
+    # The units of Misra et al., for comparison, and not as a recommendation. They first trained the columns alone (by
+    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
-    "2018": {"cross_stitch_unit": "activation", "bn_momentum": 0.999},  # and batch norm of the logits, in output_layer
+    # The other defaults of this script are those of 2018. `output_layer` also adds batch norm of the logits.
+    "2018": {"cross_stitch_unit": "activation", "bn_momentum": 0.999},
 }
 PREDICTION_ARGUMENTS = ("predict", "model")  # these go with --predict
 NAMED_BY_KIND = ("cross_stitch_enabled", "split_after")  # `kind_of_run` puts these into the name of a folder
@@ -1858,9 +1872,9 @@ def add_network_arguments(parser):
     units.add_argument(
         "--cross_stitch_at",
         nargs="+",
-        choices=STITCHABLE_LAYERS,
-        default=list(STITCHABLE_LAYERS),
-        help="layers that a unit follows",
+        choices=UNIT_PLACES,
+        default=list(UNIT_PLACES),
+        help="places of the units",
     )
     units.add_argument(
         "--cross_stitch_init", type=fraction, default=1.0, help="initial weight of a task's own activations"
@@ -1879,7 +1893,7 @@ def add_network_arguments(parser):
     )
 
     network = parser.add_argument_group("network")
-    network.add_argument("--split_after", choices=STITCHABLE_LAYERS, help="last layer of a trunk that all tasks share")
+    network.add_argument("--split_after", choices=UNIT_PLACES, help="place at which a trunk ends that all tasks share")
     network.add_argument(
         "--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer"
     )
@@ -1935,7 +1949,7 @@ def add_run_arguments(parser):
         "--train_fraction",
         type=fraction,
         default=1.0,
-        help="part of the training images to use, of those that are not held out",
+        help="part of the training images to use, after validation images are held out",
     )
     data.add_argument(
         "--validation_fraction", type=fraction_below_one, default=0.0, help="part of the training images to hold out"
@@ -1944,7 +1958,10 @@ def add_run_arguments(parser):
     output = parser.add_argument_group("output")
     output.add_argument("--log_dir", type=folder_path, help="folder of the run; a new one in tf_logs if left out")
     output.add_argument(
-        "--log_every", type=positive_int, default=100, help="log losses and alphas at least once in so many steps"
+        "--log_every",
+        type=positive_int,
+        default=100,
+        help="steps between logged losses and alphas, or fewer in a short run",
     )
     output.add_argument(
         "--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: once an epoch"
@@ -1969,7 +1986,7 @@ def kind_of_run(args):
     """
     if args.tasks and len(args.tasks) == 1:
         return "single"
-    if args.split_after == STITCHABLE_LAYERS[-1]:  # then there is no place for units
+    if args.split_after == UNIT_PLACES[-1]:  # then there is no place for units
         return f"split_after_{args.split_after}"
     stitched = "stitched" if args.cross_stitch_enabled else "baseline"
     return f"split_after_{args.split_after}-{stitched}" if args.split_after else stitched
@@ -1985,16 +2002,16 @@ def check_arguments(args):
 
 
 def check_units(args):
-    """Raise Failure if all layers of --cross_stitch_at are in the trunk of --split_after, where no unit can stand.
+    """Raise Failure if all places of --cross_stitch_at are in the trunk of --split_after, where no unit can stand.
 
-    With a trunk up to the last layer that is no error, since there is no place for units at all.
+    With a trunk up to the last place that is no error, since no place is left for units.
     """
     if args.split_after and args.cross_stitch_enabled:
-        above = STITCHABLE_LAYERS[STITCHABLE_LAYERS.index(args.split_after) + 1 :]
-        if above and not set(above) & set(args.cross_stitch_at):
+        later = UNIT_PLACES[UNIT_PLACES.index(args.split_after) + 1 :]
+        if later and not set(later) & set(args.cross_stitch_at):
             raise Failure(
-                f"--cross_stitch_at {' '.join(args.cross_stitch_at)}: units stand only above --split_after "
-                f"{args.split_after}, at {' '.join(above)}. For no units use --cross_stitch_enabled False."
+                f"--cross_stitch_at {' '.join(args.cross_stitch_at)}: after --split_after {args.split_after} units can "
+                f"only stand at {' '.join(later)}. To train without units use --cross_stitch_enabled False."
             )
 
 
@@ -2010,7 +2027,7 @@ def parse_arguments(argv):
     args = parser.parse_args(argv)
     if args.predict:
         return args, None
-    for name in PREDICTION_ARGUMENTS:  # without --predict the others make no sense
+    for name in PREDICTION_ARGUMENTS:
         if vars(args)[name] != parser.get_default(name):
             raise Failure(f"--{name} goes with --predict.")
 
@@ -2041,9 +2058,10 @@ def folder_to_resume(args):
 
 
 def arguments_of_resumed_run(parser, argv, folder, recorded):
-    """Return the arguments of the run in `folder`. Only --data_dir may differ from it, and --n_epoch be larger.
+    """Return the arguments of the run in `folder`, with those that `argv` changes.
 
-    `recorded` are the arguments in its run.json.
+    --data_dir may be another one, and --n_epoch may be larger. Nothing else may change. `recorded` are the arguments in
+    the run.json of the folder.
     """
     known = vars(parser.parse_args([]))
     if foreign := recorded.keys() - known.keys():
@@ -2083,7 +2101,10 @@ def default_log_dir(args, parser):
 
 
 def check_log_dir(log_dir):
-    """Raise Failure for a path that TensorFlow would take for a pattern or an address, or write in another encoding."""
+    """Raise Failure for a path that TensorFlow would not understand as Python does.
+
+    It takes some characters for a pattern, and :// for an address.
+    """
     if re.search(r"[][*?\\]|://", log_dir):
         raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
     # Python encodes paths as the locale says, TensorFlow in UTF-8.

@@ -19,7 +19,7 @@ def test_nothing_else_is_in_two_scripts():
     scripts = [copies.definitions(path) for path in (copies.GARMENTS, copies.FACES, copies.LANDMARKS)]
     twice = {name for script in scripts for name in script if sum(name in other for other in scripts) > 1}
     shared = set(" ".join(copies.SHARED.values()).split())
-    own = set(copies.OWN.split()) | {"Faces", "divide", "print_majority", "image_size", "Split"}
+    own = set(copies.OWN.split()) | {"Faces", "divide", "report_majority", "image_size", "Split"}
     assert twice - own <= shared and own - twice == set() and shared <= twice
 
 
