@@ -1,12 +1,14 @@
 """The repository keeps what it says: pinned dependencies, README's blocks, links, the order of every script."""
 
 import ast
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -146,7 +148,7 @@ def test_readme_bash_blocks_run(garments, tmp_path):
     """In a fresh folder, with nothing replaced but the number of epochs and the data, which are some of the sample.
 
     The blocks that install, that compare over seeds, that start tests, that need several machines, and the recommended
-    setting, which differs from the others in three values, are only parsed.
+    setting, which differs from the others in three values, are only parsed. See the next test for the seeds.
     """
     for name in os.listdir(ROOT):
         if name.endswith(".py") or name in ("data", "tests"):
@@ -164,7 +166,14 @@ def test_readme_bash_blocks_run(garments, tmp_path):
     ran = 0
     for block in blocks("bash"):
         subprocess.run(["bash", "-n"], input=block, text=True, check=True)
-        only_parsed = ("--precision bfloat16", "pip install", "TF_CONFIG", "tf_logs/fashion_mnist/RUN", "draw_faces")
+        only_parsed = (
+            "--precision bfloat16",
+            "pip install",
+            "TF_CONFIG",
+            "tf_logs/fashion_mnist/RUN",
+            "draw_faces",
+            "$SEED",
+        )
         if any(words in block for words in only_parsed):
             continue
         block = block.replace("30", "1").replace("--n_epoch 6", "--n_epoch 1").replace("--n_epoch 20", "--n_epoch 2")
@@ -182,6 +191,25 @@ def test_readme_bash_blocks_run(garments, tmp_path):
     load = next(block for block in blocks("python") if "load_model" in block)
     out = subprocess.run([sys.executable, "-c", load], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert "item (2, 10)" in out.stdout and "group (2, 3)" in out.stdout, out
+
+
+def test_readme_compares_runs_over_seeds(script, tmp_path, monkeypatch, capsys):
+    """In the folders that the script gives to the runs of the block before: gains of 1, 2, ... 5 points, and of half of that."""
+    monkeypatch.chdir(tmp_path)
+    loop = next(block for block in blocks("bash") if "$SEED" in block)
+    shared = re.search(r"learning\.py (.*) --seed", loop)[1].split()
+    kinds = [kind.split() for kind in re.findall(r'"(--.*?)"', loop)]
+    assert len(kinds) == 3
+    for kind, gain in zip(kinds, (lambda seed: 0.01 * (seed + 1), lambda seed: 0, lambda seed: 0.005 * (seed + 1))):
+        for seed in range(5):
+            args, _ = script.parse_arguments([*shared, *kind, "--seed", str(seed)])
+            Path(args.log_dir).mkdir(parents=True)
+            results = {"seed": seed, "test": {"accuracy": 0.9 + 0.01 * seed**2 % 0.07 + gain(seed)}}
+            Path(args.log_dir, "results.json").write_text(json.dumps(results))
+    exec(next(block for block in blocks("python") if "ttest_1samp" in block), {})
+    stitched, trunk = sorted(capsys.readouterr().out.strip().splitlines(), key=lambda line: "split" in line)
+    assert stitched.endswith(": +3.00 [+1.04, +4.96]")  # 2.776 * standard deviation 1.581 / root of 5
+    assert trunk.endswith(": +1.50 [+0.52, +2.48]")
 
 
 @pytest.mark.slow
