@@ -30,14 +30,15 @@ def milliseconds(values):
 
 
 def peers_table():
-    """Return the table beside peers. The last column is the median of the ratios within a round."""
+    """Return the table beside peers. The last column is the median of the ratios within a round, in one precision."""
     seconds = throughput()["seconds_per_step"]
     rows = []
     for name, values in seconds.items():
         spread = f"{1e3 * min(values):.0f} to {1e3 * max(values):.0f}"
-        ratio = np.median(np.array(values) / seconds["ours"])
+        ours = seconds["ours" + HALF] if name.endswith(HALF) else seconds["ours"]
+        ratio = np.median(np.array(values) / ours)
         rows.append([name, milliseconds(values), spread, f"{ratio:.2f}"])
-    return table(["", "ms a step", "fastest and slowest round", "time / ours"], rows)
+    return table(["", "ms a step", "fastest and slowest round", "time / ours in this precision"], rows)
 
 
 def processor(_):
