@@ -12,9 +12,9 @@ Train with cross-stitch units, then without, and compare the curves of the two r
     python facial_landmark_multi_task_learning.py --data_dir MTFL --cross_stitch_enabled False
     python -m tensorboard.main --logdir tf_logs
 
-By default a unit has one weight for each channel and pair of columns, and starts as the identity. `--preset paper`
-starts it from 0.9 for a column's own activations and 0.1 for the other's, with 100 times the learning rate; with
---pretrain_epoch this is the recipe of Misra et al. (but with Adam). `--preset poster` trains the poster's network.
+By default a unit has a 2 x 2 matrix of weights for each channel, and starts as the identity. `--preset paper` starts it
+from 0.9 for a column's own activations and 0.1 for the other's, at 100 times the learning rate. --pretrain_epoch adds
+the rest of the recipe of Misra et al. (but with Adam). `--preset poster` trains the poster's network.
 
 --data_dir is the folder of MTFL (mmlab.ie.cuhk.edu.hk/projects/TCDCN.html): training.txt, testing.txt, and the photos.
 It can also hold the boxes of faces, trainImageList.txt and testImageList.txt, with the photos of the latter, from
@@ -349,13 +349,13 @@ def dense_block(args, x, column, level):
 
 
 def batch_norm(args, x, name):
-    """Batch norm over the global batch; without a distribution strategy by a fast kernel, `FusedBatchNormalization`."""
+    """Batch norm over the global batch. (`FusedBatchNormalization` is fast where there is no distribution strategy.)"""
     distributed = tf.distribute.has_strategy()
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
 
 def dropout(args, x, column):
-    """Dropout before the output layers: (batch, features) to float32 (batch, features), also with bfloat16.
+    """Dropout before the output layers: (batch, features) to the same in float32.
 
     Keras gives all replicas one seed, so the masks repeat from replica to replica. Within a replica each face has its
     own mask, so this does no harm.
@@ -389,7 +389,7 @@ def build_poster_network(args, classes, shape):
     """Build the network of the poster's code (see References), with the same inputs and outputs as `build_network`.
 
     It divides the pixels by 255. It has no batch norm and no padding, and a single number as the output of an attribute
-    with two classes. A unit after its fully connected layer has one alpha for the whole layer.
+    with two classes. The unit after its fully connected layer has one alpha_ij for the whole layer.
     """
     images = keras.Input(shape, dtype="uint8", name="images")
     divide_by_255 = layers.Normalization(
@@ -446,7 +446,7 @@ def poster_output_layer(x, task, num_classes):
 
 
 def model_of(args, images, outputs):
-    """Return the model. If --weight_reg relates its columns, it also has the scalars a_j and b_j of that loss."""
+    """Return the model. With --weight_reg it is a `RelatedColumns`, which also has the scalars of that loss."""
     kind = keras.Model if args.weight_reg == "none" else RelatedColumns
     return kind(images, outputs, name=NAME)
 
@@ -458,8 +458,8 @@ def stitch(args, columns, place):
     """
     if not args.cross_stitch_enabled or place not in args.cross_stitch_at or len(columns) == 1:
         return columns
-    # With --pretrain_epoch the columns train alone at first: the units are the identity, and `learning_rates` keeps
-    # them so with a rate of 0. Later `start_units` sets them to --cross_stitch_init.
+    # With --pretrain_epoch the columns train alone at first: the units are the identity, and stay so, since the
+    # function `learning_rates` gives them a rate of 0. Later `start_units` sets them to --cross_stitch_init.
     init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
     unit = UNITS[args.cross_stitch_unit](init=init, name=place)
     mixed = unit(list(columns.values()))
@@ -490,7 +490,7 @@ def units_of(network):
 class RelatedColumns(keras.Model):
     """A network that also has the scalars a_j and b_j of `related_weights`, for each layer j that both columns have.
 
-    Keras saves and loads it like any network of layers.
+    A subclass of a functional model is saved by its layers and loaded as this class again, so it needs no `get_config`.
     """
 
     def __init__(self, *args, **kwargs):
@@ -524,7 +524,7 @@ def related_weights(pairs, scales, offsets, kind):
 
     The poster refers to Rozantsev, Salzmann and Fua (Beyond Sharing Weights for Deep Domain Adaptation,
     arXiv:1603.06432). With d the difference over all parameters of a layer, they have ||d||^2 and exp(||d||^2) - 1. The
-    poster's code has half of ||d||^2, over the kernels alone, as we do. Of the exponential there is no code. We take
+    poster's code has half of ||d||^2, over the kernels alone, as we do. It has no exponential. There we take
     the mean of the squares in it, since their sum over a hundred thousand weights would overflow at the first step.
 
     Args:
@@ -564,9 +564,9 @@ def l2_loss(network):
 def task_losses(outputs, labels, sigmoid_poses):
     """Return {task: its loss, summed over the faces} for the outputs of a network.
 
-    That of the landmarks is half the sum of the squares over the ten coordinates (Zhang et al., ECCV 2014), that of an
-    attribute the cross-entropy of its softmax. The poster's code gave each of the five poses a sigmoid of its own
-    (`sigmoid_poses`): five yes-or-no questions.
+    The loss of the landmarks is half the sum of the squares over the ten coordinates (Zhang et al., ECCV 2014). The
+    loss of an attribute is the cross-entropy of its softmax. The poster's code gave each of the five poses a sigmoid of
+    its own (`sigmoid_poses`): five yes-or-no questions.
 
     Args:
         outputs: What the network returns.
@@ -584,36 +584,37 @@ def task_losses(outputs, labels, sigmoid_poses):
     return losses
 
 
-def weights_of_tasks(args, tasks):
-    """Return {task: the weight of its loss}."""
+def weights_of_tasks(args, classes):
+    """Return {task: the weight of its loss}, of the landmarks and of the attributes in `classes`."""
     attribute_weights = args.aux_lambda
     if len(attribute_weights) == 1:
         attribute_weights = attribute_weights * len(TASKS)  # a list with the same weight for each
     weights = {"landmarks": args.landmark_lambda, **dict(zip(TASKS, attribute_weights))}
-    return {task: weights[task] for task in tasks}
+    return {task: weights[task] for task in ("landmarks", *classes)}
 
 
-def make_train_step(strategy, network, optimizers, args, signature):
+def make_train_step(strategy, network, optimizers, args, classes, signature):
     """Return the function that trains the network on one global batch.
 
     The training faces have a margin, and a step crops them at random places. The function takes a batch, (faces, {task:
     labels}, random numbers), and the number of stop signals (Ctrl-C, SIGTERM) that this process has received. It
     returns {tag: value} to be logged. Processes that train together have to stop together, so the values also hold the
-    sum of these numbers over all replicas.
+    sum of the stop signals over all replicas.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
-    replicas. Each replica therefore divides its losses by the size of the global batch, and the losses of the weights
-    by the number of replicas.
+    replicas. Each replica therefore divides its losses by the size of the global batch. The L2 loss and that of related
+    weights do not depend on the batch; it divides these by the number of replicas.
 
     Args:
         strategy: The distribution strategy.
         network: The network.
         optimizers: The `Optimizers` of the columns and of the units.
         args: The parsed command line.
+        classes: {attribute: the names of its classes}.
         signature: The structure of a batch, with a `tf.TensorSpec` for each array that leaves the size of the batch
             open. So one graph serves all batches, also the last one of an epoch, which is smaller.
     """
-    task_weights = weights_of_tasks(args, list(network.output))
+    task_weights = weights_of_tasks(args, classes)
     size = network.input_shape[1]
     sigmoid_poses = args.preset == "poster"
 
@@ -657,8 +658,8 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Machines exchange a message for each tensor that is summed. So each replica first stacks its values into one
-        # vector, in a second `run`, since only now their tags are known.
+        # Machines exchange a message for each tensor that they sum. So each replica first stacks its values into one
+        # vector. It does so in a second `run`, so that `replica_step` can return its values by name.
         tags = sorted(values)
         vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -738,11 +739,11 @@ def train(args, resumed):
             signal ended the run after its state had been saved (128 + signal).
     """
     data = prepare_data(args)
-    configure_tensorflow(args, num_columns=len(column_names(data.classes)))  # it determines the number of threads
+    configure_tensorflow(args, num_columns=len(column_names(data.classes)))  # more columns need fewer threads
     strategy, is_chief = choose_strategy()
     record = describe_run(args, data, strategy)  # becomes run.json
     if resumed:
-        check_unchanged(record, resumed)
+        check_unchanged(record, resumed)  # `parse_arguments` has already compared the arguments
     # Machines that train together must agree on what they do.
     check_agreement(strategy, facts_to_agree_on(record, resumed))
 
@@ -767,22 +768,24 @@ def train(args, resumed):
         if is_chief:  # a failure here ends the other processes, too: TensorFlow tells them that the chief is lost
             claim_folder(args, resumed)
             print_setting(args, record, network)
-        train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
+        signature = signature_of(args, training, strategy)
+        train_step = make_train_step(strategy, network, optimizers, args, data.classes, signature)
         predict = make_predict(network)
         step = checkpoints.restore() if resumed else 0
         check_agreement(strategy, {"checkpoint": step})
         if is_chief:
             write_json(os.path.join(args.log_dir, "run.json"), record)
-            checkpoints.start_manager(step)
+            checkpoints.start_manager(step)  # a new run writes its first checkpoint here
 
         events = open_event_file(args.log_dir, step) if is_chief else tf.summary.create_noop_writer()
         with events.as_default():
             if step == 0:
-                log_setting(record, train_step, metrics_of_interest(data))
+                log_setting(record, train_step.get_concrete_function().graph, metrics_of_interest(data))
                 log_units(0, network, data.classes)
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
+                # This asks for the step, since a run that is resumed later in this epoch has already started its units.
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
@@ -891,7 +894,7 @@ def make_predict(network):
     return predict
 
 
-# `train` is the same in all scripts. What it evaluates, logs and prints is not, and follows here.
+# `train` is the same in all scripts. What follows is what it evaluates, logs and prints in this one.
 
 
 class Evaluation(NamedTuple):
@@ -926,7 +929,7 @@ def evaluate(predict, split):
 def landmark_errors(predicted, points):
     """Return the distances between predicted and true landmarks, each (n, 5, 2), as an array (n, 5).
 
-    They are in widths of the box, as are the coordinates.
+    Coordinates and distances are measured in widths of the box.
     """
     return np.linalg.norm(np.asarray(predicted, np.float64) - points, axis=-1)
 
@@ -952,12 +955,12 @@ def landmark_measures(predicted, points):
 
 def draw_sheet(split, predicted):
     """Draw the first 16 faces of a split, true landmarks in green, and `predicted` ones (n, 5, 2) in red over them."""
-    faces_a_side, zoom = 4, 4
+    faces_per_side, zoom = 4, 4
     size = split.images.shape[1]
-    sheet = np.zeros((faces_a_side, faces_a_side, zoom * size, zoom * size, 3), np.uint8)
-    faces = split.images[: faces_a_side**2]
+    sheet = np.zeros((faces_per_side, faces_per_side, zoom * size, zoom * size, 3), np.uint8)
+    faces = split.images[: faces_per_side**2]
     for index, (face, true, guess) in enumerate(zip(faces, split.labels["landmarks"], predicted)):
-        image = sheet[index // faces_a_side, index % faces_a_side]
+        image = sheet[index // faces_per_side, index % faces_per_side]
         image[:] = np.kron(face, np.ones((zoom, zoom, 1), np.uint8))
         for points, colour in ((true, (0, 220, 0)), (guess, (230, 0, 0))):
             mark(image, points * zoom * size - 0.5, colour, radius=2.5)
@@ -1073,7 +1076,7 @@ class Faces(NamedTuple):
     guessed: bool
 
 
-BOX_FACTOR = 1.78  # boxes are so many times as wide as the larger extent of their landmarks: the median in MTFL
+BOX_FACTOR = 1.78  # width of a box / width or height of its landmarks, whichever is larger; the median of MTFL's boxes
 MARGIN = 0.25  # the margin of a training face at each edge, as a part of its width; the augmentation needs it
 WHAT_DATA_DIR_HOLDS = (
     "MTFL (http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: training.txt, testing.txt and their photos), with the "
@@ -1093,7 +1096,8 @@ def prepare_data(args):
     window = args.image_size + 2 * int(MARGIN * args.image_size)  # the side of a face with its margin
     lists = read_lists(args.data_dir)
     if lists["train"].guessed:
-        # This is before the validation faces are held out, so their boxes depend on the seed, too.
+        # Boxes that were made from the landmarks would give them away, so move them a little. (The validation faces are
+        # still among these. Those of the test sets stay as they are, so that all runs are tested on the same faces.)
         lists["train"] = lists["train"]._replace(boxes=jitter(lists["train"].boxes, args.seed))
     splits, photo_hashes = {}, {}
     for name, faces in lists.items():
@@ -1104,10 +1108,10 @@ def prepare_data(args):
     digest = sha256_of([array for split in splits.values() for array in (split.images, *split.labels.values())])
 
     train, train_hashes = splits.pop("train"), photo_hashes.pop("train")
-    tested = np.flatnonzero(np.isin(train_hashes, np.concatenate(list(photo_hashes.values()))))
-    if len(tested) > 0:
-        say(f"{len(tested)} training faces are left out: their photos are among those to test on")
-    rest, held_out = divide(args, train.labels["pose"], train_hashes, tested)
+    left_out = np.flatnonzero(np.isin(train_hashes, np.concatenate(list(photo_hashes.values()))))
+    if len(left_out) > 0:
+        say(f"{len(left_out)} training faces are left out: their photos are among those to test on")
+    rest, held_out = divide(args, train.labels["pose"], train_hashes, left_out)
     validation = select(train, held_out)
     splits["validation"] = validation._replace(images=crop_middle(validation.images, args.image_size))
     splits = {"train": select(train, rest), **splits}
@@ -1121,7 +1125,7 @@ def prepare_data(args):
         "sizes": {name: len(split.images) for name, split in splits.items()},
         "majority": report_majority(splits),
         "boxes_from_landmarks": guessed,
-        "left_out": len(tested),
+        "left_out": len(left_out),
     }
     classes = {} if args.network == "single" else TASKS
     mean, variance = pixel_statistics(crop_middle(splits["train"].images, args.image_size))
@@ -1225,7 +1229,7 @@ def with_boxes(faces, path):
 
 
 def without_impossible(name, faces):
-    """Drop the faces whose landmarks cannot be true, and print how many there were, and the first.
+    """Return `faces` without those whose landmarks cannot be right, and print how many were dropped.
 
     Lists mark a landmark that is missing as -1 -1 or 0 0, and the network would learn this as a place. Real landmarks
     lie in their box or close to it. One that is farther outside than half of the box's width is a mistake.
@@ -1291,7 +1295,7 @@ def read_faces(faces, image_size, window):
     read = functools.partial(read_face, image_size=image_size, window=window)
     images, kept = decode_images(read, list(zip(faces.paths, faces.boxes)), (window, window, 1))
     points = to_box(faces.points, faces.boxes)[kept].astype(np.float32)
-    labels = {"landmarks": points, **{task: labels[kept] for task, labels in faces.attributes.items()}}
+    labels = {"landmarks": points, **{task: classes[kept] for task, classes in faces.attributes.items()}}
     photos = [hashlib.sha256(pathlib.Path(faces.paths[index]).read_bytes()).hexdigest() for index in kept]
     return Split(images, labels), np.array(photos)
 
@@ -1307,7 +1311,7 @@ def read_face(path, box, image_size, window):
 def crop(photo, box, size):
     """Cut a square out of a photo, a Pillow image, and scale it to a grey face, uint8 (size, size, 1), antialiased.
 
-    What lies beyond the photo is black. Raise ValueError if all of the square does.
+    What lies beyond the photo is black. Raise ValueError if the whole square lies beyond it.
     """
     left, top, side = box
     # In the lists the centre of pixel k is at k. Pillow counts from the edges: there the pixel reaches from k to k + 1.
@@ -1330,18 +1334,18 @@ def crop_middle(faces, size):
     return faces[:, margin : margin + size, margin : margin + size]
 
 
-def divide(args, poses, photo_hashes, tested):
-    """Return the sorted indices of the faces to train on and of those to validate on.
+def divide(args, poses, photo_hashes, left_out):
+    """Return the sorted indices of the faces to train on, --train_fraction of the rest, and of those to validate on.
 
     The validation faces are stratified by `poses` (n,). Faces with equal `photo_hashes` (n,) stay together. Those at
-    the indices `tested` are left out.
+    the indices `left_out` are neither trained nor validated on.
     """
-    # `hold_out` draws groups in the order of their numbers. So number them in the order of the list, not of the hashes.
+    # The number of a group is the index of its first face.
     _, first, inverse = np.unique(photo_hashes, return_index=True, return_inverse=True)
     groups = first[inverse]
     held_out = hold_out(poses, groups, args.validation_fraction)
-    held_out = np.setdiff1d(held_out, tested)
-    rest = np.setdiff1d(np.arange(len(poses)), [*held_out, *tested])
+    held_out = np.setdiff1d(held_out, left_out)
+    rest = np.setdiff1d(np.arange(len(poses)), [*held_out, *left_out])
     if len(rest) == 0 or len(held_out) == 0:
         raise Failure(
             f"--data_dir {args.data_dir} with --validation_fraction {args.validation_fraction} leaves no face to train "
@@ -1354,8 +1358,8 @@ def divide(args, poses, photo_hashes, tested):
 def print_guessed_boxes(guessed):
     """Print which splits have boxes that were made from the landmarks."""
     for name in guessed:
-        what = "moved and scaled at random" if name == "train" else "so its errors are smaller than with real boxes"
-        say(f"{name}: the boxes were made from the landmarks, {BOX_FACTOR} times as wide as these; {what}")
+        what = "moved and scaled at random" if name == "train" else "so errors are smaller than with real boxes"
+        say(f"{name}: the boxes were made from the landmarks, {BOX_FACTOR} times as wide as the landmarks; {what}")
 
 
 def report_majority(splits):
@@ -1546,7 +1550,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
         if not training or not self.trainable or self.synchronized:
             return super().call(inputs, training=training)
 
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # the kernel wants float32
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # in float32
         maps = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # the kernel takes four dimensions only
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
@@ -1578,9 +1582,10 @@ def available_cores():
 def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
-    This pool shares out the work of an operation. TensorFlow runs the columns at the same time, and the thread that
-    starts the operations of a column, which is not in this pool, works on them, too. So the pool gets the cores that
-    are left. (The rule was found by counting busy threads on 16 cores. It has only been timed on 2.)
+    This pool, which TensorFlow calls intra-op, shares out the work of an operation. The columns run at the same time.
+    Each is started by a thread of another pool, inter-op, which also works on the operation that it has started. So the
+    intra-op pool gets the cores that are left. (The rule was found by counting busy threads on 16 cores. It has only
+    been timed on 2.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
     last place, and with activation units, whose large matrix products take most of the time.
@@ -1644,7 +1649,7 @@ def join_cluster():
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         cluster = resolver.cluster_spec()
         own_address = cluster.task_address(resolver.task_type, resolver.task_id)
-        # In the order of the alphabet a chief comes before the workers.
+        # Sorted alphabetically, a chief comes before the workers.
         addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]
         counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
         ports = [int(address.rpartition(":")[2]) for address in addresses]
@@ -1706,8 +1711,9 @@ class GreetingServer(socketserver.ThreadingTCPServer):
 def wait_for_processes(own_address, others):
     """Return when all `others`, a list of "host:port", are there; say who is missing until then.
 
-    TensorFlow would wait, too, but without a word and deaf to signals. So the processes greet each other first, on the
-    ports that TensorFlow is about to use. A process has been seen when it has answered a greeting, or sent one.
+    TensorFlow would wait, too, but without a message, and without reacting to signals. So the processes greet each
+    other first, on the ports that TensorFlow is about to use. A process has been seen when it has answered a greeting,
+    or sent one.
     """
     try:
         server = GreetingServer(int(own_address.rpartition(":")[2]))
@@ -1855,7 +1861,7 @@ class Checkpoints:
         self.folder = os.path.join(log_dir, "checkpoints")
         self.variables = network.variables
         self.step = tf.Variable(0, dtype=tf.int64)
-        weights = [v.value for v in network.variables]  # with `model=network`, the seeds of dropout are not saved
+        weights = [v.value for v in network.variables]  # `Checkpoint(model=network)` saves no seeds of dropout
         self.checkpoint = tf.train.Checkpoint(step=self.step, weights=weights, optimizers=optimizers.adams)
         self.manager = None
 
@@ -1961,7 +1967,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    A new run writes such an event, too, since one of TensorBoard's loaders ignores the first one in a folder.
+    One of TensorBoard's loaders ignores the first START event that it meets in a folder. So a new run writes one, too,
+    and it is this one that is ignored.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1972,12 +1979,12 @@ def open_event_file(log_dir, step):
     return writer
 
 
-def log_setting(record, train_step, metrics):
+def log_setting(record, graph, metrics):
     """Log the arguments and the data as texts, the graph of a training step, and the hyper-parameters.
 
     `metrics` are the tags of the scalars that TensorBoard shows beside the hyper-parameters.
     """
-    tf.summary.graph(train_step.get_concrete_function().graph)
+    tf.summary.graph(graph)
     for tag in ("arguments", "data"):
         tf.summary.text(tag, [(name, str(value)) for name, value in record[tag].items()], step=0)
     simple = (bool, int, float, str)
@@ -2199,9 +2206,9 @@ def draw_landmarks(path, photo, points, box, folder):
     zoom = max(1, 400 // max(photo.size))
     image = np.kron(np.asarray(photo), np.ones((zoom, zoom, 1), np.uint8))
     mark(image, (points + 0.5) * zoom - 0.5, (230, 0, 0), radius=max(1.5, zoom * float(box[2]) / 60))
-    copy = os.path.join(folder, f"{os.path.basename(path)}.landmarks.png")
-    Image.fromarray(image).save(copy)
-    return copy
+    target = os.path.join(folder, f"{os.path.basename(path)}.landmarks.png")
+    Image.fromarray(image).save(target)
+    return target
 
 
 def report_failures(failures):
@@ -2285,7 +2292,7 @@ def fraction_below_one(text):
     return parse_number(float, text, lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
 
 
-def keep_probability(text):  # not 0, since dropout divides what it keeps by this number
+def keep_probability(text):  # dropout divides by it, so it should not be close to 0
     return parse_number(float, text, lambda value: 0.01 <= value <= 1, "a number between 0.01 and 1")
 
 
@@ -2305,7 +2312,7 @@ def image_size(text):
     return parse_number(int, text, lambda value: 32 <= value <= 256, "an integer between 32 and 256")
 
 
-PRESETS = {  # the defaults that each preset replaces; arguments on the command line take precedence over these
+PRESETS = {  # {preset: {argument: its default}}; arguments on the command line take precedence
     "default": {},
     # The units of Misra et al., for comparison, and not as a recommendation. They first trained the columns alone (by
     # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step.
@@ -2431,7 +2438,7 @@ def add_training_arguments(parser):
         "--weight_reg_lambda",
         type=non_negative_float,
         default=1e-6,
-        help="weight of that loss; the default is meant for l2, and for exp 0.01",
+        help="weight of that loss; the default is meant for l2; for exp use 0.01",
     )
     training.add_argument(
         "--preset",
@@ -2504,7 +2511,7 @@ def kind_of_run(args):
 def check_arguments(args):
     """Raise Failure where arguments do not fit together, before any data are read.
 
-    --network split is another name for --split_after with the last layer, which it sets.
+    --network split is another name for --split_after with the last place. For it this function sets `split_after`.
     """
     if args.data_dir is None or not os.path.exists(os.path.join(args.data_dir, "training.txt")):
         raise Failure(f"--data_dir {args.data_dir or ''} should be a folder with {WHAT_DATA_DIR_HOLDS}.")
@@ -2595,11 +2602,9 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
     args = parser.parse_args(argv)
     args.log_dir = folder
     for name, value in vars(args).items():
-        changed = value != recorded.get(name)
-        allowed = name in ("log_dir", "data_dir", *NOT_RECORDED)
-        if name == "n_epoch":
-            allowed = value > recorded.get(name, value)
-        if changed and not allowed:
+        unchanged = value == recorded.get(name)
+        more_epochs = name == "n_epoch" and value > recorded.get(name, value)
+        if not (unchanged or more_epochs or name in ("log_dir", "data_dir", *NOT_RECORDED)):
             raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
     return args
 

@@ -10,10 +10,10 @@ Train with cross-stitch units, then without, and compare the curves of the two r
     python gender_age_multi_task_learning.py --data_dir UTKFace --cross_stitch_enabled False
     python -m tensorboard.main --logdir tf_logs
 
-By default a unit has one weight for each channel and pair of columns, and starts as the identity. With `--preset paper`
-a unit starts from 0.9 for a task's own activations and from 0.1 for the others', and learns with 100 times the learning
-rate of the columns. Together with --pretrain_epoch this is the recipe of Misra et al. (but with Adam). `--help` lists
-all arguments.
+By default a unit has a matrix of weights for each channel, from each column to each, and starts as the identity. With
+`--preset paper` a unit starts from 0.9 for a task's own activations and from 0.1 for the others', and learns with 100
+times the learning rate of the columns. Together with --pretrain_epoch this is the recipe of Misra et al. (but with
+Adam). `--help` lists all arguments.
 
 --data_dir is the folder of UTKFace (the aligned and cropped faces), or of VGGFace2 (with its folders meta and test).
 From VGGFace2 only the 2,000 images that are labelled as young or mature are used. To train on your own faces, name the
@@ -271,7 +271,7 @@ def build_network(args, classes, mean, variance):
     """Build the columns, the units between them, and one output layer for each task.
 
     With --split_after there is only one column up to that place, the trunk, which all tasks share. From there on each
-    task has its own layers. Units join only columns, so there are none in the trunk.
+    task has its own column. A unit takes two columns or more, so there are none in the trunk.
 
     Args:
         args: The parsed command line.
@@ -326,7 +326,7 @@ def dense_block(args, x, column, level):
 
 
 def batch_norm(args, x, name):
-    """Batch norm over the global batch; without a distribution strategy by a fast kernel, `FusedBatchNormalization`."""
+    """Batch norm over the global batch. (`FusedBatchNormalization` is fast where there is no distribution strategy.)"""
     distributed = tf.distribute.has_strategy()
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
@@ -349,8 +349,8 @@ def stitch(args, columns, place):
     """
     if not args.cross_stitch_enabled or place not in args.cross_stitch_at or len(columns) == 1:
         return columns
-    # With --pretrain_epoch the columns train alone at first: the units are the identity, and `learning_rates` keeps
-    # them so with a rate of 0. Later `start_units` sets them to --cross_stitch_init.
+    # With --pretrain_epoch the columns train alone at first: the units are the identity, and stay so, since the
+    # function `learning_rates` gives them a rate of 0. Later `start_units` sets them to --cross_stitch_init.
     init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
     unit = UNITS[args.cross_stitch_unit](init=init, name=place)
     mixed = unit(list(columns.values()))
@@ -392,18 +392,18 @@ def l2_loss(network):
     return tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
 
 
-def weights_of_tasks(args, tasks):
-    """Return {task: the weight of its loss}. --task_weights has the weights in the order of `tasks`."""
-    weights = args.task_weights or [1.0] * len(tasks)
-    return dict(zip(tasks, weights))
+def weights_of_tasks(args, classes):
+    """Return {task: the weight of its loss}. --task_weights has the weights in the order of `classes`."""
+    weights = args.task_weights or [1.0] * len(classes)
+    return dict(zip(classes, weights))
 
 
-def make_train_step(strategy, network, optimizers, args, signature):
+def make_train_step(strategy, network, optimizers, args, classes, signature):
     """Return the function that trains the network on one global batch.
 
     That function takes a batch, (images, {task: labels}, random numbers), and the number of stop signals (Ctrl-C,
     SIGTERM) that this process has received. It returns {tag: value} to be logged. Processes that train together have to
-    stop together, so the values also hold the sum of these numbers over all replicas.
+    stop together, so the values also hold the sum of the stop signals over all replicas.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -414,10 +414,11 @@ def make_train_step(strategy, network, optimizers, args, signature):
         network: The network.
         optimizers: The `Optimizers` of the columns and of the units.
         args: The parsed command line.
+        classes: {task: the names of its classes}.
         signature: The structure of a batch, with a `tf.TensorSpec` for each array that leaves the size of the batch
             open. So one graph serves all batches, also the last one of an epoch, which is smaller.
     """
-    task_weights = weights_of_tasks(args, list(network.output))  # Keras keeps the order of `build_network`
+    task_weights = weights_of_tasks(args, classes)
 
     def replica_step(batch, num_stop_signals):
         global_batch_size = tf.cast(tf.shape(batch[0])[0], tf.float32)
@@ -435,7 +436,7 @@ def make_train_step(strategy, network, optimizers, args, signature):
             total = tf.add_n([*weighted, l2])
         optimizers.minimize(tape, total, network)  # TensorFlow's optimizers sum the gradients over the replicas
 
-        # The accuracy on this batch, with dropout, averaged over the tasks. (The tags are those of 2018.)
+        # The accuracy on this batch, with dropout, averaged over the tasks.
         accuracy = count_correct(logits, labels) / (global_batch_size * len(logits))
         return {
             "summary/loss_total": total,
@@ -489,8 +490,8 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Machines exchange a message for each tensor that is summed. So each replica first stacks its values into one
-        # vector, in a second `run`, since only now their tags are known.
+        # Machines exchange a message for each tensor that they sum. So each replica first stacks its values into one
+        # vector. It does so in a second `run`, so that `replica_step` can return its values by name.
         tags = sorted(values)
         vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -570,11 +571,11 @@ def train(args, resumed):
             signal ended the run after its state had been saved (128 + signal).
     """
     data = prepare_data(args)
-    configure_tensorflow(args, num_columns=len(column_names(data.classes)))  # it determines the number of threads
+    configure_tensorflow(args, num_columns=len(column_names(data.classes)))  # more columns need fewer threads
     strategy, is_chief = choose_strategy()
     record = describe_run(args, data, strategy)  # becomes run.json
     if resumed:
-        check_unchanged(record, resumed)
+        check_unchanged(record, resumed)  # `parse_arguments` has already compared the arguments
     # Machines that train together must agree on what they do.
     check_agreement(strategy, facts_to_agree_on(record, resumed))
 
@@ -599,22 +600,24 @@ def train(args, resumed):
         if is_chief:  # a failure here ends the other processes, too: TensorFlow tells them that the chief is lost
             claim_folder(args, resumed)
             print_setting(args, record, network)
-        train_step = make_train_step(strategy, network, optimizers, args, signature_of(args, training, strategy))
+        signature = signature_of(args, training, strategy)
+        train_step = make_train_step(strategy, network, optimizers, args, data.classes, signature)
         predict = make_predict(network)
         step = checkpoints.restore() if resumed else 0
         check_agreement(strategy, {"checkpoint": step})
         if is_chief:
             write_json(os.path.join(args.log_dir, "run.json"), record)
-            checkpoints.start_manager(step)
+            checkpoints.start_manager(step)  # a new run writes its first checkpoint here
 
         events = open_event_file(args.log_dir, step) if is_chief else tf.summary.create_noop_writer()
         with events.as_default():
             if step == 0:
-                log_setting(record, train_step, metrics_of_interest(data))
+                log_setting(record, train_step.get_concrete_function().graph, metrics_of_interest(data))
                 log_units(0, network, data.classes)
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
+                # This asks for the step, since a run that is resumed later in this epoch has already started its units.
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
@@ -723,7 +726,7 @@ def make_predict(network):
     return predict
 
 
-# `train` is the same in all scripts. What it evaluates, logs and prints is not, and follows here.
+# `train` is the same in all scripts. What follows is what it evaluates, logs and prints in this one.
 
 
 class Evaluation(NamedTuple):
@@ -1213,7 +1216,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
         if not training or not self.trainable or self.synchronized:
             return super().call(inputs, training=training)
 
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # the kernel wants float32
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # in float32
         maps = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # the kernel takes four dimensions only
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
@@ -1245,9 +1248,10 @@ def available_cores():
 def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
-    This pool shares out the work of an operation. TensorFlow runs the columns at the same time, and the thread that
-    starts the operations of a column, which is not in this pool, works on them, too. So the pool gets the cores that
-    are left. (The rule was found by counting busy threads on 16 cores. It has only been timed on 2.)
+    This pool, which TensorFlow calls intra-op, shares out the work of an operation. The columns run at the same time.
+    Each is started by a thread of another pool, inter-op, which also works on the operation that it has started. So the
+    intra-op pool gets the cores that are left. (The rule was found by counting busy threads on 16 cores. It has only
+    been timed on 2.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
     last place, and with activation units, whose large matrix products take most of the time.
@@ -1311,7 +1315,7 @@ def join_cluster():
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         cluster = resolver.cluster_spec()
         own_address = cluster.task_address(resolver.task_type, resolver.task_id)
-        # In the order of the alphabet a chief comes before the workers.
+        # Sorted alphabetically, a chief comes before the workers.
         addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]
         counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
         ports = [int(address.rpartition(":")[2]) for address in addresses]
@@ -1373,8 +1377,9 @@ class GreetingServer(socketserver.ThreadingTCPServer):
 def wait_for_processes(own_address, others):
     """Return when all `others`, a list of "host:port", are there; say who is missing until then.
 
-    TensorFlow would wait, too, but without a word and deaf to signals. So the processes greet each other first, on the
-    ports that TensorFlow is about to use. A process has been seen when it has answered a greeting, or sent one.
+    TensorFlow would wait, too, but without a message, and without reacting to signals. So the processes greet each
+    other first, on the ports that TensorFlow is about to use. A process has been seen when it has answered a greeting,
+    or sent one.
     """
     try:
         server = GreetingServer(int(own_address.rpartition(":")[2]))
@@ -1522,7 +1527,7 @@ class Checkpoints:
         self.folder = os.path.join(log_dir, "checkpoints")
         self.variables = network.variables
         self.step = tf.Variable(0, dtype=tf.int64)
-        weights = [v.value for v in network.variables]  # with `model=network`, the seeds of dropout are not saved
+        weights = [v.value for v in network.variables]  # `Checkpoint(model=network)` saves no seeds of dropout
         self.checkpoint = tf.train.Checkpoint(step=self.step, weights=weights, optimizers=optimizers.adams)
         self.manager = None
 
@@ -1628,7 +1633,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    A new run writes such an event, too, since one of TensorBoard's loaders ignores the first one in a folder.
+    One of TensorBoard's loaders ignores the first START event that it meets in a folder. So a new run writes one, too,
+    and it is this one that is ignored.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1639,12 +1645,12 @@ def open_event_file(log_dir, step):
     return writer
 
 
-def log_setting(record, train_step, metrics):
+def log_setting(record, graph, metrics):
     """Log the arguments and the data as texts, the graph of a training step, and the hyper-parameters.
 
     `metrics` are the tags of the scalars that TensorBoard shows beside the hyper-parameters.
     """
-    tf.summary.graph(train_step.get_concrete_function().graph)
+    tf.summary.graph(graph)
     for tag in ("arguments", "data"):
         tf.summary.text(tag, [(name, str(value)) for name, value in record[tag].items()], step=0)
     simple = (bool, int, float, str)
@@ -1921,7 +1927,7 @@ def fraction_below_one(text):
     return parse_number(float, text, lambda value: 0 <= value < 1, "a number of at least 0 and below 1")
 
 
-def keep_probability(text):  # not 0, since dropout divides what it keeps by this number
+def keep_probability(text):  # dropout divides by it, so it should not be close to 0
     return parse_number(float, text, lambda value: 0.01 <= value <= 1, "a number between 0.01 and 1")
 
 
@@ -1941,7 +1947,7 @@ def image_size(text):
     return parse_number(int, text, lambda value: 16 <= value <= 512, "an integer between 16 and 512")
 
 
-PRESETS = {  # the defaults that each preset replaces; arguments on the command line take precedence over these
+PRESETS = {  # {preset: {argument: its default}}; arguments on the command line take precedence
     "default": {},
     # The units of Misra et al., for comparison, and not as a recommendation. They first trained the columns alone (by
     # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step.
@@ -2191,11 +2197,9 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
     args = parser.parse_args(argv)
     args.log_dir = folder
     for name, value in vars(args).items():
-        changed = value != recorded.get(name)
-        allowed = name in ("log_dir", "data_dir", *NOT_RECORDED)
-        if name == "n_epoch":
-            allowed = value > recorded.get(name, value)
-        if changed and not allowed:
+        unchanged = value == recorded.get(name)
+        more_epochs = name == "n_epoch" and value > recorded.get(name, value)
+        if not (unchanged or more_epochs or name in ("log_dir", "data_dir", *NOT_RECORDED)):
             raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
     return args
 

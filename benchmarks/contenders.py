@@ -64,7 +64,7 @@ class Ours:
         args = argparse.Namespace(task_weights=None, reg_lambda=REG_LAMBDA)
         signature = tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), self.data)
         strategy = tf.distribute.get_strategy()
-        self.step = self.script.make_train_step(strategy, self.network, optimizers, args, signature)
+        self.step = self.script.make_train_step(strategy, self.network, optimizers, args, self.tasks, signature)
 
     def weights(self):
         """Return {path: array} of the trainable weights."""

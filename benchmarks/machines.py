@@ -58,7 +58,7 @@ def worker(args):
 
     if args.what == "train":
         signature = tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), (images, labels))
-        step = script.make_train_step(strategy, network, optimizers, parsed, signature)
+        step = script.make_train_step(strategy, network, optimizers, parsed, script.TASKS, signature)
         messages = count_messages(step.get_concrete_function())
 
         def repeat():

@@ -194,7 +194,7 @@ def test_readme_bash_blocks_run(garments, tmp_path):
 
 
 def test_readme_compares_runs_over_seeds(script, tmp_path, monkeypatch, capsys):
-    """In the folders that the script gives to the runs of the block before: gains of 1, 2, ... 5 points, and of half of that."""
+    """In the folders that the script names for the block before: gains of 1, 2, ... 5 points, and of half of that."""
     monkeypatch.chdir(tmp_path)
     loop = next(block for block in blocks("bash") if "$SEED" in block)
     shared = re.search(r"learning\.py (.*) --seed", loop)[1].split()

@@ -77,7 +77,7 @@ def test_one_step_of_training_by_hand(script, garments):
     optimizers.set_learning_rates(lr, lr * scale)
     args = argparse.Namespace(task_weights=weights, reg_lambda=reg_lambda)
     strategy = tf.distribute.get_strategy()
-    step = script.make_train_step(strategy, network, optimizers, args, signature(images, labels))
+    step = script.make_train_step(strategy, network, optimizers, args, script.TASKS, signature(images, labels))
     values = {tag: float(value) for tag, value in step((images, labels), 2.0).items()}
     hits = [np.argmax(logits[task], axis=1) == labels[task] for task in TASKS]
     assert values == pytest.approx(
@@ -192,7 +192,8 @@ def build_landmarks(script, *flags):
 def landmark_step(script, args, network):
     """Return the values and the gradients of a step on a batch, {tag: value} and {path: array}."""
     spy, batch = Spy(network), landmark_batch()
-    step = script.make_train_step(tf.distribute.get_strategy(), network, spy, args, signature(*batch))
+    classes = {} if args.network == "single" else script.TASKS
+    step = script.make_train_step(tf.distribute.get_strategy(), network, spy, args, classes, signature(*batch))
     values = {tag: float(value) for tag, value in step(batch, 0.0).items()}
     return values, dict(zip([v.path for v in network.trainable_variables], (v.numpy() for v in spy.kept)))
 
