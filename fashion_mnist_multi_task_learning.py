@@ -882,7 +882,7 @@ def find_data():
             raise Failure(
                 f"Fashion-MNIST cannot be downloaded ({error}), and there is no sample in {SAMPLE}. Use --data_dir."
             ) from None
-        say(f"Fashion-MNIST cannot be downloaded ({error}). So the sample is used. Other data can be named by --data_dir.")
+        say(f"Fashion-MNIST cannot be downloaded ({error}). The sample is used. (For other data give --data_dir.)")
         return SAMPLE
     finally:
         socket.setdefaulttimeout(previous_timeout)
