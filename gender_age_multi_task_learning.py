@@ -326,7 +326,7 @@ def dense_block(args, x, column, level):
 
 
 def batch_norm(args, x, name):
-    """Batch norm over the global batch. (`FusedBatchNormalization` is fast where there is no distribution strategy.)"""
+    """Batch norm over the global batch: by a fast kernel, or by Keras's code where several replicas share the batch."""
     distributed = tf.distribute.has_strategy()
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
@@ -415,8 +415,8 @@ def make_train_step(strategy, network, optimizers, args, classes, signature):
         optimizers: The `Optimizers` of the columns and of the units.
         args: The parsed command line.
         classes: {task: the names of its classes}.
-        signature: The structure of a batch, with a `tf.TensorSpec` for each array that leaves the size of the batch
-            open. So one graph serves all batches, also the last one of an epoch, which is smaller.
+        signature: The structure of a batch: a `tf.TensorSpec` for each array, with an open batch size. So one graph
+            serves all batches, also the last one of an epoch, which is smaller.
     """
     task_weights = weights_of_tasks(args, classes)
 
@@ -571,7 +571,7 @@ def train(args, resumed):
             signal ended the run after its state had been saved (128 + signal).
     """
     data = prepare_data(args)
-    configure_tensorflow(args, num_columns=len(column_names(data.classes)))  # more columns need fewer threads
+    configure_tensorflow(args, num_columns=len(column_names(data.classes)))  # see `size_of_thread_pool`
     strategy, is_chief = choose_strategy()
     record = describe_run(args, data, strategy)  # becomes run.json
     if resumed:
@@ -617,7 +617,7 @@ def train(args, resumed):
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
-                # This asks for the step, since a run that is resumed later in this epoch has already started its units.
+                # Test the step, not the epoch: a run that is resumed later in this epoch has already started its units.
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
@@ -1222,7 +1222,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
         )
         # Keras divides the sum of squared deviations by n, the kernel divides it by n - 1. For n = 1 the kernel returns
-        # NaN, and the product of NaN and 0 is 0 here.
+        # NaN, and multiply_no_nan takes the product of NaN and 0 to be 0.
         n = tf.cast(tf.size(maps) // maps.shape[-1], variance.dtype)
         variance = tf.math.multiply_no_nan(variance, (n - 1) / n)
         self.moving_mean.assign(self.moving_mean * self.momentum + mean * (1 - self.momentum))
@@ -1249,9 +1249,9 @@ def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
     This pool, which TensorFlow calls intra-op, shares out the work of an operation. The columns run at the same time.
-    Each is started by a thread of another pool, inter-op, which also works on the operation that it has started. So the
-    intra-op pool gets the cores that are left. (The rule was found by counting busy threads on 16 cores. It has only
-    been timed on 2.)
+    Each is started by a thread of another pool, inter-op, and that thread also works on the operation that it has
+    started. So the intra-op pool gets the cores that are left. (The rule was found by counting busy threads on 16
+    cores. It has only been timed on 2.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
     last place, and with activation units, whose large matrix products take most of the time.
@@ -1315,7 +1315,7 @@ def join_cluster():
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         cluster = resolver.cluster_spec()
         own_address = cluster.task_address(resolver.task_type, resolver.task_id)
-        # Sorted alphabetically, a chief comes before the workers.
+        # In alphabetical order, "chief" comes before "worker".
         addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]
         counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
         ports = [int(address.rpartition(":")[2]) for address in addresses]

@@ -61,6 +61,7 @@ CONTROLS = [  # what it says, the experiments, the setting, the other one, the m
     ("`group`: that column learns `item`, too", GARMENTS_TOGETHER, "init 0.5", NO_ITEM, "test/group"),
     ("learning α, minus α that stay at one half", PARTS_OF_GARMENTS, "init 0.5", "init 0.5, α fixed", "test/accuracy"),
 ]
+SHARING = {"sharing_garments_25": "a quarter of the garments", "sharing_faces": "faces"}
 SHARING_ROWS = {  # setting: what it says, and the name under which throughput.py timed it
     "baseline": ("separate columns", "separate columns"),
     "channel": ("units from the identity", "cross-stitch units"),
@@ -69,11 +70,18 @@ SHARING_ROWS = {  # setting: what it says, and the name under which throughput.p
     "trunk, equal weights": ("one trunk, equal weights", "one trunk, equal weights"),
     "trunk, double width": ("one trunk, twice as wide", "one trunk, double width"),
 }
-SHARING_TESTS = [  # what it says, the setting, the other one; in PROTOCOL.md
-    ("one trunk, equal weights", "init 0.5", "trunk, equal weights"),
-    ("one trunk, which is the best split", "init 0.5", "trunk"),
-    ("separate columns", "init 0.5", "baseline"),
-]
+SHARING_TESTS = {  # experiment: what it says, the setting, the other one; in PROTOCOL.md
+    "sharing_garments_25": [
+        ("one trunk, equal weights", "init 0.5", "trunk, equal weights"),
+        ("one trunk, which is the best split", "init 0.5", "trunk"),
+        ("separate columns", "init 0.5", "baseline"),
+    ],
+    "sharing_faces": [
+        ("one trunk, equal weights", "init 0.5", "trunk, equal weights"),
+        ("one trunk", "init 0.5", "trunk"),
+        ("separate columns", "init 0.5", "baseline"),
+    ],
+}
 NO_GENDER = "init 0.5, gender not trained"
 NO_ATTRIBUTES = "cross-stitch, attributes not trained, no L2"
 ONE_WIDE, ONE = "one network, twice as wide, no L2", "one network, no L2"

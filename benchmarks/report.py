@@ -18,6 +18,7 @@ from .pages import (
     FURTHER_CONTROLS,
     MAIN_ROWS,
     README_ROWS,
+    SHARING,
     SHARING_ROWS,
     SHARING_TESTS,
 )
@@ -322,40 +323,44 @@ def controls_table(runs):
 
 
 def sharing_table(runs):
-    """Return RESULTS.md's table of units beside hard sharing, with the weights and the time that each takes.
+    """Return RESULTS.md's table of units beside hard sharing, on garments and on faces, with weights and time.
 
-    Settings with fewer than three pairs are left out; they are in TABLES.md.
+    Weights and time are multiples of those of separate columns, on garments. A cell with fewer than three pairs stays
+    empty; such runs are in TABLES.md.
     """
-    experiment = "sharing_garments_25"
-    chosen = runs[runs.experiment == experiment]
+    garments = runs[runs.experiment == "sharing_garments_25"]
+    weights = garments.groupby("setting").parameters.first()
     rows = []
     for setting, (words, timed_as) in SHARING_ROWS.items():
-        weights = f"{chosen[chosen.setting == setting].parameters.iloc[0] / 1e6:.1f}"
-        time = f"{speed.relative_time(timed_as):.2f}" if timed_as else ""
-        if setting == "baseline":
+        row = [words, f"{weights[setting] / weights['baseline']:.1f}", f"{speed.relative_time(timed_as):.2f}"]
+        for experiment in SHARING:
             level = analysis.values(runs, experiment, setting, "test/accuracy")
-            rows.append([f"{words}: accuracy {percent(level.mean())}", "", "", weights, time, str(len(level))])
-            continue
-        pairs = gains(runs, experiment, setting, "baseline", "test/accuracy")
-        if len(pairs) < 3:
-            continue
-        mean, bounds, _ = analysis.interval(pairs.to_numpy())
-        errors = of_errors(runs, experiment, setting, "baseline", "test/accuracy")
-        rows.append([words, with_interval(mean, bounds), errors, weights, time, str(len(pairs))])
-    return table(["", "gain, in points", "% of errors", "weights, millions", "time of a step", "seeds"], rows)
+            pairs = gains(runs, experiment, setting, "baseline", "test/accuracy")
+            if setting == "baseline":
+                row += [f"accuracy {percent(level.mean())}", str(len(level))]
+            elif len(pairs) >= 3:
+                mean, bounds, _ = analysis.interval(pairs.to_numpy())
+                row += [with_interval(mean, bounds), str(len(pairs))]
+            else:
+                row += ["", ""]
+        rows.append(row)
+    columns = [column for words in SHARING.values() for column in (f"gain, {words}", "seeds")]
+    return table(["", "weights", "time of a step", *columns], rows)
 
 
 def sharing_tests_table(runs):
     """Return the three comparisons that PROTOCOL.md decided on beforehand, with Holm's correction over them."""
-    rows, tests = [], []
-    for words, setting, other in SHARING_TESTS:
-        pairs = gains(runs, "sharing_garments_25", setting, other, "test/accuracy")
-        mean, bounds, p = analysis.interval(pairs.to_numpy())
-        rows.append([words, with_interval(mean, bounds), str(len(pairs)), p_value(p)])
-        tests.append(p)
-    corrected = analysis.holm(tests)
-    head = ["units from one half, minus", "points", "pairs", "p", "p (Holm)"]
-    return table(head, [[*row, p_value(p)] for row, p in zip(rows, corrected)])
+    rows = []
+    for experiment, words in SHARING.items():
+        found, tests = [], []
+        for other_words, setting, other in SHARING_TESTS[experiment]:
+            pairs = gains(runs, experiment, setting, other, "test/accuracy")
+            mean, bounds, p = analysis.interval(pairs.to_numpy())
+            found.append([f"{words}: minus {other_words}", with_interval(mean, bounds), str(len(pairs)), p_value(p)])
+            tests.append(p)
+        corrected = analysis.holm(tests)
+        rows += [[*row, p_value(p)] for row, p in zip(found, corrected)]
+    return table(["units from one half", "points", "pairs", "p", "p (Holm)"], rows)
 
 
 def trials_table(experiment, measures):
