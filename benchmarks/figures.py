@@ -136,7 +136,7 @@ def draw_alphas(curves):
     panels = {
         "channel": "from the identity",
         "init 0.5": "from one half",
-        "channel, as in the paper": "the paper's values",
+        "channel, as in the paper": "the paper's recipe",
     }
     figure, axes_of = pyplot().subplots(1, 3, figsize=(8.6, 3.3), sharey=True)
     widths = {"pool_1": 4, "pool_2": 2.4, "fc_3": 1.2}  # one line may hide another

@@ -322,18 +322,31 @@ def controls_table(runs):
     )
 
 
+def with_enough_pairs(runs):
+    """Return {experiment: words} of SHARING, of the experiments whose tests have three pairs or more."""
+    return {
+        experiment: words
+        for experiment, words in SHARING.items()
+        if all(
+            len(gains(runs, experiment, setting, other, "test/accuracy")) >= 3
+            for _, setting, other in SHARING_TESTS[experiment]
+        )
+    }
+
+
 def sharing_table(runs):
     """Return RESULTS.md's table of units beside hard sharing, on garments and on faces, with weights and time.
 
     Weights and time are multiples of those of separate columns, on garments. A cell with fewer than three pairs stays
     empty; such runs are in TABLES.md.
     """
+    experiments = with_enough_pairs(runs)
     garments = runs[runs.experiment == "sharing_garments_25"]
     weights = garments.groupby("setting").parameters.first()
     rows = []
     for setting, (words, timed_as) in SHARING_ROWS.items():
         row = [words, f"{weights[setting] / weights['baseline']:.1f}", f"{speed.relative_time(timed_as):.2f}"]
-        for experiment in SHARING:
+        for experiment in experiments:
             level = analysis.values(runs, experiment, setting, "test/accuracy")
             pairs = gains(runs, experiment, setting, "baseline", "test/accuracy")
             if setting == "baseline":
@@ -344,14 +357,14 @@ def sharing_table(runs):
             else:
                 row += ["", ""]
         rows.append(row)
-    columns = [column for words in SHARING.values() for column in (f"gain, {words}", "seeds")]
+    columns = [column for words in experiments.values() for column in (f"gain, {words}", "seeds")]
     return table(["", "weights", "time of a step", *columns], rows)
 
 
 def sharing_tests_table(runs):
     """Return the three comparisons that PROTOCOL.md decided on beforehand, with Holm's correction over them."""
     rows = []
-    for experiment, words in SHARING.items():
+    for experiment, words in with_enough_pairs(runs).items():
         found, tests = [], []
         for other_words, setting, other in SHARING_TESTS[experiment]:
             pairs = gains(runs, experiment, setting, other, "test/accuracy")
@@ -435,6 +448,9 @@ MADE = {
     "value: half on a quarter": gain_value("sharing_garments_25", "init 0.5", "baseline", "test/accuracy"),
     "value: identity": pooled_value(1),
     "value: fixed": pooled_value(7),
+    "value: item, column": pooled_value(3),
+    "value: item, labels": pooled_value(4),
+    "value: group, labels": pooled_value(6),
     "value: p of starts": corrected_p_value(2, corrected=False),
     "value: p of starts, corrected": corrected_p_value(2, corrected=True),
     "value: half or trunk": gain_value("sharing_garments_25", "init 0.5", "trunk", "test/accuracy"),
