@@ -17,7 +17,7 @@ def seeds(text):
     """Argument type: `0-4`, or `0,2,5`."""
     try:
         first, _, last = text.partition("-")
-        if last:
+        if last and int(first) <= int(last):
             return list(range(int(first), int(last) + 1))
         return [int(seed) for seed in text.split(",")]
     except ValueError:

@@ -17,7 +17,7 @@ TASKS = ["item", "group", "item_again", "group_again"]  # the first N of them ar
 CLASSES = [10, 3, 10, 3]
 REG_LAMBDA, LEARNING_RATE = 1e-5, 1e-3
 IMAGES = 12_000
-HALF = " bfloat16"  # after the name of a contender
+IN_BFLOAT16 = " bfloat16"  # after the name of a contender
 OURS, FIT = "ours", "keras fit"
 TORCH = ("torch eager", "torch channels_last", "torch compile")
 
@@ -288,7 +288,7 @@ def make(contender, n_tasks, keep_prob, threads, flags):
     """Return the object of the contender's name. `flags` of the script are for ours alone."""
     if contender == "floor":
         return Floor(n_tasks)
-    name, half = contender.removesuffix(HALF), contender.endswith(HALF)
+    name, half = contender.removesuffix(IN_BFLOAT16), contender.endswith(IN_BFLOAT16)
     precision = "bfloat16" if half else "float32"
     if name in TORCH:
         return Torch(n_tasks, keep_prob, precision, name, threads)

@@ -5,7 +5,7 @@ To add an experiment, write an entry here, run it, and make the tables:
     python -m benchmarks run NAME --seeds 0-4
     python -m benchmarks report
 
-The keys of `arguments` are the scripts' own; nothing else in this folder knows them.
+A setting is a dict of the script's own arguments. The runner passes them on without knowing them.
 """
 
 from dataclasses import dataclass, field
@@ -87,13 +87,13 @@ def decaying(n_epoch):
 
 
 BASELINE = {"cross_stitch_enabled": False}
-HALF = {"cross_stitch_init": 0.5}
+ONE_HALF = {"cross_stitch_init": 0.5}
 PAPER = {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0}
 BFLOAT16 = {"precision": "bfloat16"}
-NO_GROUP = {**HALF, "task_weights": [1.0, 0.0], "untrained": ("group", "accuracy")}
-NO_ITEM = {**HALF, "task_weights": [0.0, 1.0], "untrained": ("item", "accuracy")}
-NO_GENDER = {**HALF, "task_weights": [0.0, 1.0], "untrained": ("gender", "accuracy")}
-NO_AGE = {**HALF, "task_weights": [1.0, 0.0], "untrained": ("age", "accuracy")}
+NO_GROUP = {**ONE_HALF, "task_weights": [1.0, 0.0], "untrained": ("group", "accuracy")}
+NO_ITEM = {**ONE_HALF, "task_weights": [0.0, 1.0], "untrained": ("item", "accuracy")}
+NO_GENDER = {**ONE_HALF, "task_weights": [0.0, 1.0], "untrained": ("gender", "accuracy")}
+NO_AGE = {**ONE_HALF, "task_weights": [1.0, 0.0], "untrained": ("age", "accuracy")}
 NO_ATTRIBUTES = {"aux_lambda": [0.0], "untrained": ("gender", "smile", "glasses", "pose")}
 NO_LANDMARKS = {
     "landmark_lambda": 0.0,
@@ -105,7 +105,7 @@ NO_LANDMARKS = {
         "landmarks",
     ),
 }
-STARTS = {"baseline": BASELINE, "channel": {}, "init 0.5": HALF}
+STARTS = {"baseline": BASELINE, "channel": {}, "init 0.5": ONE_HALF}
 NOT_TRAINED = {"init 0.5, group not trained": NO_GROUP, "init 0.5, item not trained": NO_ITEM}
 
 
@@ -153,7 +153,7 @@ def scarce(fraction, n_epoch, decay=True, **further):
     return {"single-task": apart(common, ("item", "group")), **of(common, table)}
 
 
-HALVES = {"init 0.5": HALF, **NOT_TRAINED, "init 0.5, α fixed": {**HALF, "cross_stitch_lr_scale": 0.0}}
+FROM_ONE_HALF = {"init 0.5": ONE_HALF, **NOT_TRAINED, "init 0.5, α fixed": {**ONE_HALF, "cross_stitch_lr_scale": 0.0}}
 
 LANDMARK_TABLE = {
     "one network, landmarks alone": {"network": "single"},
@@ -202,7 +202,7 @@ def sharing_settings(common, tasks, trunk, splits):
     table = {
         "baseline": BASELINE,
         "channel": {},
-        "init 0.5": HALF,
+        "init 0.5": ONE_HALF,
         "trunk": trunk,
         "trunk, equal weights": {**trunk, **EQUAL_WEIGHTS},
         "trunk, double width": {**trunk, **DOUBLE},
@@ -276,7 +276,7 @@ EXPERIMENTS = {
     "scarce_25": Experiment(
         "Fashion-MNIST, 25 % of the training images, 1,416 steps",
         GARMENTS,
-        scarce(0.25, 12, **HALVES),
+        scarce(0.25, 12, **FROM_ONE_HALF),
         ACCURACY,
         "test/accuracy",
         comparisons=SHARING,
@@ -284,7 +284,7 @@ EXPERIMENTS = {
     "scarce_10": Experiment(
         "Fashion-MNIST, 10 % of the training images, 1,410 steps",
         GARMENTS,
-        scarce(0.1, 30, **HALVES, **ABLATIONS),
+        scarce(0.1, 30, **FROM_ONE_HALF, **ABLATIONS),
         ACCURACY,
         "test/accuracy",
         comparisons=SHARING,
@@ -292,7 +292,7 @@ EXPERIMENTS = {
     "scarce_5": Experiment(
         "Fashion-MNIST, 5 % of the training images, 1,440 steps",
         GARMENTS,
-        scarce(0.05, 60, **HALVES),
+        scarce(0.05, 60, **FROM_ONE_HALF),
         ACCURACY,
         "test/accuracy",
         comparisons=SHARING,
@@ -300,7 +300,7 @@ EXPERIMENTS = {
     "scarce_1": Experiment(
         "Fashion-MNIST, 1 % of the training images, 1,500 steps",
         GARMENTS,
-        scarce(0.01, 300, **HALVES),
+        scarce(0.01, 300, **FROM_ONE_HALF),
         ACCURACY,
         "test/accuracy",
         comparisons=SHARING,
@@ -582,7 +582,7 @@ EXPERIMENTS = {
         GARMENTS,
         of(
             {"train_fraction": 0.1, "bn_momentum": 0.9, "n_epoch": 6, "lr_half_life": 1.0},
-            {"baseline": BASELINE, "init 0.5": HALF},
+            {"baseline": BASELINE, "init 0.5": ONE_HALF},
         ),
         ACCURACY,
         "test/accuracy",

@@ -1,6 +1,7 @@
 """Draw the figures of README.md and RESULTS.md from the stored runs."""
 
 import hashlib
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -51,8 +52,7 @@ def draw_all(runs, curves, check):
     for name, (draw, data) in parts.items():
         own = data.dropna(axis=1, how="all")  # without the measures that only other experiments have
         text = own.to_csv(index=False)
-        if name == "results.png":
-            text += repr(SHOWN)  # other rows make another picture
+        text += inspect.getsource(draw) + repr((SHOWN, CURVES))  # what is drawn, and how
         source = hashlib.sha256(text.encode()).hexdigest()
         path = IMG / name
         if path.exists() and source.encode() in path.read_bytes():
@@ -85,7 +85,7 @@ def draw_differences(runs):
         for label, experiment, setting in group:
             spec = EXPERIMENTS[experiment]
             pairs = analysis.differences(runs, experiment, setting, spec.baseline, spec.primary)
-            sign = -100 if spec.primary.endswith("error") else 100  # an error that falls is a gain
+            sign = -100 if analysis.lower_is_better(spec.primary) else 100  # an error that falls is a gain
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
             text = f"{label} ({len(pairs)})"
             axes.text(-0.02, place, text, ha="right", va="center", transform=axes.get_yaxis_transform())

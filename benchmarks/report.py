@@ -12,7 +12,7 @@ import pandas as pd
 
 from . import analysis, figures, speed
 from .analysis import RESULTS
-from .experiments import EXPERIMENTS
+from .experiments import EXPERIMENTS, FACES, LANDMARKS
 from .pages import (
     CONTROLS,
     FURTHER_CONTROLS,
@@ -74,7 +74,7 @@ def of_errors(runs, experiment, setting, other, measure):
     """Return a difference in per cent of the other setting's errors; fewer errors are negative."""
     pairs = analysis.differences(runs, experiment, setting, other, measure)
     base = analysis.values(runs, experiment, other, measure).loc[pairs.index].groupby(level=0).mean().mean()
-    if measure.endswith("error"):
+    if analysis.lower_is_better(measure):
         return f"{100 * pairs.mean() / base:+.1f}"
     return f"{-100 * pairs.mean() / (1 - base):+.1f}"
 
@@ -110,6 +110,10 @@ def experiment_table(runs, name):
             row += [p_value(tests[test]), p_value(corrected[test])]
         cells.append(row + [""] * (width - len(row)))
     text = table(head, cells)
+    if "diverged" in chosen and chosen.diverged.any():
+        runs_that_diverged = chosen[chosen.diverged.eq(True)]
+        words = ", ".join(f"{run.setting} (seed {run.seed})" for run in runs_that_diverged.itertuples())
+        text += f"\n\nThe loss did not stay finite, so these have no measures: {words}."
     unknown = (chosen.commit == "unknown").sum()
     if unknown:
         text += f"\n\nCommit unknown: {unknown} of these {len(chosen)} runs, which are from before commits were stored."
@@ -136,6 +140,15 @@ def comparison_table(runs, name):
     )
 
 
+def command_of(runs, name):
+    """Return the command that trains the stored runs of an experiment."""
+    seeds = sorted(runs[runs.experiment == name].seed.unique())
+    without_gaps = len(seeds) == seeds[-1] - seeds[0] + 1
+    words = f"{seeds[0]}-{seeds[-1]}" if without_gaps and len(seeds) > 1 else ",".join(map(str, seeds))
+    data = {FACES: " --data_dir UTKFace", LANDMARKS: " --data_dir MTFL"}.get(EXPERIMENTS[name].script, "")
+    return f"python -m benchmarks run {name} --seeds {words}{data}"
+
+
 def all_tables(runs):
     """Return the content of TABLES.md."""
     parts = [
@@ -146,7 +159,7 @@ def all_tables(runs):
     ]
     for name, spec in EXPERIMENTS.items():
         if (runs.experiment == name).any():
-            parts += [f"## {spec.title}", f"`{name}`: `python -m benchmarks run {name}`", experiment_table(runs, name)]
+            parts += [f"## {spec.title}", f"`{name}`: `{command_of(runs, name)}`", experiment_table(runs, name)]
     parts += [
         "## The setting of 2018, by epochs",
         "Mean test accuracy over the epochs in the head.",
@@ -270,7 +283,7 @@ def readme_table(runs):
             analysis.values(runs, experiment, name, spec.primary).loc[pairs.index].mean()
             for name in (spec.baseline, setting)
         )
-        measure = "mean error" if spec.primary.endswith("error") else "accuracy"
+        measure = "mean error" if analysis.lower_is_better(spec.primary) else "accuracy"
         rows.append([label, measure, percent(without), percent(stitched), with_interval(mean, bounds), str(len(pairs))])
     return table(["", "measured, in %", "without units", "with units", "difference, 95 % interval", "seeds"], rows)
 
@@ -281,7 +294,7 @@ def main_table(runs):
     for experiment, (title, settings) in MAIN_ROWS.items():
         spec = EXPERIMENTS[experiment]
         level = percent(analysis.values(runs, experiment, spec.baseline, spec.primary).mean())
-        measure = "mean error" if spec.primary.endswith("error") else "accuracy"
+        measure = "mean error" if analysis.lower_is_better(spec.primary) else "accuracy"
         rows.append([f"**{title}**: separate columns, {measure} {level}", "", "", ""])
         for setting, words in settings.items():
             pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
@@ -294,17 +307,20 @@ def main_table(runs):
 def gains(runs, experiment, setting, other, measure):
     """Return by how much a setting is better than the other one, for each seed."""
     pairs = analysis.differences(runs, experiment, setting, other, measure)
-    return -pairs if measure.endswith("error") else pairs
+    return -pairs if analysis.lower_is_better(measure) else pairs
 
 
 def further_controls_table(runs):
     """Return RESULTS.md's table of controls on faces and landmarks, as gains."""
-    rows = []
+    rows, tests = [], []
     for label, *comparison in FURTHER_CONTROLS:
         pairs = gains(runs, *comparison)
         mean, bounds, p = analysis.interval(pairs.to_numpy())
         rows.append([label, with_interval(mean, bounds), str(len(pairs)), p_value(p)])
-    return table(["", "gain, in points", "pairs", "p"], rows)
+        tests.append(p)
+    corrected = analysis.holm(tests)
+    rows = [[*row, p_value(p)] for row, p in zip(rows, corrected)]
+    return table(["", "gain, in points", "pairs", "p", "p (Holm)"], rows)
 
 
 def controls_table(runs):
@@ -362,17 +378,16 @@ def sharing_table(runs):
 
 
 def sharing_tests_table(runs):
-    """Return the three comparisons that PROTOCOL.md decided on beforehand, with Holm's correction over them."""
-    rows = []
+    """Return the comparisons that PROTOCOL.md decided on beforehand, with Holm's correction over all of them."""
+    rows, tests = [], []
     for experiment, words in with_enough_pairs(runs).items():
-        found, tests = [], []
         for other_words, setting, other in SHARING_TESTS[experiment]:
             pairs = gains(runs, experiment, setting, other, "test/accuracy")
             mean, bounds, p = analysis.interval(pairs.to_numpy())
-            found.append([f"{words}: minus {other_words}", with_interval(mean, bounds), str(len(pairs)), p_value(p)])
+            rows.append([f"{words}: minus {other_words}", with_interval(mean, bounds), str(len(pairs)), p_value(p)])
             tests.append(p)
-        corrected = analysis.holm(tests)
-        rows += [[*row, p_value(p)] for row, p in zip(found, corrected)]
+    corrected = analysis.holm(tests)
+    rows = [[*row, p_value(p)] for row, p in zip(rows, corrected)]
     return table(["units from one half", "points", "pairs", "p", "p (Holm)"], rows)
 
 
@@ -390,22 +405,24 @@ def trials_table(experiment, measures):
     return made
 
 
-def pooled_value(row):
-    """Return a function that gives the difference and interval of one of CONTROLS."""
+def pooled_value(label):
+    """Return a function that gives the difference and interval of the row of CONTROLS with this label."""
 
     def value(runs):
-        _, experiments, setting, other, measure = CONTROLS[row]
+        (comparison,) = (row[1:] for row in CONTROLS if row[0] == label)
+        experiments, setting, other, measure = comparison
         return with_interval(*analysis.pooled(runs, experiments, setting, other, measure)[:2])
 
     return value
 
 
-def corrected_p_value(row, corrected):
-    """Return a function that gives the p-value of one of CONTROLS, as it is or after Holm's correction over them."""
+def corrected_p_value(label, corrected):
+    """Return a function that gives the p-value of a row of CONTROLS, as it is or after Holm's correction over them."""
 
     def value(runs):
+        index = [row[0] for row in CONTROLS].index(label)
         tests = [analysis.pooled(runs, *comparison)[2] for _, *comparison in CONTROLS]
-        return p_value(analysis.holm(tests)[row] if corrected else tests[row])
+        return p_value(analysis.holm(tests)[index] if corrected else tests[index])
 
     return value
 
@@ -444,15 +461,15 @@ MADE = {
     "table: machines": lambda runs: speed.machines_table(),
     "table: machines, checked": lambda runs: speed.machines_check_table(),
     "value: processor": speed.processor,
-    "value: half": pooled_value(0),
+    "value: half": pooled_value("units from one half, minus none"),
     "value: half on a quarter": gain_value("sharing_garments_25", "init 0.5", "baseline", "test/accuracy"),
-    "value: identity": pooled_value(1),
-    "value: fixed": pooled_value(7),
-    "value: item, column": pooled_value(3),
-    "value: item, labels": pooled_value(4),
-    "value: group, labels": pooled_value(6),
-    "value: p of starts": corrected_p_value(2, corrected=False),
-    "value: p of starts, corrected": corrected_p_value(2, corrected=True),
+    "value: identity": pooled_value("units from the identity, minus none"),
+    "value: fixed": pooled_value("learning α, minus α that stay at one half"),
+    "value: item, column": pooled_value("`item`: a second column without a task of its own"),
+    "value: item, labels": pooled_value("`item`: that column learns `group`, too"),
+    "value: group, labels": pooled_value("`group`: that column learns `item`, too"),
+    "value: p of starts": corrected_p_value("one half, minus the identity", corrected=False),
+    "value: p of starts, corrected": corrected_p_value("one half, minus the identity", corrected=True),
     "value: half or trunk": gain_value("sharing_garments_25", "init 0.5", "trunk", "test/accuracy"),
     "value: half or trunk, equal weights": gain_value(
         "sharing_garments_25", "init 0.5", "trunk, equal weights", "test/accuracy"

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import fcntl
 import gzip
+import hashlib
 import importlib
 import io
 import itertools
@@ -41,9 +42,12 @@ def run_experiment(name, seeds, settings, data_dir, folder, keep_models):
         raise SystemExit(f"error: {name} has no setting {min(unknown)!r}; it has {', '.join(experiment.settings)}.")
     check_arguments(name, data_dir)
     commit = checked_out_commit() if experiment.stored else None
-    stored = {(record["setting"], record["seed"]) for record in read_records() if record["experiment"] == name}
     todo = [(seed, setting) for seed in seeds for setting in settings]
-    todo = [(seed, setting) for seed, setting in todo if not (experiment.stored and (setting, seed) in stored)]
+    if experiment.stored:
+        of_experiment = [record for record in read_records() if record["experiment"] == name]
+        stored = {(record["setting"], record["seed"]) for record in of_experiment}
+        todo = [(seed, setting) for seed, setting in todo if (setting, seed) not in stored]
+        check_commit(name, {seed for seed, _ in todo}, of_experiment, commit)
 
     began = time.monotonic()
     records = []
@@ -61,6 +65,16 @@ def run_experiment(name, seeds, settings, data_dir, folder, keep_models):
                 shutil.rmtree(folder_of(folder, name, setting, seed), ignore_errors=True)
     if not experiment.stored:
         print_table(experiment, name, records)
+
+
+def check_commit(name, seeds, records, commit):
+    """Refuse to train seeds of which runs of another commit are stored: only runs of one commit make pairs."""
+    for record in records:
+        if record["seed"] in seeds and record["commit"] != commit:
+            raise SystemExit(
+                f"error: of {name}, seed {record['seed']}, a run by commit {record['commit']} is stored, and this is "
+                f"{commit}; only runs of one commit are compared. Choose new seeds, or go on from that commit."
+            )
 
 
 def check_arguments(name, data_dir):
@@ -110,6 +124,19 @@ def folder_of(folder, experiment, setting, seed):
     return Path(folder, experiment, f"{words}-seed{seed}").absolute()
 
 
+def check_script(folder, script):
+    """Refuse to go on in a folder whose runs were begun with another text of the script."""
+    digest = hashlib.sha256((ROOT / f"{script}.py").read_bytes()).hexdigest()
+    path = folder / "script.sha256"
+    if path.exists() and path.read_text() != digest:
+        raise SystemExit(
+            f"error: the run in {folder} was begun by another version of {script}.py. Remove it, or choose another "
+            "--folder."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(digest)
+
+
 def commit_of(folder, commit):
     """Return the commit by which the runs in a folder were begun. That is `commit` if they begin now."""
     path = folder / "commit"
@@ -123,18 +150,21 @@ def train(name, setting, seed, commit, data_dir, folder):
     """Train a setting with a seed, and return its record, its curves and its predictions."""
     experiment = EXPERIMENTS[name]
     of_setting = experiment.settings[setting]
+    check_script(folder_of(folder, name, setting, seed), experiment.script)
     commit = commit_of(folder_of(folder, name, setting, seed), commit)
     record = {"experiment": name, "setting": setting, "seed": seed, "commit": commit}
     arguments_of_runs, measures, curves, predictions = [], {}, [], {}
     for number, arguments in enumerate(of_setting.runs):
         log_dir = folder_of(folder, name, setting, seed) / f"run{number}"
         results = run_script(experiment.script, {**arguments, "seed": seed, "data_dir": data_dir}, log_dir)
+        if results is None:
+            return of_diverged_run(record, log_dir, arguments), [], {}
         arguments_of_runs.append({k: v for k, v in results["arguments"].items() if k not in OF_ONE_RUN})
         measures |= measures_of(results)
         of_run = read_curves(log_dir)
         curves += [(name, setting, seed, number, *point) for point in of_run]
         late = [value for tag, _, value in of_run if tag == "summary/accuracy_test"]
-        if len(late) > 10:
+        if len(late) > 10 and len(of_setting.runs) == 1:
             measures["late/accuracy"] = statistics.fmean(late[-10:])
         if experiment.stored:
             predictions |= predict(experiment.script, log_dir, results)
@@ -148,9 +178,11 @@ def train(name, setting, seed, commit, data_dir, folder):
             "seconds": record.get("seconds", 0) + seconds_of(log_dir),
         }
     if len(of_setting.runs) > 1:  # the mean of tasks that were trained apart
-        measures["test/accuracy"] = statistics.fmean(
-            value for key, value in measures.items() if key.startswith("test/") and key != "test/accuracy"
-        )
+        for part in {key.split("/")[0] for key in measures}:
+            tasks = [
+                value for key, value in measures.items() if key.startswith(f"{part}/") and key != f"{part}/accuracy"
+            ]
+            measures[f"{part}/accuracy"] = statistics.fmean(tasks)
     untrained = {f"{part}/{what}" for part in ("test", "aflw", "validation") for what in of_setting.untrained}
     if "accuracy" in of_setting.untrained:
         untrained.add("late/accuracy")
@@ -159,13 +191,25 @@ def train(name, setting, seed, commit, data_dir, folder):
     return {**record, "arguments": arguments_of_runs, "measures": kept}, curves, predictions
 
 
+def of_diverged_run(record, log_dir, arguments):
+    """Return the record of a setting whose loss did not stay finite. It has no measures, and is reported as such."""
+    begun = json.loads((log_dir / "run.json").read_text())
+    facts = {"versions": begun["versions"], "data_sha256": begun["data"]["sha256"], "sizes": begun["data"]["sizes"]}
+    return {**record, **facts, "arguments": [arguments], "measures": {}, "diverged": True}
+
+
 def run_script(script, arguments, log_dir):
-    """Train in `log_dir`, or go on there, unless the run is finished; return the content of its results.json."""
+    """Train in `log_dir`, or go on there, unless the run is finished.
+
+    Return the content of its results.json, or None if its loss did not stay finite.
+    """
     words = command_line({**arguments, "log_dir": str(log_dir), "resume": "auto"})
     command = [sys.executable, str(ROOT / f"{script}.py"), *words]
     log_dir.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{log_dir}.log", "a") as log:
         finished = subprocess.run(command, stdout=log, stderr=log)
+    if finished.returncode == load_script(script).DIVERGED:
+        return None
     if finished.returncode != 0:
         last = Path(f"{log_dir}.log").read_text().strip().splitlines()[-1]
         raise SystemExit(f"error: {' '.join(command)} ended with status {finished.returncode}: {last}")
@@ -251,11 +295,11 @@ def read_records():
 def store(record, curves, predictions):
     """Add a run to the stored ones: a line, its curves, and its predictions."""
     with locked():
-        with open(RESULTS / "runs.jsonl", "a") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        store_predictions(record, predictions)
         with gzip.open(RESULTS / "curves.csv.gz", "at", newline="") as file:  # a further member of the archive
             csv.writer(file, lineterminator="\n").writerows(curves)
-        store_predictions(record, predictions)
+        with open(RESULTS / "runs.jsonl", "a") as file:  # last: a run with a record is stored
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def store_predictions(record, predictions):
@@ -316,8 +360,12 @@ def average(name, data_dir, folder):
                 for measure, value in average_of(experiment.script, [outputs[seed] for seed in pair], split).items():
                     if measure not in of_setting.untrained:
                         rows.append([name, setting, f"test/{measure}", *pair, value])
-    with locked(), open(RESULTS / "averages.csv", "a", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+    with locked():
+        lines = (RESULTS / "averages.csv").read_text().splitlines()
+        known = {tuple(row[:5]) for row in csv.reader(lines)}
+        rows = [row for row in rows if tuple(map(str, row[:5])) not in known]
+        with open(RESULTS / "averages.csv", "a", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def average_of(script, outputs, split):

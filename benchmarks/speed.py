@@ -6,7 +6,7 @@ import numpy as np
 
 from .analysis import RESULTS
 
-HALF = " bfloat16"  # after the name of what was measured in this precision
+IN_BFLOAT16 = " bfloat16"  # after the name of what was measured in this precision
 STEPS_PER_EPOCH = 469  # of all 60,000 images, in batches of 128
 THRESHOLD = 0.935
 TIMED_AS = {"baseline": "separate columns", "channel": "cross-stitch units", "init 0.5": "cross-stitch units"}
@@ -35,7 +35,7 @@ def peers_table():
     rows = []
     for name, values in seconds.items():
         spread = f"{1e3 * min(values):.0f} to {1e3 * max(values):.0f}"
-        ours = seconds["ours" + HALF] if name.endswith(HALF) else seconds["ours"]
+        ours = seconds["ours" + IN_BFLOAT16] if name.endswith(IN_BFLOAT16) else seconds["ours"]
         ratio = np.median(np.array(values) / ours)
         rows.append([name, milliseconds(values), spread, f"{ratio:.2f}"])
     return table(["", "ms a step", "fastest and slowest round", "time / ours in this precision"], rows)
@@ -50,17 +50,17 @@ def processor(_):
 def settings_table():
     """Return how long a step takes with separate columns, with units and with trunks."""
     seconds = throughput()["seconds_per_step_by_setting"]
-    names = [name for name in seconds if not name.endswith(HALF)]
+    names = [name for name in seconds if not name.endswith(IN_BFLOAT16)]
     rows = []
     for name in names:
         row = [name]
-        for half in ("", HALF):
+        for half in ("", IN_BFLOAT16):
             row += [milliseconds(seconds[name + half]), f"{relative_time(name, half):.2f}"]
         rows.append(row)
     return table(["", "float32, ms", "/ separate", "bfloat16, ms", "/ separate"], rows)
 
 
-def relative_time(name, half=HALF):
+def relative_time(name, half=IN_BFLOAT16):
     """Return the time of a step, as a multiple of that of separate columns."""
     seconds = throughput()["seconds_per_step_by_setting"]
     return float(np.median(np.array(seconds[name + half]) / seconds["separate columns" + half]))
@@ -95,7 +95,7 @@ def time_to_accuracy_table(curves):
             reached = curve[curve.value >= THRESHOLD].step.min()
             epochs.append(reached / STEPS_PER_EPOCH)
         row = [setting, ", ".join(f"{epoch:.0f}" for epoch in epochs)]
-        for half in ("", HALF):
+        for half in ("", IN_BFLOAT16):
             minutes = np.median(epochs) * STEPS_PER_EPOCH * np.median(seconds[timed_as + half]) / 60
             row.append(f"{minutes:.1f}")
         rows.append(row)

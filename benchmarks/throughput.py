@@ -12,9 +12,9 @@ Contenders, each in a process of its own, measured in turns on an otherwise idle
     floor           the time that the step's float32 matrix products alone would take at the speed of one large product
 
 Before anything is timed, every contender trains one real step from the same weights, without dropout: the run ends
-with an error if its loss is another one, or if its weights move elsewhere. Each contender runs with the number of
-threads and with the settings of the memory allocator that suit it best: freed memory is given back to the system, as
-by default, or kept, as PyTorch's users are advised.
+with an error if its loss is another one, or if its weights move elsewhere. Each contender runs with the settings of the
+memory allocator that suit it best: freed memory is given back to the system, as by default, or kept, as PyTorch's users
+are advised. The peers also run with the better of one thread and all; ours has a rule for that.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import sys
 import tempfile
 
 import numpy as np
-from contenders import FIT, HALF, IMAGES, OURS, TASKS, TORCH, make
+from contenders import FIT, IMAGES, IN_BFLOAT16, OURS, TASKS, TORCH, make
 
 KEEP_PROB = 0.8
 SETTINGS = {  # what is compared with hard sharing, by its flags
@@ -39,7 +39,7 @@ SETTINGS = {  # what is compared with hard sharing, by its flags
     "one trunk, equal weights": ["--split_after=fc_3", "--width=1.41"],
     "one trunk, double width": ["--split_after=fc_3", "--width=2"],
 }
-ALL = (OURS, FIT, *TORCH, OURS + HALF, *(name + HALF for name in TORCH[1:]))
+ALL = (OURS, FIT, *TORCH, OURS + IN_BFLOAT16, *(name + IN_BFLOAT16 for name in TORCH[1:]))
 KEEP = {f"MALLOC_{name}_": str(2**30) for name in ("MMAP_THRESHOLD", "TRIM_THRESHOLD", "TOP_PAD")}
 ALLOCATORS = {"default": {}, "keep": {**KEEP, "MALLOC_TOP_PAD_": str(2**26)}}
 
@@ -120,7 +120,7 @@ def check(workers):
                 m @ expected[1][k] / np.linalg.norm(m) / np.linalg.norm(expected[1][k]) for k, m in moves.items()
             ]
             print(f"  {worker.name:28} loss {loss:.5f}, least cosine of two moves {min(cosines):.4f}", flush=True)
-            half = worker.name.endswith(HALF)
+            half = worker.name.endswith(IN_BFLOAT16)
             close = abs(loss - expected[0]) < (0.02 if half else 1e-4) * expected[0]
             alike = np.isfinite(cosines).all() and min(cosines) > (0.6 if half else 0.95)
             if moves.keys() != expected[1].keys() or not (close and alike):
@@ -149,14 +149,15 @@ def compare(args):
     settings = {}
     for name in ALL:
         tried = {}
-        counts = {os.cpu_count()} if name.startswith(OURS) else {1, os.cpu_count()}
+        counts = {None} if name.startswith(OURS) else {1, os.cpu_count()}  # the script has a rule of its own
         for setting in [(threads, allocator) for threads in counts for allocator in ALLOCATORS]:
             worker = Worker(name, threads=setting[0], allocator=setting[1])
             worker.ask(steps=3, batch=args.n_batch_size)
             tried[setting] = statistics.median(worker.ask(steps=args.steps, batch=args.n_batch_size))
             worker.stop()
         settings[name] = threads, allocator = min(tried, key=tried.get)
-        print(f"  {name:28} fastest with {threads} threads, allocator {allocator}", flush=True)
+        words = f"{threads} threads" if threads else "the number of threads by its rule"
+        print(f"  {name:28} fastest with {words}, allocator {allocator}", flush=True)
         workers[name].stop()
         workers[name] = Worker(name, threads=threads, allocator=allocator)
     print("in turns")
@@ -173,10 +174,12 @@ def compare(args):
     for name, values in seconds.items():
         times = "".join(f"{1e3 * f(values):>{w}.1f}" for f, w in ((statistics.median, 10), (min, 9), (max, 9)))
         print(f"{name:28}{times}{args.n_batch_size / medians[name]:>10,.0f}{ratio(name, OURS):>13.2f}")
-    figures = {"seconds_per_step": seconds, "settings": settings, "bfloat16_gain": ratio(OURS, OURS + HALF)}
-    for half in ("", HALF):
+    figures = {"seconds_per_step": seconds, "settings": settings, "bfloat16_gain": ratio(OURS, OURS + IN_BFLOAT16)}
+    for half in ("", IN_BFLOAT16):
         peers = [
-            name for name in seconds if name not in (OURS, OURS + HALF, "floor") and name.endswith(HALF) == bool(half)
+            name
+            for name in seconds
+            if name not in (OURS, OURS + IN_BFLOAT16, "floor") and name.endswith(IN_BFLOAT16) == bool(half)
         ]
         best = min(peers, key=medians.get)
         figures[f"ratio_to_best_peer{half.replace(' ', '_')}"] = best, ratio(best, OURS + half)
@@ -188,7 +191,7 @@ def compare_settings(args):
     print("\nours by what is shared")
     workers = []
     for name, flags in SETTINGS.items():
-        for half in ("", HALF):
+        for half in ("", IN_BFLOAT16):
             workers.append(Worker(OURS + half, flags=flags))
             workers[-1].name = name + half
     seconds = measure(workers, args.rounds, args.steps, args.n_batch_size)
@@ -257,7 +260,7 @@ def main():
     if args.json:
         with open(args.json, "w") as file:
             json.dump(figures, file, indent=2)
-    for half in ("", HALF):
+    for half in ("", IN_BFLOAT16):
         peer, ratio = figures[f"ratio_to_best_peer{half.replace(' ', '_')}"]
         print(f"{OURS + half} is {ratio:.2f} times as fast as {peer}, its best peer")
     print(f"bfloat16 is {figures['bfloat16_gain']:.2f} times as fast as float32; ", end="")

@@ -79,7 +79,7 @@ def test_holm_by_hand():
 
 
 def test_both_sources_of_chance():
-    """Seeds that differ widen the interval, and so do images that differ; a constant has none."""
+    """Seeds that differ widen the interval, and so do images that differ; it is never narrower than over the seeds."""
     rng = np.random.default_rng(0)
     assert analysis.over_seeds_and_images(np.ones((5, 100))) == pytest.approx((1, 1))
     images = rng.normal(size=200)
@@ -87,7 +87,11 @@ def test_both_sources_of_chance():
     assert high - low == pytest.approx(2 * 1.96 * images.std() / 200**0.5, rel=0.1)
     seeds = rng.normal(size=40)
     low, high = analysis.over_seeds_and_images(np.tile(seeds[:, None], (1, 50)))
-    assert high - low == pytest.approx(2 * 1.96 * seeds.std() / 40**0.5, rel=0.1)
+    assert high - low == pytest.approx(2 * 2.0227 * seeds.std(ddof=1) / 40**0.5, rel=1e-4)  # t with 39 degrees
+    few = rng.normal(size=(3, 50))
+    low, high = analysis.over_seeds_and_images(few)
+    _, (narrow_low, narrow_high), _ = analysis.interval(few.mean(axis=1))
+    assert low < narrow_low and narrow_high < high
 
 
 def test_predictions_of_images(tmp_path):
@@ -137,8 +141,9 @@ def test_the_three_lines_of_pandas(capsys):
 
 def test_seeds_of_the_command_line():
     assert commands.seeds("0-4") == [0, 1, 2, 3, 4] and commands.seeds("3,7") == [3, 7] and commands.seeds("5") == [5]
-    with pytest.raises(Exception, match="0-4"):
-        commands.seeds("some")
+    for wrong in ("some", "5-3", ""):
+        with pytest.raises(Exception, match="0-4"):
+            commands.seeds(wrong)
 
 
 @pytest.fixture
@@ -197,6 +202,48 @@ def test_arguments_are_judged_before_anything_is_trained(tiny, small, monkeypatc
     monkeypatch.setattr(run, "train", lambda *_: pytest.fail("it began to train"))
     with pytest.raises(SystemExit, match=r"wrong.*--keep_prob"):
         run.run_experiment("tiny", [0], None, str(small), "unused", keep_models=False)
+
+
+def test_a_seed_goes_on_only_from_its_commit():
+    """The runs of other seeds do not matter."""
+    stored = [{"seed": 0, "commit": "abc"}, {"seed": 1, "commit": None}]
+    run.check_commit("tiny", {0, 2}, stored, "abc")
+    for seeds, commit in (({0, 2}, "xyz"), ({1}, "abc")):
+        with pytest.raises(SystemExit, match="seed"):
+            run.check_commit("tiny", seeds, stored, commit)
+
+
+def test_a_run_of_another_version_of_the_script_is_not_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    (tmp_path / "script.py").write_text("one")
+    run.check_script(tmp_path / "run", "script")
+    run.check_script(tmp_path / "run", "script")
+    (tmp_path / "script.py").write_text("two")
+    with pytest.raises(SystemExit, match="another version"):
+        run.check_script(tmp_path / "run", "script")
+
+
+def test_a_run_that_diverged_is_stored_as_that(tiny, small, tmp_path, monkeypatch):
+    """The script ends with status 3 after it has written run.json; the next run is trained all the same."""
+    began = []
+
+    def diverge(command, **_):
+        log_dir = tmp_path / "runs" / "tiny" / f"{'baseline' if not began else 'stitched'}-seed0" / "run0"
+        began.append(command)
+        log_dir.mkdir(parents=True)
+        (log_dir / "run.json").write_text(json.dumps({"versions": {}, "data": {"sha256": "s", "sizes": {"test": 1}}}))
+        return SimpleNamespace(returncode=3)
+
+    monkeypatch.setattr(run.subprocess, "run", diverge)
+    run.run_experiment("tiny", [0], None, str(small), str(tmp_path / "runs"), keep_models=True)
+    stored = run.read_records()
+    assert [(record["setting"], record["diverged"], record["measures"]) for record in stored] == [
+        ("baseline", True, {}),
+        ("stitched", True, {}),
+    ]
+    runs = analysis.table_of(stored + records(other=[0.5])[:1])
+    assert not len(analysis.differences(runs, "tiny", "stitched", "baseline", "test/accuracy"))
+    assert "baseline (seed 0), stitched (seed 0)" in report.experiment_table(runs, "tiny")
 
 
 def test_a_script_that_was_changed_is_refused(monkeypatch):
