@@ -28,9 +28,14 @@ SHOWN = {  # what results.png shows: groups of (label, experiment, setting)
         ("one trunk, equal weights", "sharing_garments_25", "trunk, equal weights"),
         ("one trunk, twice as wide", "sharing_garments_25", "trunk, double width"),
     ],
-    "Faces (UTKFace)": [
+    "Faces (UTKFace), older runs": [
         ("from the identity", "gender_age_decaying", "channel"),
         ("from one half", "gender_age_decaying", "init 0.5"),
+    ],
+    "Compared with one trunk (faces)": [
+        ("units, from one half", "sharing_faces", "init 0.5"),
+        ("one trunk", "sharing_faces", "trunk"),
+        ("one trunk, equal weights", "sharing_faces", "trunk, equal weights"),
     ],
     "Landmarks (MTFL)": [
         ("from the identity, 20 epochs", "landmarks", "cross-stitch"),

@@ -5,8 +5,9 @@ GARMENTS_TOGETHER = [*PARTS_OF_GARMENTS, "decaying_15", "decaying"]
 README_ROWS = [  # named in PROTOCOL.md: what it says, the experiment, the setting
     ("all garments, 15 epochs, units from the identity", "decaying_15", "channel"),
     ("all garments, 15 epochs, units from one half", "decaying_15", "init 0.5"),
-    ("a tenth of the garments, units from one half", "scarce_10", "init 0.5"),
-    ("faces, units from one half", "gender_age_decaying", "init 0.5"),
+    ("a quarter of the garments, units from one half", "sharing_garments_25", "init 0.5"),
+    ("faces, units from one half", "sharing_faces", "init 0.5"),
+    ("the same, older runs", "gender_age_decaying", "init 0.5"),
     ("landmarks, 20 epochs, units from the identity", "landmarks", "cross-stitch"),
     ("landmarks, 60 epochs, units from the identity", "landmarks_60", "cross-stitch"),
 ]
@@ -29,7 +30,7 @@ MAIN_ROWS = {  # experiment: what it says, and {setting: what it says}
         },
     ),
     "gender_age_decaying": (
-        "faces, 8 epochs",
+        "faces, 8 epochs, older runs",
         {"channel": "units from the identity", "init 0.5": "units from one half"},
     ),
     "landmarks": (

@@ -474,7 +474,9 @@ MADE = {
     "value: half or trunk, equal weights": gain_value(
         "sharing_garments_25", "init 0.5", "trunk, equal weights", "test/accuracy"
     ),
-    "value: half on faces": gain_value("gender_age_decaying", "init 0.5", "baseline", "test/accuracy"),
+    "value: half on faces": gain_value("sharing_faces", "init 0.5", "baseline", "test/accuracy"),
+    "value: half on faces, older": gain_value("gender_age_decaying", "init 0.5", "baseline", "test/accuracy"),
+    "value: half or trunk on faces": gain_value("sharing_faces", "init 0.5", "trunk, equal weights", "test/accuracy"),
     "value: identity on faces": gain_value("gender_age_decaying", "channel", "baseline", "test/accuracy"),
     "value: landmarks": gain_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
     "value: landmarks, 60 epochs": gain_value("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
