@@ -20,6 +20,9 @@ SHOWN = {  # what results.png shows: groups of (label, experiment, setting)
     "Garments (Fashion-MNIST)": [
         ("all images, 15 epochs, from the identity", "decaying_15", "channel"),
         ("all images, 15 epochs, from one half", "decaying_15", "init 0.5"),
+        ("all images, 30 epochs, from the identity", "decaying", "channel"),
+        ("all images, 30 epochs, from one half", "decaying", "init 0.5"),
+        ("a tenth of the images, from the identity", "scarce_10", "channel"),
         ("a tenth of the images, from one half", "scarce_10", "init 0.5"),
     ],
     "Compared with one trunk (a quarter of the garments)": [

@@ -437,6 +437,18 @@ def gain_value(experiment, setting, other, measure):
     return value
 
 
+def splits_value(runs):
+    """Return by how much the split after the last layer was better than the others, on validation images."""
+    found = [
+        gains(runs, "split_choice", "split after fc_3", f"split after {place}", "validation/accuracy")
+        for place in ("pool_2", "pool_1")
+    ]
+    return " and ".join(
+        f"{percent(pairs.mean(), True)} points above the split after {place}"
+        for pairs, place in zip(found, ("pool_2", "pool_1"))
+    )
+
+
 MADE = {
     "table: readme": readme_table,
     "table: main": main_table,
@@ -474,6 +486,8 @@ MADE = {
     "value: half or trunk, equal weights": gain_value(
         "sharing_garments_25", "init 0.5", "trunk, equal weights", "test/accuracy"
     ),
+    "value: splits": splits_value,
+    "value: wide trunk or half": gain_value("sharing_garments_25", "trunk, double width", "init 0.5", "test/accuracy"),
     "value: half on faces": gain_value("sharing_faces", "init 0.5", "baseline", "test/accuracy"),
     "value: half on faces, older": gain_value("gender_age_decaying", "init 0.5", "baseline", "test/accuracy"),
     "value: half or trunk on faces": gain_value("sharing_faces", "init 0.5", "trunk, equal weights", "test/accuracy"),
