@@ -238,7 +238,7 @@ class ActivationCrossStitch(CrossStitch):
 
     `alpha` grows with the fourth power of the images' side. After a first block with 32 filters, images of 28 x 28
     pixels give a D of 6,272. For two columns `alpha` then has 157 million entries, and training it takes 2.5 GB. With
-    40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later layers in
+    40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later places in
     --cross_stitch_at.
     """
 

@@ -33,8 +33,7 @@ All GPUs of the machine are used. To train on several machines, start the same c
 set and with a --log_dir that all of them can see.
 
 Contents:
-    The method: tasks and layer sizes, cross-stitch units, network, losses and training step, errors,
-    training loop.
+    The method: tasks, cross-stitch units, network, losses and training step, errors, training loop.
     The data.
     Speed, and runs that can be resumed: kernels and devices, several machines, checkpoints, event files, results.
     Prediction, command line.
@@ -230,7 +229,7 @@ class ActivationCrossStitch(CrossStitch):
 
     `alpha` grows with the fourth power of the images' side. After a first block with 32 filters, images of 28 x 28
     pixels give a D of 6,272. For two columns `alpha` then has 157 million entries, and training it takes 2.5 GB. With
-    40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later layers in
+    40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later places in
     --cross_stitch_at.
     """
 
