@@ -914,7 +914,7 @@ def read_folder(folder):
 def read_fashion_mnist(folder, name):
     """Read one split of Fashion-MNIST as {name: array}, like `read_npz`.
 
-    (MNIST's files have the same names and form. They cannot be told from those of Fashion-MNIST.)
+    (MNIST's own files have the same names and form, so this function cannot tell them from those of Fashion-MNIST.)
     """
     images = read_idx(os.path.join(folder, f"{FILES[name]}-images-idx3-ubyte.gz"), dimensions=3)
     items = read_idx(os.path.join(folder, f"{FILES[name]}-labels-idx1-ubyte.gz"), dimensions=1)
@@ -1966,7 +1966,7 @@ def add_run_arguments(parser):
         "--log_every",
         type=positive_int,
         default=100,
-        help="steps between logged losses and alphas, or fewer in a short run",
+        help="number of steps between two logged values; smaller in a short run",
     )
     output.add_argument(
         "--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: once an epoch"

@@ -2082,7 +2082,7 @@ def add_run_arguments(parser):
         "--log_every",
         type=positive_int,
         default=100,
-        help="steps between logged losses and alphas, or fewer in a short run",
+        help="number of steps between two logged values; smaller in a short run",
     )
     output.add_argument(
         "--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: once an epoch"
