@@ -57,6 +57,11 @@ def run_experiment(name, seeds, settings, data_dir, folder, keep_models):
             minutes = (time.monotonic() - began) / number * (len(todo) - number) / 60
             left = f", about {minutes:.0f} minutes left"
         print(f"{name}: {setting}, seed {seed} ({number + 1} of {len(todo)}{left})", flush=True)
+        same = same_run(name, setting, seed, commit, data_dir) if experiment.stored else None
+        if same is not None:
+            print(f"  copied from {same['experiment']}, {same['setting']}, which is the same run", flush=True)
+            store(*copy_of(same, name, setting))
+            continue
         record, curves, predictions = train(name, setting, seed, commit, data_dir, folder)
         records.append(record)
         if experiment.stored:
@@ -87,6 +92,59 @@ def check_arguments(name, data_dir):
                 script.parse_arguments(command_line({**arguments, "data_dir": data_dir, "log_dir": "unused"}))
             except script.Failure as failure:
                 raise SystemExit(f"error: {name}, {setting}: {failure}") from None
+
+
+def same_run(name, setting, seed, commit, data_dir):
+    """Return the stored record of another experiment whose run is this one, or None.
+
+    Script, arguments, seed, commit, data and versions are the same, so that training again would give the same bits.
+    """
+    import tensorflow as tf
+
+    experiment = EXPERIMENTS[name]
+    candidates = [
+        record
+        for record in read_records()
+        if (record["seed"], record["commit"]) == (seed, commit)
+        and record["experiment"] in set(EXPERIMENTS) - {name}
+        and EXPERIMENTS[record["experiment"]].script == experiment.script
+    ]
+    if not candidates:
+        return None
+    script = load_script(experiment.script)
+    arguments = []
+    for of_run in experiment.settings[setting].runs:
+        words = command_line({**of_run, "seed": seed, "data_dir": data_dir, "log_dir": "unused"})
+        args, _ = script.parse_arguments(words)
+        with contextlib.redirect_stdout(io.StringIO()):
+            begun = script.describe_run(args, script.prepare_data(args), tf.distribute.get_strategy())
+        arguments.append(common_arguments(begun))
+    wanted = (arguments, begun["data"]["sha256"], begun["versions"])
+    for record in candidates:
+        if (record["arguments"], record["data_sha256"], record["versions"]) == wanted:
+            return record
+    return None
+
+
+def copy_of(record, name, setting):
+    """Return the record, the curves and the predictions of a stored run as those of a setting of another experiment."""
+    of_run = (record["experiment"], record["setting"], str(record["seed"]))
+    with gzip.open(RESULTS / "curves.csv.gz", "rt", newline="") as file:
+        curves = [(name, setting, *row[2:]) for row in csv.reader(file) if tuple(row[:3]) == of_run]
+    predictions = {}
+    with np.load(RESULTS / "predictions" / f"{record['experiment']}.npz") as file:
+        for key in file:
+            *of_array, task = key.split("|")
+            if of_array == ["truth"]:
+                predictions[key] = file[key]
+            elif tuple(of_array) == of_run[1:]:
+                predictions[task] = file[key]
+    return {**record, "experiment": name, "setting": setting, "copied_from": record["experiment"]}, curves, predictions
+
+
+def common_arguments(begun):
+    """Return the arguments in a run.json or results.json that the seeds of a setting have in common."""
+    return {name: value for name, value in begun["arguments"].items() if name not in OF_ONE_RUN}
 
 
 def load_script(name):
@@ -159,7 +217,7 @@ def train(name, setting, seed, commit, data_dir, folder):
         results = run_script(experiment.script, {**arguments, "seed": seed, "data_dir": data_dir}, log_dir)
         if results is None:
             return of_diverged_run(record, log_dir, arguments), [], {}
-        arguments_of_runs.append({k: v for k, v in results["arguments"].items() if k not in OF_ONE_RUN})
+        arguments_of_runs.append(common_arguments(results))
         measures |= measures_of(results)
         of_run = read_curves(log_dir)
         curves += [(name, setting, seed, number, *point) for point in of_run]

@@ -1,5 +1,6 @@
 """Pairs, intervals and corrections by hand; the stored data, the pages that are made of them, the runner."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -181,6 +182,42 @@ def test_a_run_of_the_runner(tiny, small, tmp_path, monkeypatch):
     run.run_experiment("tiny", [0], None, str(small), str(tmp_path / "runs"), keep_models=True)
     with pytest.raises(SystemExit, match="stiched"):
         run.run_experiment("tiny", [1], ["stiched"], str(small), str(tmp_path / "runs"), keep_models=True)
+
+
+@pytest.mark.slow
+def test_a_run_that_two_experiments_have_is_trained_once(tiny, small, tmp_path, monkeypatch):
+    """Another seed, another commit or another argument is another run."""
+    args = (None, str(small), str(tmp_path / "runs"), False)
+    run.run_experiment("tiny", [0], *args)
+    settings = {"none": tiny.settings["baseline"], "other": one({"n_epoch": 1}, lr=0.002)}
+    monkeypatch.setitem(EXPERIMENTS, "tiny_too", dataclasses.replace(tiny, settings=settings, baseline="none"))
+    trained = []
+
+    def train(name, setting, seed, commit, *_):
+        trained.append((setting, seed, commit))
+        facts = {"experiment": name, "setting": setting, "seed": seed, "commit": commit}
+        return {**run.read_records()[0], **facts, "arguments": [], "measures": {}}, [], {}
+
+    monkeypatch.setattr(run, "train", train)
+    run.run_experiment("tiny_too", [0, 1], *args)
+    monkeypatch.setattr(run, "checked_out_commit", lambda: "xyz")
+    run.run_experiment("tiny_too", [2], *args)
+    assert trained == [("other", 0, "abc"), ("none", 1, "abc"), ("other", 1, "abc"), *[(x, 2, "xyz") for x in settings]]
+
+    first, copied = (
+        next(record for record in run.read_records() if (record["setting"], record["seed"]) == (setting, 0))
+        for setting in ("baseline", "none")
+    )
+    assert copied == {**first, "experiment": "tiny_too", "setting": "none", "copied_from": "tiny"}
+    predictions = tmp_path / "results" / "predictions"
+    with np.load(predictions / "tiny.npz") as old, np.load(predictions / "tiny_too.npz") as new:
+        assert set(new) == {"truth|item", "truth|group", "none|0|item", "none|0|group"}
+        assert all(np.array_equal(new[key], old[key.replace("none", "baseline")]) for key in new)
+    curves = pd.read_csv(tmp_path / "results" / "curves.csv.gz", names=run.CURVES)
+    points = [
+        curves[curves.setting == setting][["seed", "run", "tag", "step", "value"]] for setting in ("baseline", "none")
+    ]
+    assert len(points[1]) and np.array_equal(*points)
 
 
 def test_the_table_of_quick(capsys):
