@@ -62,7 +62,11 @@ CONTROLS = [  # what it says, the experiments, the setting, the other one, the m
     ("`group`: that column learns `item`, too", GARMENTS_TOGETHER, "init 0.5", NO_ITEM, "test/group"),
     ("learning α, minus α that stay at one half", PARTS_OF_GARMENTS, "init 0.5", "init 0.5, α fixed", "test/accuracy"),
 ]
-SHARING = {"sharing_garments_25": "a quarter of the garments", "sharing_faces": "faces"}
+SHARING = {
+    "sharing_garments_25": "a quarter of the garments",
+    "sharing_garments": "all garments",
+    "sharing_faces": "faces",
+}
 SHARING_ROWS = {  # setting: what it says, and the name under which throughput.py timed it
     "baseline": ("separate columns", "separate columns"),
     "channel": ("units from the identity", "cross-stitch units"),
@@ -77,11 +81,26 @@ SHARING_TESTS = {  # experiment: what it says, the setting, the other one; in PR
         ("one trunk, which is the best split", "init 0.5", "trunk"),
         ("separate columns", "init 0.5", "baseline"),
     ],
+    "sharing_garments": [
+        ("one trunk, which is the best split", "init 0.5", "trunk"),
+        ("separate columns", "init 0.5", "baseline"),
+    ],
     "sharing_faces": [
         ("one trunk, equal weights", "init 0.5", "trunk, equal weights"),
         ("one trunk", "init 0.5", "trunk"),
         ("separate columns", "init 0.5", "baseline"),
     ],
+}
+RECIPE = {"recipe_garments": "all garments", "recipe_faces": "faces", "recipe_landmarks": "landmarks"}
+RECIPE_ROWS = {  # setting: what it says
+    "baseline": "separate columns",
+    "channel": "units from the identity",
+    "init 0.9": "units from 0.9 and 0.1",
+    "pretrained": "columns trained alone for a third of the epochs, then units from the identity",
+    "units' rate × 100": "units from the identity, their learning rate × 100",
+    "units' rate × 1000": "units from the identity, their learning rate × 1000",
+    "recipe, × 100": "the whole recipe, × 100",
+    "recipe, × 1000": "the whole recipe, × 1000",
 }
 NO_GENDER = "init 0.5, gender not trained"
 NO_ATTRIBUTES = "cross-stitch, attributes not trained, no L2"

@@ -18,6 +18,8 @@ from .pages import (
     FURTHER_CONTROLS,
     MAIN_ROWS,
     README_ROWS,
+    RECIPE,
+    RECIPE_ROWS,
     SHARING,
     SHARING_ROWS,
     SHARING_TESTS,
@@ -350,31 +352,48 @@ def with_enough_pairs(runs):
     }
 
 
+def gain_cells(runs, experiments, setting):
+    """Return a cell for each experiment: what a setting gains over the baseline, or how good the baseline itself is.
+
+    A cell with fewer than three pairs stays empty; such runs are in TABLES.md.
+    """
+    cells = []
+    for experiment in experiments:
+        spec = EXPERIMENTS[experiment]
+        level = analysis.values(runs, experiment, spec.baseline, spec.primary)
+        pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
+        if setting == spec.baseline:
+            measure = "mean error" if analysis.lower_is_better(spec.primary) else "accuracy"
+            cells.append(f"{measure} {percent(level.mean())}, {len(level)} seeds")
+        elif len(pairs) < 3:
+            cells.append("")
+        else:
+            mean, bounds, _ = analysis.interval(pairs.to_numpy())
+            seeds = f", {len(pairs)} seeds" if len(pairs) != len(level) else ""
+            cells.append(with_interval(mean, bounds) + seeds)
+    return cells
+
+
 def sharing_table(runs):
     """Return RESULTS.md's table of units beside hard sharing, on garments and on faces, with weights and time.
 
-    Weights and time are multiples of those of separate columns, on garments. A cell with fewer than three pairs stays
-    empty; such runs are in TABLES.md.
+    Weights and time are multiples of those of separate columns, on garments.
     """
     experiments = with_enough_pairs(runs)
     garments = runs[runs.experiment == "sharing_garments_25"]
     weights = garments.groupby("setting").parameters.first()
     rows = []
     for setting, (words, timed_as) in SHARING_ROWS.items():
-        row = [words, f"{weights[setting] / weights['baseline']:.1f}", f"{speed.relative_time(timed_as):.2f}"]
-        for experiment in experiments:
-            level = analysis.values(runs, experiment, setting, "test/accuracy")
-            pairs = gains(runs, experiment, setting, "baseline", "test/accuracy")
-            if setting == "baseline":
-                row += [f"accuracy {percent(level.mean())}", str(len(level))]
-            elif len(pairs) >= 3:
-                mean, bounds, _ = analysis.interval(pairs.to_numpy())
-                row += [with_interval(mean, bounds), str(len(pairs))]
-            else:
-                row += ["", ""]
-        rows.append(row)
-    columns = [column for words in experiments.values() for column in (f"gain, {words}", "seeds")]
-    return table(["", "weights", "time of a step", *columns], rows)
+        costs = [f"{weights[setting] / weights['baseline']:.1f}", f"{speed.relative_time(timed_as):.2f}"]
+        rows.append([words, *costs, *gain_cells(runs, experiments, setting)])
+    return table(["", "weights", "time of a step", *(f"gain, {words}" for words in experiments.values())], rows)
+
+
+def recipe_table(runs):
+    """Return RESULTS.md's table of the published recipe and its parts, as far as there are three pairs or more."""
+    experiments = [name for name in RECIPE if gain_cells(runs, [name], "recipe, × 100") != [""]]
+    rows = [[words, *gain_cells(runs, experiments, setting)] for setting, words in RECIPE_ROWS.items()]
+    return table(["", *(f"gain, {RECIPE[name]}" for name in experiments)], [row for row in rows if any(row[1:])])
 
 
 def sharing_tests_table(runs):
@@ -458,6 +477,7 @@ MADE = {
     "table: averages": averages_table,
     "table: sharing": sharing_table,
     "table: sharing tests": sharing_tests_table,
+    "table: recipe": recipe_table,
     "table: trials of faces": trials_table(
         "gender_age_trials",
         {"gender": "validation/gender", "age": "validation/age", "mean of tasks": "validation/accuracy"},
@@ -492,6 +512,7 @@ MADE = {
     "value: half on faces, older": gain_value("gender_age_decaying", "init 0.5", "baseline", "test/accuracy"),
     "value: half or trunk on faces": gain_value("sharing_faces", "init 0.5", "trunk, equal weights", "test/accuracy"),
     "value: identity on faces": gain_value("gender_age_decaying", "channel", "baseline", "test/accuracy"),
+    "value: recipe on faces": gain_value("recipe_faces", "recipe, × 100", "baseline", "test/accuracy"),
     "value: landmarks": gain_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
     "value: landmarks, 60 epochs": gain_value("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
     "value: landmarks, units or split": gain_value(
