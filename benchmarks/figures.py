@@ -31,12 +31,17 @@ SHOWN = {  # what results.png shows: groups of (label, experiment, setting)
         ("one trunk, equal weights", "sharing_garments_25", "trunk, equal weights"),
         ("one trunk, twice as wide", "sharing_garments_25", "trunk, double width"),
     ],
+    "Compared with one trunk (all garments)": [
+        ("units, from one half", "sharing_garments", "init 0.5"),
+        ("one trunk", "sharing_garments", "trunk"),
+    ],
     "Faces (UTKFace), older runs": [
         ("from the identity", "gender_age_decaying", "channel"),
         ("from one half", "gender_age_decaying", "init 0.5"),
     ],
     "Compared with one trunk (faces)": [
         ("units, from one half", "sharing_faces", "init 0.5"),
+        ("units, the paper's recipe", "recipe_faces", "recipe, × 100"),
         ("one trunk", "sharing_faces", "trunk"),
         ("one trunk, equal weights", "sharing_faces", "trunk, equal weights"),
     ],

@@ -4,7 +4,8 @@ PARTS_OF_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]
 GARMENTS_TOGETHER = [*PARTS_OF_GARMENTS, "decaying_15", "decaying"]
 README_ROWS = [  # named in PROTOCOL.md: what it says, the experiment, the setting
     ("all garments, 15 epochs, units from the identity", "decaying_15", "channel"),
-    ("all garments, 15 epochs, units from one half", "decaying_15", "init 0.5"),
+    ("all garments, 15 epochs, units from one half", "sharing_garments", "init 0.5"),
+    ("the same, older runs", "decaying_15", "init 0.5"),
     ("a quarter of the garments, units from one half", "sharing_garments_25", "init 0.5"),
     ("faces, units from one half", "sharing_faces", "init 0.5"),
     ("the same, older runs", "gender_age_decaying", "init 0.5"),

@@ -495,6 +495,7 @@ MADE = {
     "value: processor": speed.processor,
     "value: half": pooled_value("units from one half, minus none"),
     "value: half on a quarter": gain_value("sharing_garments_25", "init 0.5", "baseline", "test/accuracy"),
+    "value: half on all": gain_value("sharing_garments", "init 0.5", "baseline", "test/accuracy"),
     "value: identity": pooled_value("units from the identity, minus none"),
     "value: fixed": pooled_value("learning α, minus α that stay at one half"),
     "value: item, column": pooled_value("`item`: a second column without a task of its own"),
@@ -502,7 +503,7 @@ MADE = {
     "value: group, labels": pooled_value("`group`: that column learns `item`, too"),
     "value: p of starts": corrected_p_value("one half, minus the identity", corrected=False),
     "value: p of starts, corrected": corrected_p_value("one half, minus the identity", corrected=True),
-    "value: half or trunk": gain_value("sharing_garments_25", "init 0.5", "trunk", "test/accuracy"),
+    "value: half or trunk on all": gain_value("sharing_garments", "init 0.5", "trunk", "test/accuracy"),
     "value: half or trunk, equal weights": gain_value(
         "sharing_garments_25", "init 0.5", "trunk, equal weights", "test/accuracy"
     ),
