@@ -13,12 +13,20 @@ README_ROWS = [  # named in PROTOCOL.md: what it says, the experiment, the setti
     ("landmarks, 60 epochs, units from the identity", "landmarks_60", "cross-stitch"),
 ]
 MAIN_ROWS = {  # experiment: what it says, and {setting: what it says}
-    "decaying_15": (
+    "sharing_garments": (
         "all garments, 15 epochs",
+        {"init 0.5": "units from one half"},
+    ),
+    "decaying_15": (
+        "all garments, 15 epochs, older runs",
         {"channel": "units from the identity", "init 0.5": "units from one half"},
     ),
     "decaying": (
         "all garments, 30 epochs",
+        {"channel": "units from the identity", "init 0.5": "units from one half"},
+    ),
+    "sharing_garments_25": (
+        "a quarter of the garments, 12 epochs",
         {"channel": "units from the identity", "init 0.5": "units from one half"},
     ),
     "scarce_10": (
@@ -29,6 +37,10 @@ MAIN_ROWS = {  # experiment: what it says, and {setting: what it says}
             "init 0.5": "units from one half",
             "init 0.5, α fixed": "units that stay at one half",
         },
+    ),
+    "sharing_faces": (
+        "faces, 8 epochs",
+        {"channel": "units from the identity", "init 0.5": "units from one half"},
     ),
     "gender_age_decaying": (
         "faces, 8 epochs, older runs",
@@ -83,7 +95,7 @@ SHARING_TESTS = {  # experiment: what it says, the setting, the other one; in PR
         ("separate columns", "init 0.5", "baseline"),
     ],
     "sharing_garments": [
-        ("one trunk, which is the best split", "init 0.5", "trunk"),
+        ("one trunk, the best split on a quarter", "init 0.5", "trunk"),
         ("separate columns", "init 0.5", "baseline"),
     ],
     "sharing_faces": [
@@ -108,8 +120,14 @@ NO_ATTRIBUTES = "cross-stitch, attributes not trained, no L2"
 ONE_WIDE, ONE = "one network, twice as wide, no L2", "one network, no L2"
 FURTHER_CONTROLS = [  # what it says, the experiment, the setting, the other one, the measure
     ("faces, `age`: units from one half, minus none", "gender_age_decaying", "init 0.5", "baseline", "test/age"),
-    ("a second column without a task of its own", "gender_age_decaying", NO_GENDER, "baseline", "test/age"),
-    ("that column learns `gender`, too", "gender_age_decaying", "init 0.5", NO_GENDER, "test/age"),
+    (
+        "faces, `age`: a second column without a task of its own",
+        "gender_age_decaying",
+        NO_GENDER,
+        "baseline",
+        "test/age",
+    ),
+    ("faces, `age`: that column learns `gender`, too", "gender_age_decaying", "init 0.5", NO_GENDER, "test/age"),
     (
         "landmarks, without L2: units from the identity, minus none",
         "landmarks_width",
@@ -118,12 +136,24 @@ FURTHER_CONTROLS = [  # what it says, the experiment, the setting, the other one
         "test/mean_error",
     ),
     (
-        "a second column without a task of its own",
+        "landmarks, without L2: a second column without a task of its own",
         "landmarks_width",
         NO_ATTRIBUTES,
         "two columns, no L2",
         "test/mean_error",
     ),
-    ("that column learns attributes, too", "landmarks_width", "cross-stitch, no L2", NO_ATTRIBUTES, "test/mean_error"),
-    ("one network twice as wide, minus one network", "landmarks_width", ONE_WIDE, ONE, "test/mean_error"),
+    (
+        "landmarks, without L2: that column learns attributes, too",
+        "landmarks_width",
+        "cross-stitch, no L2",
+        NO_ATTRIBUTES,
+        "test/mean_error",
+    ),
+    (
+        "landmarks, without L2: one network twice as wide, minus one network",
+        "landmarks_width",
+        ONE_WIDE,
+        ONE,
+        "test/mean_error",
+    ),
 ]

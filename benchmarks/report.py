@@ -396,8 +396,8 @@ def recipe_table(runs):
     return table(["", *(f"gain, {RECIPE[name]}" for name in experiments)], [row for row in rows if any(row[1:])])
 
 
-def sharing_tests_table(runs):
-    """Return the comparisons that PROTOCOL.md decided on beforehand, with Holm's correction over all of them."""
+def sharing_tests(runs):
+    """Return the rows of the comparisons that PROTOCOL.md decided on beforehand, Holm's correction over all of them."""
     rows, tests = [], []
     for experiment, words in with_enough_pairs(runs).items():
         for other_words, setting, other in SHARING_TESTS[experiment]:
@@ -406,8 +406,18 @@ def sharing_tests_table(runs):
             rows.append([f"{words}: minus {other_words}", with_interval(mean, bounds), str(len(pairs)), p_value(p)])
             tests.append(p)
     corrected = analysis.holm(tests)
-    rows = [[*row, p_value(p)] for row, p in zip(rows, corrected)]
-    return table(["units from one half", "points", "pairs", "p", "p (Holm)"], rows)
+    return [[*row, p_value(p)] for row, p in zip(rows, corrected)]
+
+
+def sharing_tests_table(runs):
+    """Return RESULTS.md's table of `sharing_tests`."""
+    return table(["units from one half", "points", "pairs", "p", "p (Holm)"], sharing_tests(runs))
+
+
+def p_of_half_or_trunk_on_all(runs):
+    """Return the corrected p-value of units from one half minus one trunk on all garments."""
+    (row,) = (row for row in sharing_tests(runs) if row[0].startswith("all garments: minus one trunk"))
+    return row[-1]
 
 
 def trials_table(experiment, measures):
@@ -504,6 +514,7 @@ MADE = {
     "value: p of starts": corrected_p_value("one half, minus the identity", corrected=False),
     "value: p of starts, corrected": corrected_p_value("one half, minus the identity", corrected=True),
     "value: half or trunk on all": gain_value("sharing_garments", "init 0.5", "trunk", "test/accuracy"),
+    "value: p of half or trunk on all": p_of_half_or_trunk_on_all,
     "value: half or trunk, equal weights": gain_value(
         "sharing_garments_25", "init 0.5", "trunk, equal weights", "test/accuracy"
     ),
@@ -514,6 +525,9 @@ MADE = {
     "value: half or trunk on faces": gain_value("sharing_faces", "init 0.5", "trunk, equal weights", "test/accuracy"),
     "value: identity on faces": gain_value("gender_age_decaying", "channel", "baseline", "test/accuracy"),
     "value: recipe on faces": gain_value("recipe_faces", "recipe, × 100", "baseline", "test/accuracy"),
+    "value: recipe or identity on faces": gain_value("recipe_faces", "recipe, × 100", "channel", "test/accuracy"),
+    "value: recipe on a tenth": gain_value("scarce_10", "channel, as in the paper", "baseline", "test/accuracy"),
+    "value: setting of 2018": gain_value("setting_2018", "channel", "baseline", "late/accuracy"),
     "value: landmarks": gain_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
     "value: landmarks, 60 epochs": gain_value("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
     "value: landmarks, units or split": gain_value(
