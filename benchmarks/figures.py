@@ -47,6 +47,7 @@ SHOWN = {  # what results.png shows: groups of (label, experiment, setting)
     ],
     "Landmarks (MTFL)": [
         ("from the identity, 20 epochs", "landmarks", "cross-stitch"),
+        ("the paper's recipe, 20 epochs", "recipe_landmarks", "recipe, × 100"),
         ("from the identity, 60 epochs", "landmarks_60", "cross-stitch"),
     ],
 }

@@ -526,6 +526,10 @@ MADE = {
     "value: identity on faces": gain_value("gender_age_decaying", "channel", "baseline", "test/accuracy"),
     "value: recipe on faces": gain_value("recipe_faces", "recipe, × 100", "baseline", "test/accuracy"),
     "value: recipe or identity on faces": gain_value("recipe_faces", "recipe, × 100", "channel", "test/accuracy"),
+    "value: recipe on landmarks": gain_value("recipe_landmarks", "recipe, × 100", "baseline", "test/mean_error"),
+    "value: recipe or identity on landmarks": gain_value(
+        "recipe_landmarks", "recipe, × 100", "channel", "test/mean_error"
+    ),
     "value: recipe on a tenth": gain_value("scarce_10", "channel, as in the paper", "baseline", "test/accuracy"),
     "value: setting of 2018": gain_value("setting_2018", "channel", "baseline", "late/accuracy"),
     "value: landmarks": gain_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
