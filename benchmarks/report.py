@@ -530,6 +530,9 @@ MADE = {
     "value: recipe or identity on landmarks": gain_value(
         "recipe_landmarks", "recipe, × 100", "channel", "test/mean_error"
     ),
+    "value: pretrained or identity on landmarks": gain_value(
+        "recipe_landmarks", "pretrained", "channel", "test/mean_error"
+    ),
     "value: recipe on a tenth": gain_value("scarce_10", "channel, as in the paper", "baseline", "test/accuracy"),
     "value: setting of 2018": gain_value("setting_2018", "channel", "baseline", "late/accuracy"),
     "value: landmarks": gain_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
