@@ -397,7 +397,7 @@ def recipe_table(runs):
 
 
 def sharing_tests(runs):
-    """Return the rows of the comparisons that PROTOCOL.md decided on beforehand, Holm's correction over all of them."""
+    """Return a row for each comparison that PROTOCOL.md decided on beforehand; Holm's correction is over all rows."""
     rows, tests = [], []
     for experiment, words in with_enough_pairs(runs).items():
         for other_words, setting, other in SHARING_TESTS[experiment]:

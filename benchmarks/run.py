@@ -102,49 +102,55 @@ def same_run(name, setting, seed, commit, data_dir):
     import tensorflow as tf
 
     experiment = EXPERIMENTS[name]
+    others = [other for other in EXPERIMENTS if other != name and EXPERIMENTS[other].script == experiment.script]
     candidates = [
         record
         for record in read_records()
-        if (record["seed"], record["commit"]) == (seed, commit)
-        and record["experiment"] in set(EXPERIMENTS) - {name}
-        and EXPERIMENTS[record["experiment"]].script == experiment.script
+        if record["experiment"] in others and record["seed"] == seed and record["commit"] == commit
     ]
     if not candidates:
-        return None
+        return None  # the data need not be read
+
     script = load_script(experiment.script)
-    arguments = []
-    for of_run in experiment.settings[setting].runs:
-        words = command_line({**of_run, "seed": seed, "data_dir": data_dir, "log_dir": "unused"})
+    described = []
+    for arguments in experiment.settings[setting].runs:
+        words = command_line({**arguments, "seed": seed, "data_dir": data_dir, "log_dir": "unused"})
         args, _ = script.parse_arguments(words)
         with contextlib.redirect_stdout(io.StringIO()):
-            begun = script.describe_run(args, script.prepare_data(args), tf.distribute.get_strategy())
-        arguments.append(common_arguments(begun))
-    wanted = (arguments, begun["data"]["sha256"], begun["versions"])
+            described.append(script.describe_run(args, script.prepare_data(args), tf.distribute.get_strategy()))
+    wanted = {
+        "arguments": [common_arguments(description) for description in described],
+        "data_sha256": described[0]["data"]["sha256"],
+        "versions": described[0]["versions"],
+    }
     for record in candidates:
-        if (record["arguments"], record["data_sha256"], record["versions"]) == wanted:
+        if all(record[what] == value for what, value in wanted.items()):
             return record
     return None
 
 
 def copy_of(record, name, setting):
     """Return the record, the curves and the predictions of a stored run as those of a setting of another experiment."""
-    of_run = (record["experiment"], record["setting"], str(record["seed"]))
+    copied = {**record, "experiment": name, "setting": setting, "copied_from": record["experiment"]}
+
+    of_run = [record["experiment"], record["setting"], str(record["seed"])]
     with gzip.open(RESULTS / "curves.csv.gz", "rt", newline="") as file:
-        curves = [(name, setting, *row[2:]) for row in csv.reader(file) if tuple(row[:3]) == of_run]
+        curves = [(name, setting, *row[2:]) for row in csv.reader(file) if row[:3] == of_run]
+
     predictions = {}
+    own = f"{record['setting']}|{record['seed']}|"
     with np.load(RESULTS / "predictions" / f"{record['experiment']}.npz") as file:
         for key in file:
-            *of_array, task = key.split("|")
-            if of_array == ["truth"]:
+            if key.startswith("truth|"):
                 predictions[key] = file[key]
-            elif tuple(of_array) == of_run[1:]:
-                predictions[task] = file[key]
-    return {**record, "experiment": name, "setting": setting, "copied_from": record["experiment"]}, curves, predictions
+            elif key.startswith(own):
+                predictions[key.removeprefix(own)] = file[key]
+    return copied, curves, predictions
 
 
-def common_arguments(begun):
+def common_arguments(description):
     """Return the arguments in a run.json or results.json that the seeds of a setting have in common."""
-    return {name: value for name, value in begun["arguments"].items() if name not in OF_ONE_RUN}
+    return {name: value for name, value in description["arguments"].items() if name not in OF_ONE_RUN}
 
 
 def load_script(name):

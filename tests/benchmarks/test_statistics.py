@@ -190,7 +190,8 @@ def test_a_run_that_two_experiments_have_is_trained_once(tiny, small, tmp_path, 
     args = (None, str(small), str(tmp_path / "runs"), False)
     run.run_experiment("tiny", [0], *args)
     settings = {"none": tiny.settings["baseline"], "other": one({"n_epoch": 1}, lr=0.002)}
-    monkeypatch.setitem(EXPERIMENTS, "tiny_too", dataclasses.replace(tiny, settings=settings, baseline="none"))
+    for name in ("tiny_too", "tiny_three"):
+        monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(tiny, settings=settings, baseline="none"))
     trained = []
 
     def train(name, setting, seed, commit, *_):
@@ -201,8 +202,10 @@ def test_a_run_that_two_experiments_have_is_trained_once(tiny, small, tmp_path, 
     monkeypatch.setattr(run, "train", train)
     run.run_experiment("tiny_too", [0, 1], *args)
     monkeypatch.setattr(run, "checked_out_commit", lambda: "xyz")
-    run.run_experiment("tiny_too", [2], *args)
-    assert trained == [("other", 0, "abc"), ("none", 1, "abc"), ("other", 1, "abc"), *[(x, 2, "xyz") for x in settings]]
+    run.run_experiment("tiny_three", [0], *args)
+    of_another_seed = [("none", 1, "abc"), ("other", 1, "abc")]
+    of_another_commit = [("none", 0, "xyz"), ("other", 0, "xyz")]
+    assert trained == [("other", 0, "abc"), *of_another_seed, *of_another_commit]
 
     first, copied = (
         next(record for record in run.read_records() if (record["setting"], record["seed"]) == (setting, 0))
