@@ -32,9 +32,9 @@ def make_parser():
     for name, help_text in (("run", "train what is missing"), ("average", "average the networks of --keep_models")):
         command = commands.add_parser(name, help=help_text)
         command.add_argument("experiments", nargs="+", choices=EXPERIMENTS, metavar="EXPERIMENT")
-        command.add_argument("--data_dir", type=os.path.abspath, help="data of the script; needed for faces")
         command.add_argument("--folder", default="tf_logs/benchmarks", help="where the runs are (%(default)s)")
         if name == "run":
+            command.add_argument("--data_dir", type=os.path.abspath, help="data of the script; needed for faces")
             command.add_argument("--seeds", type=seeds, default=seeds("0-4"), help="as 0-4 or 0,2,5 (0-4)")
             command.add_argument("--settings", nargs="+", metavar="SETTING", help="train only these (all)")
             command.add_argument("--keep_models", action="store_true", help="keep the folders of the runs")
@@ -52,12 +52,12 @@ def main():
     from . import run
 
     for name in args.experiments:
-        if run.needs_data(name) and not args.data_dir:
+        if args.command == "average":
+            run.average(name, args.folder)
+        elif run.needs_data(name) and not args.data_dir:
             sys.exit(f"error: {name} needs --data_dir.")
-        if args.command == "run":
-            run.run_experiment(name, args.seeds, args.settings, args.data_dir, args.folder, args.keep_models)
         else:
-            run.average(name, args.data_dir, args.folder)
+            run.run_experiment(name, args.seeds, args.settings, args.data_dir, args.folder, args.keep_models)
     return 0
 
 

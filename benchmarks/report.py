@@ -1,7 +1,6 @@
-"""Make TABLES.md, and fill the tables and figures of RESULTS.md and README.md, from the stored runs.
+"""Make TABLES.md and runs.csv from the stored runs, fill in the tables and numbers of the other pages, and draw.
 
-In a page, what stands between `<!-- table: NAME -->` or `<!-- value: NAME -->` and `<!-- end -->` is made here. A
-picture is drawn again only if the data that it shows have changed: it carries their hash.
+In a page, what stands between `<!-- table: NAME -->` or `<!-- value: NAME -->` and `<!-- end -->` is made here.
 """
 
 import re
@@ -30,16 +29,17 @@ ROOT = RESULTS.parent.parent
 NAMES = ("RESULTS.md", "SETTING_2018.md", "SPEED.md", "TRIALS.md")
 PAGES = [ROOT / "README.md", *(ROOT / "benchmarks" / name for name in NAMES)]
 TABLES = ROOT / "benchmarks" / "TABLES.md"
+WINDOWS_OF_2018 = [(3, 5), (6, 10), (11, 15), (16, 20), (21, 30)]  # epochs, the first and the last
 
 
 def percent(value, sign=False):
-    """Return a share in per cent with two digits."""
+    """Return a share in per cent with two decimals."""
     rounded = round(100 * float(value), 2) + 0.0  # -0.0 + 0.0 is 0.0
     return f"{rounded:{'+' if sign else ''}.2f}"
 
 
-def spread(sample):
-    """Return the mean of shares and, of several, their standard deviation, in per cent."""
+def mean_and_deviation(sample):
+    """Return the mean of some shares in per cent, and their standard deviation if there are two or more."""
     if not len(sample):
         return ""
     return percent(sample.mean()) + (f" ± {percent(sample.std(ddof=1))}" if len(sample) > 1 else "")
@@ -53,16 +53,20 @@ def with_interval(mean, bounds):
 
 
 def p_value(p):
+    """Return a p-value with two decimals; one that would be 0.00 is "< 0.01"."""
     if not np.isfinite(p):
         return ""
     return "< 0.01" if p < 0.005 else f"{p:.2f}"
 
 
-def both_chances(experiment, setting, other, seeds):
-    """Return the interval over seeds and test images of a difference, or nothing where predictions are not stored."""
+def interval_over_seeds_and_images(experiment, setting, other, seeds):
+    """Return the interval of a difference for other seeds and other test images, or nothing if it is not known.
+
+    The predictions of at least three pairs have to be stored. For landmarks these are errors, and there are no tasks.
+    """
     spec = EXPERIMENTS[experiment]
-    tasks = [measure.removeprefix("test/") for measure in spec.measures.values() if measure.startswith("test/")]
-    tasks = [task for task in tasks if task not in ("accuracy", "mean_error", "failure_rate")]
+    measures = [measure.removeprefix("test/") for measure in spec.measures.values() if measure.startswith("test/")]
+    tasks = [measure for measure in measures if measure not in ("accuracy", "mean_error", "failure_rate")]
     if len(seeds) < 3 or spec.primary not in ("test/accuracy", "test/mean_error"):
         return ""
     pairs = [[analysis.of_images(experiment, name, seed, tasks) for name in (setting, other)] for seed in seeds]
@@ -73,12 +77,15 @@ def both_chances(experiment, setting, other, seeds):
 
 
 def of_errors(runs, experiment, setting, other, measure):
-    """Return a difference in per cent of the other setting's errors; fewer errors are negative."""
+    """Return by how much the errors of the other setting change, in per cent. Fewer errors are a negative change."""
     pairs = analysis.differences(runs, experiment, setting, other, measure)
-    base = analysis.values(runs, experiment, other, measure).loc[pairs.index].groupby(level=0).mean().mean()
+    of_seeds = analysis.values(runs, experiment, other, measure).loc[pairs.index]
+    base = of_seeds.groupby(level=0).mean().mean()  # a seed counts once, also if two commits trained it
     if analysis.lower_is_better(measure):
-        return f"{100 * pairs.mean() / base:+.1f}"
-    return f"{-100 * pairs.mean() / (1 - base):+.1f}"
+        change = pairs.mean() / base
+    else:
+        change = -pairs.mean() / (1 - base)
+    return f"{100 * change:+.1f} %"
 
 
 def experiment_table(runs, name):
@@ -89,7 +96,7 @@ def experiment_table(runs, name):
     rows, tests = [], []
     for setting in present:
         row = [setting, str((chosen.setting == setting).sum())]
-        row += [spread(analysis.values(runs, name, setting, measure)) for measure in spec.measures.values()]
+        row += [mean_and_deviation(analysis.values(runs, name, setting, measure)) for measure in spec.measures.values()]
         pairs = analysis.differences(runs, name, setting, spec.baseline, spec.primary)
         if setting == spec.baseline or not len(pairs):
             rows.append((row, None))
@@ -97,14 +104,14 @@ def experiment_table(runs, name):
         mean, bounds, p = analysis.interval(pairs.to_numpy())
         count = "" if len(pairs) == int(row[1]) else f" (pairs: {len(pairs)})"
         row += [with_interval(mean, bounds) + count, of_errors(runs, name, setting, spec.baseline, spec.primary)]
-        row += [both_chances(name, setting, spec.baseline, list(pairs.index))]
+        row += [interval_over_seeds_and_images(name, setting, spec.baseline, list(pairs.index))]
         rows.append((row, len(tests)))
         tests.append(p)
     corrected = analysis.holm(tests)
     head = ["setting", "seeds", *spec.measures]
     column = next(key for key, measure in spec.measures.items() if measure == spec.primary)
     if tests:
-        head += [f"{column}, minus {spec.baseline}", "% of errors", "over seeds and images", "p", "p (Holm)"]
+        head += [f"{column}, minus {spec.baseline}", "change of errors", "over seeds and images", "p", "p (Holm)"]
     width = len(head)
     cells = []
     for row, test in rows:
@@ -155,16 +162,18 @@ def all_tables(runs):
     """Return the content of TABLES.md."""
     parts = [
         "# All tables",
-        "Made by `python -m benchmarks report` from [results](results/README.md). In per cent; after ± stands the "
-        "standard deviation over the seeds. Differences are paired and in points, with their 95 % interval; *% of "
-        "errors* is the same difference in per cent of the baseline's errors. Holm's correction is over a table.",
+        "Made by `python -m benchmarks report` from [results](results/README.md). Measures are in per cent, and what "
+        "follows ± is the standard deviation over the seeds. Differences are paired and in points, with their 95 % "
+        "interval. *Change of errors* is the same difference in per cent of the baseline's errors, so it is negative "
+        "where there are fewer errors. Holm's method corrects for the number of rows of a table. Further comparisons "
+        "are a table of their own.",
     ]
     for name, spec in EXPERIMENTS.items():
         if (runs.experiment == name).any():
             parts += [f"## {spec.title}", f"`{name}`: `{command_of(runs, name)}`", experiment_table(runs, name)]
     parts += [
         "## The setting of 2018, by epochs",
-        "Mean test accuracy over the epochs in the head.",
+        "Mean test accuracy over the epochs that the first row names.",
         course_of_2018(runs),
     ]
     parts += ["## Two networks, averaged", averages_table(runs)]
@@ -219,59 +228,68 @@ def averaging_value(experiment, setting, measures):
 def course_of_2018(runs):
     """Return the table of test accuracy by epochs in the setting of 2018, ours and the published one.
 
-    A seed that was run in both precisions counts once, by their mean.
+    Two runs make a pair if they have the same experiment, seed and commit. A seed with several runs, for instance in
+    both precisions, counts once, by their mean; so does a seed with several pairs.
     """
-    windows = [(3, 5), (6, 10), (11, 15), (16, 20), (21, 30)]
-    curves = load_curves()
-    curves = curves[curves.tag == "summary/accuracy_test"]
-
-    def course(steps, accuracy):
-        epochs = np.asarray(steps) / 469
-        within = [accuracy[(first - 1 < epochs) & (epochs <= last)] for first, last in windows]
-        return [part.mean() if len(part) else np.nan for part in within]
-
-    def of_setting(experiments, setting):
-        chosen = curves[curves.experiment.isin(experiments) & (curves.setting == setting)]
-        courses = [
-            [seed, *course(part.step.to_numpy(), part.value.to_numpy())]
-            for (_, seed), part in chosen.groupby(["experiment", "seed"])
-        ]
-        return pd.DataFrame(courses).groupby(0).mean()
-
-    published = pd.read_csv(RESULTS / "published_2018_test_accuracy.csv")
-    step, without, stitched = (published[column].to_numpy() for column in published.columns)
-    of_published = {
-        "without units, published": pd.DataFrame([course(step, without)], columns=range(1, 6)),
-        "dense units, published": pd.DataFrame([course(step, stitched)], columns=range(1, 6)),
-    }
     dense = ["setting_2018", "dense_2018", "dense_2018_30"]
-    found = {
-        "without units": of_setting(["setting_2018"], "baseline"),
-        "dense units": of_setting(dense, "activation"),
-        "the paper's units": of_setting(["setting_2018"], "channel"),
-        **of_published,
+    curves = load_curves()
+    curves = curves[curves.experiment.isin(dense) & (curves.tag == "summary/accuracy_test")]
+    curves = curves.merge(runs[["experiment", "setting", "seed", "commit"]], on=["experiment", "setting", "seed"])
+    published = pd.read_csv(RESULTS / "published_2018_test_accuracy.csv")
+
+    without_units = means_by_epochs(curves[curves.setting == "baseline"])
+    dense_units = means_by_epochs(curves[curves.setting == "activation"])
+    units_of_paper = means_by_epochs(curves[curves.setting == "channel"])
+    published_without = pd.DataFrame([means_of_windows(published.step, published.without_units_smoothed)])
+    published_dense = pd.DataFrame([means_of_windows(published.step, published.with_units_smoothed)])
+    levels = {
+        "without units": mean_by_seed(without_units.loc[["setting_2018"]]),
+        "dense units": mean_by_seed(dense_units),
+        "the paper's units": mean_by_seed(units_of_paper.loc[["setting_2018"]]),
+        "without units, published": published_without,
+        "dense units, published": published_dense,
     }
-    pairs = {
-        "dense units, minus none": found["dense units"] - of_setting(dense, "baseline"),
-        "dense units, minus none, published": of_published["dense units, published"]
-        - of_published["without units, published"],
-        "the paper's units, minus none": found["the paper's units"] - found["without units"],
+    differences = {
+        "dense units, minus none": mean_by_seed(dense_units - without_units),
+        "dense units, minus none, published": published_dense - published_without,
+        "the paper's units, minus none": mean_by_seed((units_of_paper - without_units).loc[["setting_2018"]]),
     }
-    rows = []
-    for label, courses in found.items():
-        rows.append([label, str(len(courses)), *(spread(courses[k].dropna()) for k in courses)])
-    for label, gains in pairs.items():
-        gains = gains.dropna(how="all")
-        cells = [
-            with_interval(*analysis.interval(gains[k].dropna())[:2]) if gains[k].notna().any() else "" for k in gains
-        ]
-        rows.append([label, str(len(gains)), *cells])
-    return table(["", "seeds", *(f"{first} to {last}" for first, last in windows)], rows)
+    rows = [
+        [label, str(len(of_seeds)), *(mean_and_deviation(of_seeds[window].dropna()) for window in of_seeds)]
+        for label, of_seeds in levels.items()
+    ]
+    for label, of_pairs in differences.items():
+        of_windows = [of_pairs[window].dropna() for window in of_pairs]
+        cells = [with_interval(*analysis.interval(pairs)[:2]) if len(pairs) else "" for pairs in of_windows]
+        rows.append([label, str(len(of_pairs)), *cells])
+    return table(["", "seeds", *(f"{first} to {last}" for first, last in WINDOWS_OF_2018)], rows)
+
+
+def means_by_epochs(curves):
+    """Return the `means_of_windows` of each run, a table with the index experiment, seed and commit."""
+    names = ["experiment", "seed", "commit"]
+    means = {run: means_of_windows(points.step, points.value) for run, points in curves.groupby(names)}
+    return pd.DataFrame(means.values(), index=pd.MultiIndex.from_tuples(means, names=names))
+
+
+def means_of_windows(steps, accuracies):
+    """Return the mean accuracy over each of `WINDOWS_OF_2018`, NaN where there was no evaluation."""
+    epochs = np.asarray(steps) / 469  # an epoch has 469 steps of 128 images
+    accuracies = np.asarray(accuracies)
+    windows = [accuracies[(first - 1 < epochs) & (epochs <= last)] for first, last in WINDOWS_OF_2018]
+    return [window.mean() if len(window) else np.nan for window in windows]
+
+
+def mean_by_seed(table_of_runs):
+    """Return the means over the runs of each seed, without seeds that have none."""
+    return table_of_runs.groupby(level="seed").mean().dropna(how="all")
 
 
 def load_curves():
     """Return all stored curves, a table with the columns experiment, setting, seed, run, tag, step and value."""
-    return pd.read_csv(RESULTS / "curves.csv.gz")
+    curves = pd.read_csv(RESULTS / "curves.csv.gz")
+    # A run that was killed while it was stored has its curves twice.
+    return curves.drop_duplicates(["experiment", "setting", "seed", "run", "tag", "step"], keep="last")
 
 
 def readme_table(runs):
@@ -303,7 +321,7 @@ def main_table(runs):
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
             errors = of_errors(runs, experiment, setting, spec.baseline, spec.primary)
             rows.append([words, with_interval(mean, bounds), errors, str(len(pairs))])
-    return table(["", "gain, in points", "% of errors", "seeds"], rows)
+    return table(["", "gain, in points", "change of errors", "seeds"], rows)
 
 
 def gains(runs, experiment, setting, other, measure):
@@ -326,7 +344,7 @@ def further_controls_table(runs):
 
 
 def controls_table(runs):
-    """Return RESULTS.md's table of controls on garments, pooled over parts of the data with seeds as clusters."""
+    """Return RESULTS.md's table of controls on garments, pooled over experiments with seeds as clusters."""
     rows, tests = [], []
     for label, experiments, setting, other, measure in CONTROLS:
         mean, bounds, p, count = analysis.pooled(runs, experiments, setting, other, measure)
@@ -341,7 +359,7 @@ def controls_table(runs):
 
 
 def with_enough_pairs(runs):
-    """Return {experiment: words} of SHARING, of the experiments whose tests have three pairs or more."""
+    """Return {experiment: words} of SHARING for the experiments all of whose tests have three pairs or more."""
     return {
         experiment: words
         for experiment, words in SHARING.items()
@@ -377,7 +395,7 @@ def gain_cells(runs, experiments, setting):
 def sharing_table(runs):
     """Return RESULTS.md's table of units beside hard sharing, on garments and on faces, with weights and time.
 
-    Weights and time are multiples of those of separate columns, on garments.
+    The number of weights and the time of a step are multiples of those of separate columns, on garments.
     """
     experiments = with_enough_pairs(runs)
     garments = runs[runs.experiment == "sharing_garments_25"]
@@ -397,27 +415,30 @@ def recipe_table(runs):
 
 
 def sharing_tests(runs):
-    """Return a row for each comparison that PROTOCOL.md decided on beforehand; Holm's correction is over all rows."""
-    rows, tests = [], []
+    """Return {(experiment, setting, other setting): row} of the comparisons that PROTOCOL.md fixed beforehand.
+
+    Holm's correction is over all of them, as far as `with_enough_pairs` has their experiments.
+    """
+    rows, tests = {}, []
     for experiment, words in with_enough_pairs(runs).items():
         for other_words, setting, other in SHARING_TESTS[experiment]:
             pairs = gains(runs, experiment, setting, other, "test/accuracy")
             mean, bounds, p = analysis.interval(pairs.to_numpy())
-            rows.append([f"{words}: minus {other_words}", with_interval(mean, bounds), str(len(pairs)), p_value(p)])
+            row = [f"{words}: minus {other_words}", with_interval(mean, bounds), str(len(pairs)), p_value(p)]
+            rows[experiment, setting, other] = row
             tests.append(p)
     corrected = analysis.holm(tests)
-    return [[*row, p_value(p)] for row, p in zip(rows, corrected)]
+    return {comparison: [*rows[comparison], p_value(p)] for comparison, p in zip(rows, corrected)}
 
 
 def sharing_tests_table(runs):
     """Return RESULTS.md's table of `sharing_tests`."""
-    return table(["units from one half", "points", "pairs", "p", "p (Holm)"], sharing_tests(runs))
+    return table(["units from one half", "points", "pairs", "p", "p (Holm)"], sharing_tests(runs).values())
 
 
-def p_of_half_or_trunk_on_all(runs):
+def p_of_half_minus_trunk_on_all(runs):
     """Return the corrected p-value of units from one half minus one trunk on all garments."""
-    (row,) = (row for row in sharing_tests(runs) if row[0].startswith("all garments: minus one trunk"))
-    return row[-1]
+    return sharing_tests(runs)["sharing_garments", "init 0.5", "trunk"][-1]
 
 
 def trials_table(experiment, measures):
@@ -513,31 +534,35 @@ MADE = {
     "value: group, labels": pooled_value("`group`: that column learns `item`, too"),
     "value: p of starts": corrected_p_value("one half, minus the identity", corrected=False),
     "value: p of starts, corrected": corrected_p_value("one half, minus the identity", corrected=True),
-    "value: half or trunk on all": gain_value("sharing_garments", "init 0.5", "trunk", "test/accuracy"),
-    "value: p of half or trunk on all": p_of_half_or_trunk_on_all,
-    "value: half or trunk, equal weights": gain_value(
+    "value: half minus trunk on all": gain_value("sharing_garments", "init 0.5", "trunk", "test/accuracy"),
+    "value: p of half minus trunk on all": p_of_half_minus_trunk_on_all,
+    "value: half minus trunk, equal weights": gain_value(
         "sharing_garments_25", "init 0.5", "trunk, equal weights", "test/accuracy"
     ),
     "value: splits": splits_value,
-    "value: wide trunk or half": gain_value("sharing_garments_25", "trunk, double width", "init 0.5", "test/accuracy"),
+    "value: wide trunk minus half": gain_value(
+        "sharing_garments_25", "trunk, double width", "init 0.5", "test/accuracy"
+    ),
     "value: half on faces": gain_value("sharing_faces", "init 0.5", "baseline", "test/accuracy"),
     "value: half on faces, older": gain_value("gender_age_decaying", "init 0.5", "baseline", "test/accuracy"),
-    "value: half or trunk on faces": gain_value("sharing_faces", "init 0.5", "trunk, equal weights", "test/accuracy"),
+    "value: half minus trunk on faces": gain_value(
+        "sharing_faces", "init 0.5", "trunk, equal weights", "test/accuracy"
+    ),
     "value: identity on faces": gain_value("gender_age_decaying", "channel", "baseline", "test/accuracy"),
     "value: recipe on faces": gain_value("recipe_faces", "recipe, × 100", "baseline", "test/accuracy"),
-    "value: recipe or identity on faces": gain_value("recipe_faces", "recipe, × 100", "channel", "test/accuracy"),
+    "value: recipe minus identity on faces": gain_value("recipe_faces", "recipe, × 100", "channel", "test/accuracy"),
     "value: recipe on landmarks": gain_value("recipe_landmarks", "recipe, × 100", "baseline", "test/mean_error"),
-    "value: recipe or identity on landmarks": gain_value(
+    "value: recipe minus identity on landmarks": gain_value(
         "recipe_landmarks", "recipe, × 100", "channel", "test/mean_error"
     ),
-    "value: pretrained or identity on landmarks": gain_value(
+    "value: pretrained minus identity on landmarks": gain_value(
         "recipe_landmarks", "pretrained", "channel", "test/mean_error"
     ),
     "value: recipe on a tenth": gain_value("scarce_10", "channel, as in the paper", "baseline", "test/accuracy"),
     "value: setting of 2018": gain_value("setting_2018", "channel", "baseline", "late/accuracy"),
     "value: landmarks": gain_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
     "value: landmarks, 60 epochs": gain_value("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
-    "value: landmarks, units or split": gain_value(
+    "value: landmarks, units minus split": gain_value(
         "landmarks", "cross-stitch", "one network, split", "test/mean_error"
     ),
     "value: averaging": averaging_value("decaying_15", "baseline", ("test/item", "test/group")),
@@ -558,7 +583,7 @@ def fill(text, runs):
 
 
 def main(check):
-    """Make everything, or return 1 if something is not what the data give."""
+    """Make again what differs from what the stored runs give. With `check` only print its name, and then return 1."""
     runs = analysis.load()
     wanted = {path: fill(path.read_text(), runs) for path in PAGES}
     wanted[TABLES] = all_tables(runs)

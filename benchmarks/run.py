@@ -1,8 +1,9 @@
 """Train what is missing of an experiment, seed by seed, and store each finished run at once.
 
-Every run is a process of its script with a log folder of its own below --folder. It can be stopped at any time: a run
-that was finished is stored and never repeated, one that was interrupted is resumed. Several processes may run different
-seeds at the same time; they store under a lock.
+A process of the script trains a setting with a seed. If the setting trains its tasks apart, each task has a process,
+one after the other. What they measured is stored as one record. You can stop at any time: a record is never made twice,
+and a process that was interrupted is resumed in its folder. Several commands may train different seeds at the same
+time; they store under a lock.
 """
 
 import contextlib
@@ -30,12 +31,15 @@ from .experiments import EXPERIMENTS, FACES, LANDMARKS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-OF_ONE_RUN = ("seed", "log_dir", "data_dir")  # arguments that differ between the seeds of a setting
-CURVES = ["experiment", "setting", "seed", "run", "tag", "step", "value"]
+OF_ONE_RUN = ("seed", "log_dir", "data_dir")  # arguments that say nothing about the setting
+CURVES = ["experiment", "setting", "seed", "run", "tag", "step", "value"]  # columns of curves.csv.gz
 
 
 def run_experiment(name, seeds, settings, data_dir, folder, keep_models):
-    """Train what is missing of some settings of an experiment, or of all. Print the table of one that is not stored."""
+    """Train what is missing of some settings of an experiment, or of all of them if `settings` is None.
+
+    An experiment that is not stored keeps its runs in `folder`, and its table is printed.
+    """
     experiment = EXPERIMENTS[name]
     settings = settings or list(experiment.settings)
     if unknown := set(settings) - set(experiment.settings):
@@ -50,11 +54,11 @@ def run_experiment(name, seeds, settings, data_dir, folder, keep_models):
         check_commit(name, {seed for seed, _ in todo}, of_experiment, commit)
 
     began = time.monotonic()
-    records = []
+    records = []  # of the runs that were trained
     for number, (seed, setting) in enumerate(todo):
         left = ""
-        if number > 0:
-            minutes = (time.monotonic() - began) / number * (len(todo) - number) / 60
+        if records:
+            minutes = (time.monotonic() - began) / len(records) * (len(todo) - number) / 60
             left = f", about {minutes:.0f} minutes left"
         print(f"{name}: {setting}, seed {seed} ({number + 1} of {len(todo)}{left})", flush=True)
         same = same_run(name, setting, seed, commit, data_dir) if experiment.stored else None
@@ -73,12 +77,16 @@ def run_experiment(name, seeds, settings, data_dir, folder, keep_models):
 
 
 def check_commit(name, seeds, records, commit):
-    """Refuse to train seeds of which runs of another commit are stored: only runs of one commit make pairs."""
+    """Refuse to train a seed if runs with this seed are stored that another commit trained.
+
+    Settings are compared seed by seed, and only if one commit trained them.
+    """
     for record in records:
         if record["seed"] in seeds and record["commit"] != commit:
             raise SystemExit(
-                f"error: of {name}, seed {record['seed']}, a run by commit {record['commit']} is stored, and this is "
-                f"{commit}; only runs of one commit are compared. Choose new seeds, or go on from that commit."
+                f"error: the stored runs of {name} with seed {record['seed']} were trained by commit "
+                f"{record['commit']}, and {commit} is checked out. Only runs of one commit are compared, so choose new "
+                "seeds, or check out that commit."
             )
 
 
@@ -116,8 +124,9 @@ def same_run(name, setting, seed, commit, data_dir):
     for arguments in experiment.settings[setting].runs:
         words = command_line({**arguments, "seed": seed, "data_dir": data_dir, "log_dir": "unused"})
         args, _ = script.parse_arguments(words)
-        with contextlib.redirect_stdout(io.StringIO()):
-            described.append(script.describe_run(args, script.prepare_data(args), tf.distribute.get_strategy()))
+        with contextlib.redirect_stdout(io.StringIO()):  # what the script says about its data
+            data = script.prepare_data(args)
+        described.append(script.describe_run(args, data, tf.distribute.get_strategy()))
     wanted = {
         "arguments": [common_arguments(description) for description in described],
         "data_sha256": described[0]["data"]["sha256"],
@@ -134,7 +143,7 @@ def copy_of(record, name, setting):
     copied = {**record, "experiment": name, "setting": setting, "copied_from": record["experiment"]}
 
     of_run = [record["experiment"], record["setting"], str(record["seed"])]
-    with gzip.open(RESULTS / "curves.csv.gz", "rt", newline="") as file:
+    with locked(), gzip.open(RESULTS / "curves.csv.gz", "rt", newline="") as file:
         curves = [(name, setting, *row[2:]) for row in csv.reader(file) if row[:3] == of_run]
 
     predictions = {}
@@ -188,48 +197,38 @@ def folder_of(folder, experiment, setting, seed):
     return Path(folder, experiment, f"{words}-seed{seed}").absolute()
 
 
-def check_script(folder, script):
-    """Refuse to go on in a folder whose runs were begun with another text of the script."""
-    digest = hashlib.sha256((ROOT / f"{script}.py").read_bytes()).hexdigest()
-    path = folder / "script.sha256"
-    if path.exists() and path.read_text() != digest:
+def claim_folder(folder, script, commit):
+    """Note in a folder which version of the script trains there. Refuse one in which another version began."""
+    version = {"sha256": hashlib.sha256((ROOT / f"{script}.py").read_bytes()).hexdigest(), "commit": commit}
+    path = folder / "version.json"
+    if path.exists() and json.loads(path.read_text()) != version:
         raise SystemExit(
-            f"error: the run in {folder} was begun by another version of {script}.py. Remove it, or choose another "
-            "--folder."
+            f"error: the run in {folder} was begun by another version of {script}.py, or from another commit. "
+            "Remove the folder, or choose another --folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(digest)
-
-
-def commit_of(folder, commit):
-    """Return the commit by which the runs in a folder were begun. That is `commit` if they begin now."""
-    path = folder / "commit"
-    if commit and not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(commit)
-    return path.read_text() if path.exists() else None
+    path.write_text(json.dumps(version))
 
 
 def train(name, setting, seed, commit, data_dir, folder):
     """Train a setting with a seed, and return its record, its curves and its predictions."""
     experiment = EXPERIMENTS[name]
     of_setting = experiment.settings[setting]
-    check_script(folder_of(folder, name, setting, seed), experiment.script)
-    commit = commit_of(folder_of(folder, name, setting, seed), commit)
+    claim_folder(folder_of(folder, name, setting, seed), experiment.script, commit)
     record = {"experiment": name, "setting": setting, "seed": seed, "commit": commit}
     arguments_of_runs, measures, curves, predictions = [], {}, [], {}
     for number, arguments in enumerate(of_setting.runs):
         log_dir = folder_of(folder, name, setting, seed) / f"run{number}"
         results = run_script(experiment.script, {**arguments, "seed": seed, "data_dir": data_dir}, log_dir)
         if results is None:
-            return of_diverged_run(record, log_dir, arguments), [], {}
+            return of_diverged_run(record, log_dir, arguments_of_runs), [], {}
         arguments_of_runs.append(common_arguments(results))
         measures |= measures_of(results)
-        of_run = read_curves(log_dir)
-        curves += [(name, setting, seed, number, *point) for point in of_run]
-        late = [value for tag, _, value in of_run if tag == "summary/accuracy_test"]
-        if len(late) > 10 and len(of_setting.runs) == 1:
-            measures["late/accuracy"] = statistics.fmean(late[-10:])
+        points = read_curves(log_dir)
+        curves += [(name, setting, seed, number, *point) for point in points]
+        accuracies = [value for tag, _, value in points if tag == "summary/accuracy_test"]
+        if len(accuracies) > 10 and len(of_setting.runs) == 1:  # the curve of a single task is not that of the mean
+            measures["late/accuracy"] = statistics.fmean(accuracies[-10:])
         if experiment.stored:
             predictions |= predict(experiment.script, log_dir, results)
         record |= {
@@ -237,7 +236,7 @@ def train(name, setting, seed, commit, data_dir, folder):
             "data_sha256": results["data"]["sha256"],
             "sizes": results["data"]["sizes"],
             "parameters": record.get("parameters", 0) + results["parameters"],
-            "steps": results["steps"],
+            "steps": results["steps"],  # of each run; all are equally long
             "images_per_second": results["images_per_second"],
             "seconds": record.get("seconds", 0) + seconds_of(log_dir),
         }
@@ -255,17 +254,22 @@ def train(name, setting, seed, commit, data_dir, folder):
     return {**record, "arguments": arguments_of_runs, "measures": kept}, curves, predictions
 
 
-def of_diverged_run(record, log_dir, arguments):
-    """Return the record of a setting whose loss did not stay finite. It has no measures, and is reported as such."""
+def of_diverged_run(record, log_dir, arguments_of_runs):
+    """Return the record of a setting whose loss did not stay finite.
+
+    It has no measures. TABLES.md names it below the table. `arguments_of_runs` are those of the runs before.
+    """
     begun = json.loads((log_dir / "run.json").read_text())
     facts = {"versions": begun["versions"], "data_sha256": begun["data"]["sha256"], "sizes": begun["data"]["sizes"]}
-    return {**record, **facts, "arguments": [arguments], "measures": {}, "diverged": True}
+    arguments = [*arguments_of_runs, common_arguments(begun)]
+    return {**record, **facts, "arguments": arguments, "measures": {}, "diverged": True}
 
 
 def run_script(script, arguments, log_dir):
-    """Train in `log_dir`, or go on there, unless the run is finished.
+    """Train in `log_dir`, or go on there. The script does nothing if the run there is finished.
 
-    Return the content of its results.json, or None if its loss did not stay finite.
+    Return the content of its results.json, or None if its loss did not stay finite. Raise SystemExit if the script
+    failed, or if it found no other images than the sample.
     """
     words = command_line({**arguments, "log_dir": str(log_dir), "resume": "auto"})
     command = [sys.executable, str(ROOT / f"{script}.py"), *words]
@@ -275,7 +279,8 @@ def run_script(script, arguments, log_dir):
     if finished.returncode == load_script(script).DIVERGED:
         return None
     if finished.returncode != 0:
-        last = Path(f"{log_dir}.log").read_text().strip().splitlines()[-1]
+        lines = Path(f"{log_dir}.log").read_text().strip().splitlines()
+        last = lines[-1] if lines else "it printed nothing"
         raise SystemExit(f"error: {' '.join(command)} ended with status {finished.returncode}: {last}")
     results = json.loads((log_dir / "results.json").read_text())
     if "SAMPLE" in results["data"].get("warning", ""):
@@ -296,16 +301,20 @@ def measures_of(results):
 
 
 def seconds_of(log_dir):
-    """Return how long a run took, from its first file to its results."""
+    """Return the time between a run's first file and its results, with the pauses if it was resumed."""
     return round(os.path.getmtime(log_dir / "results.json") - os.path.getmtime(log_dir / "run.json"), 1)
 
 
 def read_curves(log_dir):
-    """Return [(tag, step, value), ...] of a run's measures on test and validation images and of its units' alphas."""
+    """Return [(tag, step, value), ...] of a run's measures on test and validation images and of its mean alphas.
+
+    The histograms of alpha, whose tags end with /alpha, are left out.
+    """
     from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
-    events = EventAccumulator(str(log_dir), size_guidance={"tensors": 0}, tensor_size_guidance=None).Reload()
+    all_of_them = {"tensors": 0}  # 0 is no limit
+    events = EventAccumulator(str(log_dir), size_guidance=all_of_them, tensor_size_guidance=None).Reload()
     points = []
     for tag in events.Tags()["tensors"]:
         if tag.endswith(("_test", "_validation")) or (tag.startswith("units/") and not tag.endswith("/alpha")):
@@ -323,9 +332,10 @@ def test_split(script, results):
 
 
 def predict(script, log_dir, results):
-    """Return {task: the predicted class of each test image, uint8}, and {truth|task: its class}.
+    """Return {task: the predicted class of each test image} and {"truth|" + task: its true class}, uint8.
 
-    Of landmarks it is each face's mean error, `mean_error`, in hundredths of a per cent of the box, uint16.
+    For landmarks return {"mean_error": the mean error of each test face}, uint16, in hundredths of a per cent of the
+    width of the face's box.
     """
     import keras
 
@@ -353,17 +363,33 @@ def read_records():
     path = RESULTS / "runs.jsonl"
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    with locked():
+        text = path.read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def store(record, curves, predictions):
-    """Add a run to the stored ones: a line, its curves, and its predictions."""
+    """Add a run to the stored ones: its predictions, its curves, and its record.
+
+    The record comes last. If this is killed before, the run has no record, is finished again from its folder, and its
+    curves are stored twice; `report.load_curves` drops the first of them.
+    """
     with locked():
         store_predictions(record, predictions)
-        with gzip.open(RESULTS / "curves.csv.gz", "at", newline="") as file:  # a further member of the archive
-            csv.writer(file, lineterminator="\n").writerows(curves)
-        with open(RESULTS / "runs.jsonl", "a") as file:  # last: a run with a record is stored
+        store_curves(curves)
+        with open(RESULTS / "runs.jsonl", "a") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def store_curves(curves):
+    """Add rows to curves.csv.gz. The file is replaced as a whole, so that it is never left half written."""
+    path = RESULTS / "curves.csv.gz"
+    rows = io.StringIO()
+    csv.writer(rows, lineterminator="\n").writerows(curves)
+    stored = path.read_bytes() if path.exists() else b""
+    partial = Path(f"{path}.partial")
+    partial.write_bytes(stored + gzip.compress(rows.getvalue().encode()))  # an archive may have several members
+    os.replace(partial, path)
 
 
 def store_predictions(record, predictions):
@@ -379,30 +405,33 @@ def store_predictions(record, predictions):
         else:
             arrays[f"{record['setting']}|{record['seed']}|{task}"] = x
     path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(f"{path}.partial.npz", **arrays)
-    os.replace(f"{path}.partial.npz", path)
+    partial = f"{path}.partial.npz"  # NumPy wants the ending
+    np.savez_compressed(partial, **arrays)
+    os.replace(partial, path)
 
 
 def print_table(experiment, name, records):
-    """Print each setting's mean and, for the others than the baseline, the paired difference with its interval."""
+    """Print the mean of each setting that was trained, and how it differs from the baseline, with the interval."""
     runs = analysis.table_of(records)
     column = next(key for key, measure in experiment.measures.items() if measure == experiment.primary)
     print(f"\n{experiment.title}: {column}, in %")
     for setting in experiment.settings:
-        found = analysis.values(runs, name, setting, experiment.primary)
-        line = f"{setting:20} {100 * found.mean():6.2f}"
-        if setting != experiment.baseline:
-            pairs = analysis.differences(runs, name, setting, experiment.baseline, experiment.primary)
+        accuracies = analysis.values(runs, name, setting, experiment.primary)
+        if not len(accuracies):
+            continue
+        line = f"{setting:20} {100 * accuracies.mean():6.2f}"
+        pairs = analysis.differences(runs, name, setting, experiment.baseline, experiment.primary)
+        if setting != experiment.baseline and len(pairs):
             mean, (low, high), _ = analysis.interval(pairs.to_numpy())
             line += f"   {100 * mean:+.2f} over {experiment.baseline}"
             if np.isfinite(low):
                 line += f", 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
             else:
                 line += ", too few seeds for an interval"
-        print(f"{line}   ({len(found)} seeds)")
+        print(f"{line}   ({len(accuracies)} seeds)")
 
 
-def average(name, data_dir, folder):
+def average(name, folder):
     """Measure what the mean of two networks' outputs gives, for every two seeds of each setting whose models are there.
 
     Models are kept by `run --keep_models`. The results go to averages.csv.
@@ -412,13 +441,13 @@ def average(name, data_dir, folder):
     experiment = EXPERIMENTS[name]
     rows = []
     for setting, of_setting in experiment.settings.items():
-        for number, arguments in enumerate(of_setting.runs):
+        for number in range(len(of_setting.runs)):
             outputs, split = {}, None
-            for path in sorted(Path(folder, name).glob(f"*-seed*/run{number}/model.keras")):
+            for path in sorted(Path(folder, name).absolute().glob(f"*-seed*/run{number}/model.keras")):
                 results = json.loads((path.parent / "results.json").read_text())
                 seed = results["seed"]
-                if path.parent.parent == folder_of(folder, name, setting, seed):
-                    split = split or test_split(experiment.script, {"arguments": {**results["arguments"], **arguments}})
+                if path.parent.parent == folder_of(folder, name, setting, seed):  # of this setting
+                    split = split or test_split(experiment.script, results)  # all seeds have the same test images
                     outputs[seed] = keras.models.load_model(path).predict(split.images, verbose=0)
             for pair in itertools.combinations(sorted(outputs), 2):
                 for measure, value in average_of(experiment.script, [outputs[seed] for seed in pair], split).items():
@@ -426,22 +455,25 @@ def average(name, data_dir, folder):
                         rows.append([name, setting, f"test/{measure}", *pair, value])
     with locked():
         lines = (RESULTS / "averages.csv").read_text().splitlines()
-        known = {tuple(row[:5]) for row in csv.reader(lines)}
-        rows = [row for row in rows if tuple(map(str, row[:5])) not in known]
+        stored = {tuple(row[:5]) for row in csv.reader(lines)}
+        rows = [row for row in rows if tuple(map(str, row[:5])) not in stored]
         with open(RESULTS / "averages.csv", "a", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def average_of(script, outputs, split):
-    """Return the mean error of the averaged points, or the accuracy of each task of the averaged probabilities."""
+    """Return what the averaged outputs of some networks reach: {task: accuracy}, or {"mean_error": that of landmarks}.
+
+    Classes are chosen by the mean of the networks' probabilities.
+    """
     if script == LANDMARKS:
         points = np.mean([output["landmarks"] for output in outputs], axis=0)
         return {"mean_error": float(load_script(script).landmark_errors(points, split.labels["landmarks"]).mean())}
-    found = {}
+    accuracies = {}
     for task in outputs[0]:
         probabilities = np.mean([softmax(output[task], axis=1) for output in outputs], axis=0)
-        found[task] = float(np.mean(probabilities.argmax(axis=1) == split.labels[task]))
-    return found
+        accuracies[task] = float(np.mean(probabilities.argmax(axis=1) == split.labels[task]))
+    return accuracies
 
 
 def needs_data(name):

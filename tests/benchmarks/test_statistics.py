@@ -1,12 +1,14 @@
 """Pairs, intervals and corrections by hand; the stored data, the pages that are made of them, the runner."""
 
 import dataclasses
+import gzip
 import json
 import os
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -185,6 +187,25 @@ def test_a_run_of_the_runner(tiny, small, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_the_mean_of_two_networks(tiny, small, tmp_path, monkeypatch):
+    """The accuracy of the mean of their probabilities, computed once more; the folder is a relative one."""
+    (tmp_path / "results" / "averages.csv").write_text("experiment,setting,measure,seed,other_seed,value\n")
+    monkeypatch.chdir(tmp_path)
+    run.run_experiment("tiny", [0, 1], ["stitched"], str(small), "runs", keep_models=True)
+    run.average("tiny", "runs")
+    run.average("tiny", "runs")  # adds nothing
+    test = run.load_script(FASHION).read_fashion_mnist(str(small), "test")
+    models = [keras.models.load_model(f"runs/tiny/stitched-seed{seed}/run0/model.keras") for seed in (0, 1)]
+    outputs = [model.predict(test["images"][..., None], verbose=0) for model in models]
+    expected = []
+    for task in ("item", "group"):
+        probabilities = [keras.ops.softmax(output[task]).numpy() for output in outputs]
+        accuracy = np.mean((probabilities[0] + probabilities[1]).argmax(axis=1) == test[task])
+        expected.append(["tiny", "stitched", f"test/{task}", 0, 1, pytest.approx(accuracy)])
+    assert pd.read_csv("results/averages.csv").values.tolist() == expected
+
+
+@pytest.mark.slow
 def test_a_run_that_two_experiments_have_is_trained_once(tiny, small, tmp_path, monkeypatch):
     """Another seed, another commit or another argument is another run."""
     args = (None, str(small), str(tmp_path / "runs"), False)
@@ -235,6 +256,8 @@ def test_the_table_of_quick(capsys):
     assert "82.00   +2.00 over baseline, 95 % interval -0.48 to +4.48   (3 seeds)" in capsys.readouterr().out
     run.print_table(EXPERIMENTS["quick"], "quick", [record for record in records if record["seed"] < 2])
     assert "+1.50 over baseline, too few seeds for an interval   (2 seeds)" in capsys.readouterr().out
+    run.print_table(EXPERIMENTS["quick"], "quick", [record for record in records if record["setting"] == "init 0.5"])
+    assert "init 0.5              82.00   (3 seeds)" in capsys.readouterr().out
 
 
 def test_arguments_are_judged_before_anything_is_trained(tiny, small, monkeypatch):
@@ -256,11 +279,13 @@ def test_a_seed_goes_on_only_from_its_commit():
 def test_a_run_of_another_version_of_the_script_is_not_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "ROOT", tmp_path)
     (tmp_path / "script.py").write_text("one")
-    run.check_script(tmp_path / "run", "script")
-    run.check_script(tmp_path / "run", "script")
+    run.claim_folder(tmp_path / "run", "script", "abc")
+    run.claim_folder(tmp_path / "run", "script", "abc")
+    with pytest.raises(SystemExit, match="another commit"):
+        run.claim_folder(tmp_path / "run", "script", "xyz")
     (tmp_path / "script.py").write_text("two")
     with pytest.raises(SystemExit, match="another version"):
-        run.check_script(tmp_path / "run", "script")
+        run.claim_folder(tmp_path / "run", "script", "abc")
 
 
 def test_a_run_that_diverged_is_stored_as_that(tiny, small, tmp_path, monkeypatch):
@@ -271,7 +296,8 @@ def test_a_run_that_diverged_is_stored_as_that(tiny, small, tmp_path, monkeypatc
         log_dir = tmp_path / "runs" / "tiny" / f"{'baseline' if not began else 'stitched'}-seed0" / "run0"
         began.append(command)
         log_dir.mkdir(parents=True)
-        (log_dir / "run.json").write_text(json.dumps({"versions": {}, "data": {"sha256": "s", "sizes": {"test": 1}}}))
+        facts = {"versions": {}, "data": {"sha256": "s", "sizes": {"test": 1}}, "arguments": {"seed": 0, "lr": 9.0}}
+        (log_dir / "run.json").write_text(json.dumps(facts))
         return SimpleNamespace(returncode=3)
 
     monkeypatch.setattr(run.subprocess, "run", diverge)
@@ -281,6 +307,7 @@ def test_a_run_that_diverged_is_stored_as_that(tiny, small, tmp_path, monkeypatc
         ("baseline", True, {}),
         ("stitched", True, {}),
     ]
+    assert stored[0]["arguments"] == [{"lr": 9.0}]
     runs = analysis.table_of(stored + records(other=[0.5])[:1])
     assert not len(analysis.differences(runs, "tiny", "stitched", "baseline", "test/accuracy"))
     assert "baseline (seed 0), stitched (seed 0)" in report.experiment_table(runs, "tiny")
@@ -319,6 +346,16 @@ def test_two_processes_that_store_at_once_lose_nothing(tmp_path):
     assert len(pd.read_csv(tmp_path / "curves.csv.gz", header=None)) == 40
     with np.load(tmp_path / "predictions" / "tiny.npz") as file:
         assert len(file.files) == 40
+
+
+def test_curves_that_were_stored_twice_count_once(tmp_path, monkeypatch):
+    """A run that was killed after its curves, but before its record, is finished and stored again."""
+    (tmp_path / "curves.csv.gz").write_bytes(gzip.compress((",".join(run.CURVES) + "\n").encode()))
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    for value in (0.25, 0.5):
+        run.store_curves([("tiny", "baseline", 0, 0, "tag", step, value) for step in (1, 2)])
+    assert report.load_curves().value.tolist() == [0.5, 0.5]
 
 
 def test_a_page_is_filled_between_its_marks(monkeypatch):
