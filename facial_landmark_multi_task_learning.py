@@ -2,9 +2,9 @@
 
 One column finds five landmarks (the eyes, the nose, the corners of the mouth), the other classifies gender, smile,
 glasses and pose. A cross-stitch unit after each pooling layer and after the fully connected layer mixes the activations
-of the columns with learned weights. A further loss can relate the weights of the two columns (--weight_reg), as a
-poster of CMU proposes (see References). For comparison, `--network single` trains the column of the landmarks alone,
-and `--network split` one trunk with an output layer for each task.
+of the columns with learned weights. A further loss can relate the weights of the two columns (--weight_reg), as
+proposed in a poster from CMU (see References). For comparison, `--network single` trains the column of the landmarks
+alone, and `--network split` one trunk with an output layer for each task.
 
 Train with cross-stitch units, then without, and compare the curves of the two runs:
 
@@ -13,8 +13,8 @@ Train with cross-stitch units, then without, and compare the curves of the two r
     python -m tensorboard.main --logdir tf_logs
 
 By default a unit has a 2 x 2 matrix of weights for each channel, and starts as the identity. `--preset paper` starts it
-from 0.9 for a column's own activations and 0.1 for the other's, at 100 times the learning rate. --pretrain_epoch adds
-the rest of the recipe of Misra et al. (but with Adam). `--preset poster` trains the poster's network.
+from 0.9 for a column's own activations and 0.1 for the other's, at 100 times the learning rate. With --pretrain_epoch
+the columns train alone first, as Misra et al. did (but with Adam). `--preset poster` trains the poster's network.
 
 --data_dir is the folder of MTFL (mmlab.ie.cuhk.edu.hk/projects/TCDCN.html): training.txt, testing.txt, and the photos.
 It can also hold the boxes of faces, trainImageList.txt and testImageList.txt, with the photos of the latter, from
@@ -278,9 +278,9 @@ UNITS = {"channel": CrossStitch, "layer": LayerCrossStitch, "activation": Activa
 def build_network(args, classes, mean, variance):
     """Build the columns, the units between them, and the output layers.
 
-    With --split_after there is at first only one column, the trunk, and both columns go on from it. (--network split is
-    another name for --split_after fc_5.) With --network single `classes` is empty, and there is only the column of the
-    landmarks. With --preset poster the network is another one.
+    With --split_after there is at first only one column, the trunk, and both columns go on from it. (For
+    --network split `check_arguments` sets --split_after to fc_5.) With --network single `classes` is empty, and there
+    is only the column of the landmarks. With --preset poster the network is that of the poster.
 
     Args:
         args: The parsed command line.
@@ -321,7 +321,7 @@ def build_network(args, classes, mean, variance):
 def convolution_block(args, x, block, column, level):
     """Convolution, batch norm, max-pool (in some blocks) and ReLU: (batch, h, w, c) to (batch, h', w', filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work.
+    ReLU and max-pooling commute, so ReLU comes last and does a quarter of the work.
     """
     filters = max(1, round(args.width * block.filters))
     convolution = layers.Conv2D(
@@ -523,9 +523,10 @@ def related_weights(pairs, scales, offsets, kind):
         "exp": r_w = exp(m) - 1, where m is the mean of the squares of d_j; above m = 10 its tangent
 
     The poster refers to Rozantsev, Salzmann and Fua (Beyond Sharing Weights for Deep Domain Adaptation,
-    arXiv:1603.06432). With d the difference over all parameters of a layer, they have ||d||^2 and exp(||d||^2) - 1. The
-    poster's code has half of ||d||^2, over the kernels alone, as we do. It has no exponential. In ours
-    stands the mean of the squares, since their sum over a hundred thousand weights would overflow at the first step.
+    arXiv:1603.06432). With d the difference over all parameters of a layer, their losses are ||d||^2 and
+    exp(||d||^2) - 1. The poster's code has half of ||d||^2, over the kernels alone, and so have we. It has no
+    exponential loss. Ours takes the mean of the squares, since the exponential of their sum over a hundred thousand
+    weights would overflow at the first step.
 
     Args:
         pairs: What `kernel_pairs` returns.
@@ -611,8 +612,8 @@ def make_train_step(strategy, network, optimizers, args, classes, signature):
         optimizers: The `Optimizers` of the columns and of the units.
         args: The parsed command line.
         classes: {attribute: the names of its classes}.
-        signature: The structure of a batch: a `tf.TensorSpec` for each array, with an open batch size. So one graph
-            serves all batches, also the last one of an epoch, which is smaller.
+        signature: The structure of a batch: a `tf.TensorSpec` for each array, with an unspecified batch size. So one
+            graph serves all batches, also the last one of an epoch, which is smaller.
     """
     task_weights = weights_of_tasks(args, classes)
     size = network.input_shape[1]
@@ -1096,8 +1097,9 @@ def prepare_data(args):
     window = args.image_size + 2 * int(MARGIN * args.image_size)  # the side of a face with its margin
     lists = read_lists(args.data_dir)
     if lists["train"].guessed:
-        # Boxes that were made from the landmarks give them away. So those to train and validate on are moved a little.
-        # Those to test on are not, and errors on them are too small, as `print_guessed_boxes` says.
+        # Boxes that were made from the landmarks give them away. So those to train and validate on are moved a little,
+        # for each --seed in another way, so that results over seeds do not depend on one draw. Those to test on stay
+        # where they are, the same for every seed. Errors on them are too small, as `print_guessed_boxes` says.
         lists["train"] = lists["train"]._replace(boxes=jitter(lists["train"].boxes, args.seed))
     splits, photo_hashes = {}, {}
     for name, faces in lists.items():
@@ -1709,7 +1711,7 @@ class GreetingServer(socketserver.ThreadingTCPServer):
 
 
 def wait_for_processes(own_address, others):
-    """Return when all `others`, a list of "host:port", are there; say who is missing until then.
+    """Return when all `others`, a list of "host:port", have answered; say who is missing until then.
 
     TensorFlow would wait, too, but without a message, and without reacting to signals. So the processes greet each
     other first, on the ports that TensorFlow is about to use. A process has been seen when it has answered a greeting,
@@ -1967,8 +1969,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    One of TensorBoard's loaders ignores the first START event that it meets in a folder. So a new run writes one, too,
-    and it is this one that is ignored.
+    One of TensorBoard's loaders ignores the first START event that it meets in a folder. So a new run writes one, too:
+    the loader ignores this one, and heeds the next.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1989,7 +1991,7 @@ def log_setting(record, graph, metrics):
         tf.summary.text(tag, [(name, str(value)) for name, value in record[tag].items()], step=0)
     simple = (bool, int, float, str)
     values = {name: x if isinstance(x, simple) else str(x) for name, x in record["arguments"].items()}
-    tf.summary.experimental.set_step(0)  # the plugin has no argument for it
+    tf.summary.experimental.set_step(0)  # of the next two calls, which have no argument for it
     hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
 
@@ -2015,7 +2017,7 @@ def log_units(step, network, classes):
             own = np.eye(len(names), dtype=bool)
             tf.summary.scalar(f"units/{unit.name}/own", mean[own].mean(), step=step)
             tf.summary.scalar(f"units/{unit.name}/others", mean[~own].mean(), step=step)
-        if not isinstance(unit, ActivationCrossStitch):  # its hundreds of millions of zeros would hide everything
+        if not isinstance(unit, ActivationCrossStitch):  # of its many millions of alphas, almost all stay close to 0
             tf.summary.histogram(f"units/{unit.name}/alpha", unit.alpha.value, step=step)
 
 
@@ -2158,7 +2160,9 @@ def predict_pictures(args):
     the middle square. If a photo cannot be read or drawn, the others are predicted all the same.
     """
     if args.box and not (args.box[0] < args.box[1] and args.box[2] < args.box[3]):
-        raise Failure(f"--box {' '.join(f'{x:g}' for x in args.box)}: left should be less than right, top than bottom.")
+        raise Failure(
+            f"--box {' '.join(f'{x:g}' for x in args.box)}: left should be less than right, and top less than bottom."
+        )
     network, results = load_run(args.model)
     failures = []
     for path in args.predict:
@@ -2317,7 +2321,7 @@ PRESETS = {  # {preset: {argument: its default}}; arguments on the command line 
     # The units of Misra et al., for comparison, and not as a recommendation. They first trained the columns alone (by
     # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
-    "poster": {  # as the poster's code has them; the preset also selects its network, `build_poster_network`
+    "poster": {  # as the poster's code has them; the preset also selects its network and the form of its losses
         "lr": 0.01,
         "lr_half_life": 0.0,
         "n_epoch": 100,
@@ -2374,7 +2378,7 @@ def add_network_arguments(parser):
         "--cross_stitch_at",
         nargs="+",
         choices=UNIT_PLACES,
-        default=[layer for layer in UNIT_PLACES if layer != "pool_4"],
+        default=[place for place in UNIT_PLACES if place != "pool_4"],
         help="places of the units",
     )
     units.add_argument(
@@ -2444,7 +2448,7 @@ def add_training_arguments(parser):
         "--preset",
         choices=PRESETS,
         default="default",
-        help="paper: units as in Misra et al.; poster: its arguments and its network",
+        help="paper: units as in Misra et al.; poster: its arguments, network and losses",
     )
     training.add_argument(
         "--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images"
@@ -2491,7 +2495,11 @@ def add_run_arguments(parser):
     parser.add_argument("--model", metavar="FILE", type=os.path.expanduser, help="model.keras of a run, for --predict")
     edges = ("LEFT", "RIGHT", "TOP", "BOTTOM")
     parser.add_argument(
-        "--box", nargs=4, type=float, metavar=edges, help="box of the face in pixels; else the middle square"
+        "--box",
+        nargs=4,
+        type=float,
+        metavar=edges,
+        help="box of the face in pixels, drawn as those of the training; else the middle square",
     )
     parser.add_argument(
         "--out", metavar="FOLDER", type=os.path.expanduser, default=".", help="where --predict draws landmarks"
@@ -2610,14 +2618,14 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
 
 
 def default_log_dir(args, parser):
-    """Return a new folder for the run: tf_logs/SCRIPT/DATA-KIND-CHANGED-SEED-TIME-PROCESS.
+    """Return a new folder for the run: tf_logs/EXPERIMENT/DATA-KIND-CHANGED-SEED-TIME-PROCESS.
 
     KIND is the kind of network, and CHANGED are the arguments that differ from their defaults.
     """
     if "TF_CONFIG" in os.environ:
         raise Failure("--log_dir is needed with TF_CONFIG: a folder that all processes see.")
-    script = NAME.removesuffix("_multi_task_learning")
-    data = os.path.basename(args.data_dir) if args.data_dir else script
+    experiment = NAME.removesuffix("_multi_task_learning")
+    data = os.path.basename(args.data_dir) if args.data_dir else experiment
     named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
     changed = []
     for name, value in vars(args).items():  # what the preset sets is a default here, so it is not named
@@ -2627,13 +2635,13 @@ def default_log_dir(args, parser):
     words = re.sub(r"[^\w.-]+", "_", "-".join([data, kind_of_run(args), *changed]), flags=re.ASCII)
     when = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     # The number of the process: several runs may begin in one second.
-    return f"tf_logs/{script}/{words[:80]}-seed{args.seed}-{when}-{os.getpid()}"
+    return f"tf_logs/{experiment}/{words[:80]}-seed{args.seed}-{when}-{os.getpid()}"
 
 
 def check_log_dir(log_dir):
     """Raise Failure for a path that TensorFlow would not understand as Python does.
 
-    It takes some characters for a pattern, and :// for an address.
+    TensorFlow takes some characters for a pattern, and :// for an address.
     """
     if re.search(r"[][*?\\]|://", log_dir):
         raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")

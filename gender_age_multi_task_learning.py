@@ -303,7 +303,7 @@ def build_network(args, classes, mean, variance):
 def convolution_block(args, x, filters, column, level):
     """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h / 2, w / 2, args.width * filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and has a quarter of the work.
+    ReLU and max-pooling commute, so ReLU comes last and does a quarter of the work.
     """
     filters = max(1, round(args.width * filters))
     convolution = layers.Conv2D(
@@ -414,8 +414,8 @@ def make_train_step(strategy, network, optimizers, args, classes, signature):
         optimizers: The `Optimizers` of the columns and of the units.
         args: The parsed command line.
         classes: {task: the names of its classes}.
-        signature: The structure of a batch: a `tf.TensorSpec` for each array, with an open batch size. So one graph
-            serves all batches, also the last one of an epoch, which is smaller.
+        signature: The structure of a batch: a `tf.TensorSpec` for each array, with an unspecified batch size. So one
+            graph serves all batches, also the last one of an epoch, which is smaller.
     """
     task_weights = weights_of_tasks(args, classes)
 
@@ -1374,7 +1374,7 @@ class GreetingServer(socketserver.ThreadingTCPServer):
 
 
 def wait_for_processes(own_address, others):
-    """Return when all `others`, a list of "host:port", are there; say who is missing until then.
+    """Return when all `others`, a list of "host:port", have answered; say who is missing until then.
 
     TensorFlow would wait, too, but without a message, and without reacting to signals. So the processes greet each
     other first, on the ports that TensorFlow is about to use. A process has been seen when it has answered a greeting,
@@ -1632,8 +1632,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    One of TensorBoard's loaders ignores the first START event that it meets in a folder. So a new run writes one, too,
-    and it is this one that is ignored.
+    One of TensorBoard's loaders ignores the first START event that it meets in a folder. So a new run writes one, too:
+    the loader ignores this one, and heeds the next.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1654,7 +1654,7 @@ def log_setting(record, graph, metrics):
         tf.summary.text(tag, [(name, str(value)) for name, value in record[tag].items()], step=0)
     simple = (bool, int, float, str)
     values = {name: x if isinstance(x, simple) else str(x) for name, x in record["arguments"].items()}
-    tf.summary.experimental.set_step(0)  # the plugin has no argument for it
+    tf.summary.experimental.set_step(0)  # of the next two calls, which have no argument for it
     hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
 
@@ -1680,7 +1680,7 @@ def log_units(step, network, classes):
             own = np.eye(len(names), dtype=bool)
             tf.summary.scalar(f"units/{unit.name}/own", mean[own].mean(), step=step)
             tf.summary.scalar(f"units/{unit.name}/others", mean[~own].mean(), step=step)
-        if not isinstance(unit, ActivationCrossStitch):  # its hundreds of millions of zeros would hide everything
+        if not isinstance(unit, ActivationCrossStitch):  # of its many millions of alphas, almost all stay close to 0
             tf.summary.histogram(f"units/{unit.name}/alpha", unit.alpha.value, step=step)
 
 
@@ -2204,14 +2204,14 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
 
 
 def default_log_dir(args, parser):
-    """Return a new folder for the run: tf_logs/SCRIPT/DATA-KIND-CHANGED-SEED-TIME-PROCESS.
+    """Return a new folder for the run: tf_logs/EXPERIMENT/DATA-KIND-CHANGED-SEED-TIME-PROCESS.
 
     KIND is the kind of network, and CHANGED are the arguments that differ from their defaults.
     """
     if "TF_CONFIG" in os.environ:
         raise Failure("--log_dir is needed with TF_CONFIG: a folder that all processes see.")
-    script = NAME.removesuffix("_multi_task_learning")
-    data = os.path.basename(args.data_dir) if args.data_dir else script
+    experiment = NAME.removesuffix("_multi_task_learning")
+    data = os.path.basename(args.data_dir) if args.data_dir else experiment
     named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
     changed = []
     for name, value in vars(args).items():  # what the preset sets is a default here, so it is not named
@@ -2221,13 +2221,13 @@ def default_log_dir(args, parser):
     words = re.sub(r"[^\w.-]+", "_", "-".join([data, kind_of_run(args), *changed]), flags=re.ASCII)
     when = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     # The number of the process: several runs may begin in one second.
-    return f"tf_logs/{script}/{words[:80]}-seed{args.seed}-{when}-{os.getpid()}"
+    return f"tf_logs/{experiment}/{words[:80]}-seed{args.seed}-{when}-{os.getpid()}"
 
 
 def check_log_dir(log_dir):
     """Raise Failure for a path that TensorFlow would not understand as Python does.
 
-    It takes some characters for a pattern, and :// for an address.
+    TensorFlow takes some characters for a pattern, and :// for an address.
     """
     if re.search(r"[][*?\\]|://", log_dir):
         raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")

@@ -1,8 +1,8 @@
 """Pairs, intervals and corrected p-values from the stored runs, with pandas and SciPy.
 
-A seed stands for the same part of the data, the same order of images and, where the network is the same, the same
-initial weights. So settings are compared seed by seed: only runs of one commit, one data set and the same versions of
-the libraries make a pair.
+A seed fixes the part of the data, the order of the images and, where the network is the same, the initial weights. So
+settings are compared seed by seed: only runs of one commit, one data set and the same versions of the libraries make a
+pair. (Of the oldest runs the commit is not known. Two of them count as a pair, and TABLES.md says where.)
 """
 
 import json
@@ -35,7 +35,7 @@ def table_of(records):
 
 
 def values(runs, experiment, setting, measure):
-    """Return a measure of all seeds of a setting, a Series without those that do not have it."""
+    """Return a measure of a setting, a Series with the seeds as index. Seeds without this measure are left out."""
     chosen = runs[(runs.experiment == experiment) & (runs.setting == setting)]
     return chosen.set_index("seed")[measure].dropna() if measure in chosen else pd.Series(dtype=float)
 
@@ -89,23 +89,27 @@ def holm(p_values):
 
 
 def pooled(runs, experiments, setting, other, measure):
-    """Return what `interval` does for the pairs of several experiments together, with the seeds as clusters."""
+    """Return mean, interval and p-value as `interval` does, and the number of pairs, of several experiments together.
+
+    The seeds are the clusters, since a seed's data in one experiment can be part of its data in another one.
+    """
     parts = [differences(runs, experiment, setting, other, measure) for experiment in experiments]
     joined = pd.concat(parts)
     return (*interval(joined.to_numpy(), joined.index.to_numpy()), len(joined))
 
 
 def of_images(experiment, setting, seed, tasks, folder=RESULTS / "predictions"):
-    """Return what each test image adds to the mean of tasks, or to the mean error, of a stored run; None if unknown.
+    """Return a score for each test image of a stored run, or None if its predictions are not stored.
 
-    `tasks` are those that count; empty for landmarks, whose predictions are stored as errors.
+    The score is the share of `tasks` whose class is right. Of landmarks it is the face's mean error, as a share of the
+    box, and `tasks` does not count. The mean of the scores is the test/accuracy or the test/mean_error of the run.
     """
     path = Path(folder) / f"{experiment}.npz"
     if not path.exists():
         return None
     with np.load(path) as file:
         if f"{setting}|{seed}|mean_error" in file:
-            return file[f"{setting}|{seed}|mean_error"] / 1e4
+            return file[f"{setting}|{seed}|mean_error"] / 1e4  # stored in hundredths of a per cent
         keys = [f"{setting}|{seed}|{task}" for task in tasks]
         truths = [f"truth|{task}" for task in tasks]
         if not keys or not all(key in file for key in keys + truths):
@@ -113,16 +117,16 @@ def of_images(experiment, setting, seed, tasks, folder=RESULTS / "predictions"):
         return np.mean([file[key] == file[truth] for key, truth in zip(keys, truths)], axis=0)
 
 
-def over_seeds_and_images(differences_of):
+def over_seeds_and_images(differences_of_images):
     """Return a 95 % interval of a mean difference for both sources of chance, other seeds and other test images.
 
     The squares of two half widths are added: that of Student's t over the seeds, and that of the normal distribution
     over the images. (A bootstrap over the few seeds would be too narrow, often narrower than Student's t alone.)
 
     Args:
-        differences_of: (seeds, images), what each test image adds to the difference of each pair.
+        differences_of_images: (seeds, images), for each pair the differences of the images' scores.
     """
-    matrix = np.asarray(differences_of, float)
+    matrix = np.asarray(differences_of_images, float)
     num_seeds, num_images = matrix.shape
     mean = matrix.mean()
     over_seeds = stats.t.ppf(0.975, num_seeds - 1) * matrix.mean(axis=1).std(ddof=1) / np.sqrt(num_seeds)

@@ -1,14 +1,16 @@
-"""The table of experiments: what is trained, and what is compared. It can be read without the rest of the folder.
+"""The table of experiments: what is trained, and what is compared. PROTOCOL.md has their questions and their seeds.
 
 To add an experiment, write an entry here, run it, and make the tables:
 
     python -m benchmarks run NAME --seeds 0-4
     python -m benchmarks report
 
-A setting is a dict of the script's own arguments. The runner passes them on without knowing them.
+A setting is made of the script's own arguments, in a dict. What is not named has the script's default, so `{}` is a
+network of two columns with units, one alpha for each channel, that start as the identity. This setting is called
+`channel`, and `baseline` are the same columns without units.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 GARMENTS = "fashion_mnist_multi_task_learning"
 FACES = "gender_age_multi_task_learning"
@@ -23,10 +25,12 @@ ATTRIBUTES = {f"{task} (AFLW)": f"aflw/{task}" for task in ("gender", "smile", "
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train: the arguments of its runs, beside those that all settings of the experiment have.
+    """One way to train.
 
-    `runs` has more than one entry where every task is trained in a run of its own. `untrained` names the measures that
-    say nothing, since their task was not trained.
+    Attributes:
+        runs: The arguments of each run, dicts. There is more than one run where the tasks are trained apart.
+        untrained: The names of the measures that say nothing, since their task was not trained; `group` stands for
+            test/group and validation/group.
     """
 
     runs: tuple
@@ -35,7 +39,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A further pair of settings, beside those of each setting with the baseline."""
+    """A measure of one setting minus that of another one, in a table of its own."""
 
     measure: str
     setting: str
@@ -51,10 +55,11 @@ class Experiment:
         script: The script, without .py.
         settings: {name: `Setting`}.
         measures: {column of the table: measure}. A measure is a part of the data and a name in results.json, as in
-            test/accuracy. late/accuracy is the mean of the last ten evaluations.
-        primary: The measure that is tested; one of `measures`' values.
+            test/accuracy, which is measured after the last epoch. late/accuracy is the mean of the last ten evaluations
+            on the test images.
+        primary: The measure in which each setting is compared with the baseline; one of `measures`' values.
         baseline: The setting that the others are compared with.
-        comparisons: Further `Comparison`s.
+        comparisons: Further `Comparison`s, also of other measures.
         stored: Whether results are kept in the repository.
     """
 
@@ -65,27 +70,28 @@ class Experiment:
     primary: str
     baseline: str = "baseline"
     comparisons: tuple = ()
-    stored: bool = field(default=True)
+    stored: bool = True
 
 
 def one(common, untrained=(), **arguments):
-    """Return the `Setting` with one run, whose arguments are `common` and its own."""
+    """Return the `Setting` with one run, whose arguments are those in `common` and `arguments`."""
     return Setting(({**common, **arguments},), untrained)
 
 
 def apart(common, tasks):
-    """Return the `Setting` in which every task is trained in a run of its own."""
+    """Return the `Setting` in which every task is trained in a run of its own, by a single column."""
     return Setting(tuple({**common, "tasks": [task]} for task in tasks))
 
 
 def decaying(n_epoch):
-    """Return the arguments of a learning rate that halves in each sixth of so many epochs.
+    """Return the arguments of a training over `n_epoch` epochs whose learning rate halves six times.
 
-    At a constant rate the last steps of some runs throw them back by more than what is compared.
+    At a constant rate the accuracy jumps, and the jump of the last evaluation can be larger than what is compared.
     """
     return {"n_epoch": n_epoch, "lr_half_life": n_epoch / 6}
 
 
+# `untrained` is no argument of a script: `one` takes it out.
 BASELINE = {"cross_stitch_enabled": False}
 ONE_HALF = {"cross_stitch_init": 0.5}
 PAPER = {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0}
@@ -114,15 +120,16 @@ def of(common, table):
     return {name: one(common, **arguments) for name, arguments in table.items()}
 
 
-# What a task gains without and with what the other one learns, and what is gained by learning alpha.
-SHARING = (
+# What a task gains by a second column that has no task of its own, and what it gains further if that column learns.
+WHERE_IT_COMES_FROM = (
     Comparison("test/item", "init 0.5, group not trained", "baseline"),
     Comparison("test/item", "init 0.5", "init 0.5, group not trained"),
     Comparison("test/group", "init 0.5, item not trained", "baseline"),
     Comparison("test/group", "init 0.5", "init 0.5, item not trained"),
-    Comparison("test/accuracy", "init 0.5", "init 0.5, α fixed"),
-    Comparison("test/accuracy", "init 0.5", "channel"),
 )
+LEARNING_ALPHA = Comparison("test/accuracy", "init 0.5", "init 0.5, α fixed")
+TWO_STARTS = Comparison("test/accuracy", "init 0.5", "channel")
+SHARING = (*WHERE_IT_COMES_FROM, LEARNING_ALPHA, TWO_STARTS)
 LATE = tuple(Comparison("late/accuracy", setting, "baseline") for setting in ("channel", "init 0.5"))
 
 ABLATIONS = {  # what differs from `channel` in one thing
@@ -167,6 +174,7 @@ LANDMARK_TABLE = {
     "cross-stitch, no L2": {"reg_lambda": 0.0},
     "cross-stitch, attributes not trained, no L2": {**NO_ATTRIBUTES, "reg_lambda": 0.0},
 }
+# The second column has no task of its own. (With the L2 loss its weights would be drawn to zero.)
 CONTROL = "cross-stitch, attributes not trained, no L2"
 CONTROL_OF_ATTRIBUTES = "cross-stitch, landmarks not trained, no L2"
 WIDE = "one network, twice as wide, no L2"
@@ -182,16 +190,18 @@ def landmark_comparisons():
     return tuple(Comparison(measure, *pair) for measure in ATTRIBUTES.values() for pair in pairs)
 
 
+# The code of 2018 has a dense unit, `activation`: one alpha for each pair of activations. SETTING_2018.md tells more.
 SETTING_2018 = {"preset": "2018", **BFLOAT16}
 TABLE_2018 = {
     "baseline": {**BASELINE, "cross_stitch_unit": "channel"},
     "channel": {"cross_stitch_unit": "channel"},
     "activation": {},
 }
-POSTER = {"preset": "poster", "eval_every": 630}  # ten epochs
+POSTER = {"preset": "poster", "eval_every": 630}  # evaluated every ten of its 100 epochs
 
 # ---- the paper's rival: hard sharing, see PROTOCOL.md
 
+# One trunk for both tasks up to the last place of a unit, so that no unit is left.
 TRUNK_OF_GARMENTS, TRUNK_OF_FACES = {"split_after": "fc_3"}, {"split_after": "fc_4"}
 EQUAL_WEIGHTS = {"width": 1.41}  # a trunk of this width has about as many weights as two columns
 DOUBLE = {"width": 2.0}
@@ -216,7 +226,7 @@ def sharing_settings(common, tasks, trunk, splits):
 
 
 def recipe_settings(common, n_epoch):
-    """Return the parts of the published recipe, each alone and all of it, beside columns without units."""
+    """Return the parts of the published recipe, each alone, and all of it. The pretraining is a part of `n_epoch`."""
     pretrained = {"pretrain_epoch": n_epoch // 3}
     table = {
         "baseline": BASELINE,
@@ -271,7 +281,7 @@ EXPERIMENTS = {
         of({**decaying(15), **BFLOAT16}, STARTS | NOT_TRAINED),
         ACCURACY_LATE,
         "test/accuracy",
-        comparisons=LATE + SHARING[:4] + SHARING[5:],
+        comparisons=(*LATE, *WHERE_IT_COMES_FROM, TWO_STARTS),
     ),
     "scarce_25": Experiment(
         "Fashion-MNIST, 25 % of the training images, 1,416 steps",
@@ -345,6 +355,7 @@ EXPERIMENTS = {
         of({"tasks": ["gender", "age", "ethnicity"]}, {"channel": {}}),
         {"ethnicity": "test/ethnicity", **ACCURACY_OF_FACES},
         "test/accuracy",
+        baseline="channel",
     ),
     "landmarks": Experiment(
         "MTFL, 8,000 training faces, 20 epochs",
@@ -387,6 +398,7 @@ EXPERIMENTS = {
         "test/mean_error",
         "two columns",
         (
+            # The two differ in the L2 loss, too. The pairs without L2 below are the better ones; see PROTOCOL.md.
             Comparison("test/mean_error", "cross-stitch", CONTROL),
             Comparison("test/mean_error", "cross-stitch, no L2", "two columns, no L2"),
             Comparison("test/mean_error", "cross-stitch, no L2", CONTROL),
@@ -472,7 +484,7 @@ EXPERIMENTS = {
         "two columns",
         (Comparison("test/mean_error", "cross-stitch, related weights, l2", "cross-stitch"),),
     ),
-    # ---- see PROTOCOL.md: hard sharing
+    # ---- see PROTOCOL.md: hard sharing. The first two choose the layer after which to split.
     "split_choice": Experiment(
         "Fashion-MNIST, 25 % of the training images, splits, judged on validation images alone",
         GARMENTS,
@@ -552,7 +564,7 @@ EXPERIMENTS = {
         ERRORS,
         "test/mean_error",
     ),
-    # ---- see PROTOCOL.md: confirmations
+    # ---- see PROTOCOL.md: confirmations of other experiments, by new seeds
     "faces_confirmation": Experiment(
         "UTKFace, 8 epochs, in bfloat16",
         FACES,
@@ -576,7 +588,7 @@ EXPERIMENTS = {
         "test/accuracy",
         comparisons=(Comparison("test/accuracy", "init 0.5", "channel"),),
     ),
-    # ---- for everybody: never stored
+    # ---- to try it; its results are never stored
     "quick": Experiment(
         "Fashion-MNIST, 10 % of the training images, 6 epochs",
         GARMENTS,
