@@ -17,38 +17,41 @@ CURVES = {  # what curves.png shows: {experiment: title}
     "dense_2018_30": "setting of 2018 in float32, and published",
 }
 SHOWN = {  # what results.png shows: groups of (label, experiment, setting)
-    "Garments (Fashion-MNIST)": [
-        ("all images, 15 epochs, from the identity", "decaying_15", "channel"),
-        ("all images, 15 epochs, from one half", "decaying_15", "init 0.5"),
-        ("all images, 30 epochs, from the identity", "decaying", "channel"),
-        ("all images, 30 epochs, from one half", "decaying", "init 0.5"),
-        ("a tenth of the images, from the identity", "scarce_10", "channel"),
-        ("a tenth of the images, from one half", "scarce_10", "init 0.5"),
+    "All garments (Fashion-MNIST), 15 epochs": [
+        ("units from one half", "sharing_garments", "init 0.5"),
+        ("units, the paper's recipe", "recipe_garments", "recipe, × 100"),
+        ("one trunk", "sharing_garments", "trunk"),
+        ("older runs: units from the identity", "decaying_15", "channel"),
+        ("older runs: units from one half", "decaying_15", "init 0.5"),
     ],
-    "Compared with one trunk (a quarter of the garments)": [
-        ("units, from one half", "sharing_garments_25", "init 0.5"),
+    "All garments, 30 epochs": [
+        ("units from the identity", "decaying", "channel"),
+        ("units from one half", "decaying", "init 0.5"),
+    ],
+    "A quarter of the garments": [
+        ("units from the identity", "sharing_garments_25", "channel"),
+        ("units from one half", "sharing_garments_25", "init 0.5"),
         ("one trunk", "sharing_garments_25", "trunk"),
         ("one trunk, equal weights", "sharing_garments_25", "trunk, equal weights"),
         ("one trunk, twice as wide", "sharing_garments_25", "trunk, double width"),
     ],
-    "Compared with one trunk (all garments)": [
-        ("units, from one half", "sharing_garments", "init 0.5"),
-        ("one trunk", "sharing_garments", "trunk"),
+    "A tenth of the garments": [
+        ("units from the identity", "scarce_10", "channel"),
+        ("units from one half", "scarce_10", "init 0.5"),
     ],
-    "Faces (UTKFace), older runs": [
-        ("from the identity", "gender_age_decaying", "channel"),
-        ("from one half", "gender_age_decaying", "init 0.5"),
-    ],
-    "Compared with one trunk (faces)": [
-        ("units, from one half", "sharing_faces", "init 0.5"),
+    "Faces (UTKFace)": [
+        ("units from the identity", "sharing_faces", "channel"),
+        ("units from one half", "sharing_faces", "init 0.5"),
         ("units, the paper's recipe", "recipe_faces", "recipe, × 100"),
         ("one trunk", "sharing_faces", "trunk"),
         ("one trunk, equal weights", "sharing_faces", "trunk, equal weights"),
+        ("older runs: units from the identity", "gender_age_decaying", "channel"),
+        ("older runs: units from one half", "gender_age_decaying", "init 0.5"),
     ],
     "Landmarks (MTFL)": [
-        ("from the identity, 20 epochs", "landmarks", "cross-stitch"),
-        ("the paper's recipe, 20 epochs", "recipe_landmarks", "recipe, × 100"),
-        ("from the identity, 60 epochs", "landmarks_60", "cross-stitch"),
+        ("units from the identity, 20 epochs", "landmarks", "cross-stitch"),
+        ("units, the paper's recipe, 20 epochs", "recipe_landmarks", "recipe, × 100"),
+        ("units from the identity, 60 epochs", "landmarks_60", "cross-stitch"),
     ],
 }
 COLOURS = {"pool_1": "#1b6ca8", "pool_2": "#d1495b", "fc_3": "#3a7d44"}
@@ -89,7 +92,10 @@ def pyplot():
 
 
 def draw_differences(runs):
-    """Draw what units and trunks gain over separate columns: a dot for each seed, the mean and its 95 % interval."""
+    """Draw what units (blue) and trunks (orange) gain over separate columns.
+
+    A setting has a dot for each seed, a bar for the 95 % interval, and a stroke at the mean.
+    """
     rows = sum(len(group) + 1 for group in SHOWN.values())
     figure, axes = pyplot().subplots(figsize=(7.2, 0.36 * rows + 0.9))
     place = 0
@@ -101,11 +107,12 @@ def draw_differences(runs):
             pairs = analysis.differences(runs, experiment, setting, spec.baseline, spec.primary)
             sign = -100 if analysis.lower_is_better(spec.primary) else 100  # an error that falls is a gain
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
+            colour = "#c4722a" if setting.startswith("trunk") else "#2a6fbb"
             text = f"{label} ({len(pairs)})"
             axes.text(-0.02, place, text, ha="right", va="center", transform=axes.get_yaxis_transform())
-            axes.plot(sign * pairs, [place] * len(pairs), "o", color="#2a6fbb", alpha=0.4)
-            axes.plot([sign * bounds[0], sign * bounds[1]], [place, place], color="#2a6fbb", lw=2.4)
-            axes.plot(sign * mean, place, "|", color="#2a6fbb", markersize=13, markeredgewidth=2.4)
+            axes.plot(sign * pairs, [place] * len(pairs), "o", color=colour, alpha=0.4)
+            axes.plot([sign * bounds[0], sign * bounds[1]], [place, place], color=colour, lw=2.4)
+            axes.plot(sign * mean, place, "|", color=colour, markersize=13, markeredgewidth=2.4)
             place += 1
     axes.axvline(0, color="#444444", lw=1)
     axes.set_yticks([])

@@ -549,6 +549,7 @@ MADE = {
         "sharing_faces", "init 0.5", "trunk, equal weights", "test/accuracy"
     ),
     "value: identity on faces": gain_value("gender_age_decaying", "channel", "baseline", "test/accuracy"),
+    "value: recipe on all garments": gain_value("recipe_garments", "recipe, × 100", "baseline", "test/accuracy"),
     "value: recipe on faces": gain_value("recipe_faces", "recipe, × 100", "baseline", "test/accuracy"),
     "value: recipe minus identity on faces": gain_value("recipe_faces", "recipe, × 100", "channel", "test/accuracy"),
     "value: recipe on landmarks": gain_value("recipe_landmarks", "recipe, × 100", "baseline", "test/mean_error"),
