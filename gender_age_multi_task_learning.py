@@ -326,7 +326,7 @@ def dense_block(args, x, column, level):
 
 def batch_norm(args, x, name):
     """Batch norm over the global batch: by a fast kernel, or by Keras's code where several replicas share the batch."""
-    distributed = tf.distribute.has_strategy()
+    distributed = tf.distribute.has_strategy()  # false on one device, for which there is no strategy
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
 
@@ -348,12 +348,29 @@ def stitch(args, columns, place):
     """
     if not args.cross_stitch_enabled or place not in args.cross_stitch_at or len(columns) == 1:
         return columns
+    if args.cross_stitch_unit == "activation":
+        check_memory(columns, place)
     # With --pretrain_epoch the columns train alone at first: the units are the identity, and stay so, since the
     # function `learning_rates` gives them a rate of 0. Later `start_units` sets them to --cross_stitch_init.
     init = 1.0 if args.pretrain_epoch else args.cross_stitch_init
     unit = UNITS[args.cross_stitch_unit](init=init, name=place)
     mixed = unit(list(columns.values()))
     return dict(zip(columns, mixed))
+
+
+def check_memory(columns, place):
+    """Raise Failure if the machine has less memory than an `ActivationCrossStitch` at this place needs.
+
+    Without this the system would end the process, and not say why. (On a GPU its own memory counts, too.)
+    """
+    size = sum(math.prod(x.shape[1:]) for x in columns.values())  # alpha is a matrix (size, size)
+    needed = 4 * 4 * size**2  # bytes of alpha, its gradient and the two moments of Adam, all in float32
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        raise Failure(
+            f"--cross_stitch_unit activation takes {needed / 1e9:.3g} GB at {place}, and this machine has "
+            f"{there / 1e9:.3g} GB. Name only later places in --cross_stitch_at."
+        )
 
 
 def end_trunk(args, columns, place, names):
@@ -570,7 +587,8 @@ def train(args, resumed):
             signal ended the run after its state had been saved (128 + signal).
     """
     data = prepare_data(args)
-    configure_tensorflow(args, num_columns=len(column_names(data.classes)))  # see `size_of_thread_pool`
+    # Each column keeps a thread busy, see `size_of_thread_pool`.
+    configure_tensorflow(args, num_columns=len(column_names(data.classes)))
     strategy, is_chief = choose_strategy()
     record = describe_run(args, data, strategy)  # becomes run.json
     if resumed:
@@ -753,7 +771,7 @@ def evaluate(predict, split):
 def log_evaluations(step, evaluations):
     """Log the accuracies of each split under TASK/accuracy_SPLIT, and their mean under summary/accuracy_SPLIT.
 
-    (The tag summary/accuracy_test is that of 2018.)
+    (The code of 2018 had the tag summary/accuracy_test, too.)
     """
     for split, evaluation in evaluations.items():
         for name, value in evaluation.measures.items():
@@ -861,11 +879,13 @@ def prepare_data(args):
     images, copy_groups = images[~contradictory], copy_groups[~contradictory]
     attributes = {name: values[~contradictory] for name, values in attributes.items()}
 
-    # All images of a group go into one split. A stratum should be equally frequent in all splits. (Identical pictures
-    # of different people were left out above. So identical pictures are in one group also where groups are people.)
+    # All images of a group go into one split, and each split gets the same share of every stratum. Groups are people or
+    # identical pictures. (Where they are people, identical pictures are in one group, too: those that two people have
+    # were left out above.)
     gender_and_decade = attributes["gender"] * 100 + attributes["age"] // 10
     if split_by == "identity":
-        # Everybody has as many young as mature images, so only the genders can get out of balance.
+        # Everybody has as many young as mature images, so only the genders can get out of balance. (Of the images to
+        # train on, --train_fraction keeps single ones, so there the ages count as well.)
         strata, groups = attributes["gender"], attributes["identity"]
     else:
         strata, groups = gender_and_decade, copy_groups
@@ -969,7 +989,7 @@ UTKFACE_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d+\.jpg\.chip\.jpg")  # ag
 def list_utkface(data_dir):
     """Return the `Faces` of UTKFace, in the order of their names.
 
-    Folders in the folder are read, too. Of several files with the same name one is used, since some archives hold faces
+    Subfolders are read, too. Of several files with the same name one is used, since some archives hold faces
     twice. So no two faces of your own should have the same name.
     """
     path_of = {}
@@ -1106,7 +1126,7 @@ def find_copies(images, attributes):
     digests = [hashlib.sha256(image).digest() for image in images]
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
     # A group is numbered by its first image, and not by its digest, which depends on --image_size. So the split is the
-    # same for all sizes, as long as the same pictures are identical.
+    # same for all sizes at which the same pictures are identical.
     copy_groups = first[inverse]
     facts = np.stack(list(attributes.values()), axis=1)
     differs = (facts != facts[copy_groups]).any(axis=1)

@@ -160,6 +160,7 @@ def compare(args):
         print(f"  {name:28} fastest with {words}, allocator {allocator}", flush=True)
         workers[name].stop()
         workers[name] = Worker(name, threads=threads, allocator=allocator)
+        workers[name].ask(steps=3, batch=args.n_batch_size)  # is halted after this, and so does not disturb the next
     print("in turns")
     workers = [*workers.values(), Worker("floor")]
     seconds = measure(workers, args.rounds, args.steps, args.n_batch_size)

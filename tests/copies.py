@@ -17,7 +17,7 @@ LANDMARKS = "facial_landmark_multi_task_learning.py"
 SHARED = {  # (the original, the copies): the names of functions and classes
     (GARMENTS, FACES, LANDMARKS): """
         CrossStitch LayerCrossStitch ActivationCrossStitch
-        dense_block batch_norm stitch end_trunk units_of
+        dense_block batch_norm stitch check_memory end_trunk units_of
         cross_entropy l2_loss compile_step Optimizers
         train signature_of learning_rates start_units make_predict
         Data select stratified pixel_statistics sha256_of read_image

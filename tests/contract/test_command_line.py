@@ -277,3 +277,15 @@ def test_a_tilde_is_the_home_folder(any_script, monkeypatch, tmp_path):
 def test_the_result_of_a_run_that_was_refused_shows_itself():
     """The tests' own Result, where a test fails."""
     assert "status 2" in repr(Result(None, 2, "", "error: x"))
+
+
+def test_a_unit_that_does_not_fit_into_memory_is_refused(experiment, run_experiment, monkeypatch):
+    """On a machine of 10 MB. Without a word, the system would end a process that takes more memory than there is."""
+    sysconf = os.sysconf
+    there = {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 10**6}
+    monkeypatch.setattr(os, "sysconf", lambda name: there.get(name) or sysconf(name))
+    side = {FASHION: 8, FACES: 16, LANDMARKS: 32}[experiment.name]
+    activations = 2 * (side // 2) ** 2 * 32  # of both columns, after the first block of 32 filters
+    gigabytes = 4 * 4 * activations**2 / 1e9  # alpha, gradient and two moments, of four bytes each
+    result = run_experiment("--cross_stitch_unit=activation")
+    assert_refused(result, "activation", "pool_1", f"{gigabytes:.3g} GB", "0.01 GB", "--cross_stitch_at")
