@@ -170,6 +170,7 @@ class Torch:
                 self.alpha = nn.Parameter(mix[:, :, None] * torch.ones(channels))
 
             def forward(self, xs):
+                # By autocast these products are float32. To cast alpha to bfloat16 before takes the same time.
                 shape = [-1] + [1] * (xs[0].ndim - 2)  # PyTorch's channels come before height and width
                 return [sum(self.alpha[i, j].view(shape) * x for j, x in enumerate(xs)) for i in range(n_tasks)]
 
