@@ -29,7 +29,11 @@ def make_parser():
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, help_text in (("run", "train what is missing"), ("average", "average the networks of --keep_models")):
+    for name, help_text in (
+        ("run", "train what is missing"),
+        ("average", "measure what two networks of --keep_models reach together"),
+        ("exchange", "measure what a network of --keep_models loses without exchange between its columns"),
+    ):
         command = commands.add_parser(name, help=help_text)
         command.add_argument("experiments", nargs="+", choices=EXPERIMENTS, metavar="EXPERIMENT")
         command.add_argument("--folder", default="tf_logs/benchmarks", help="where the runs are (%(default)s)")
@@ -49,11 +53,13 @@ def main():
         from . import report
 
         return report.main(args.check)
-    from . import run
+    from . import models, run
 
     for name in args.experiments:
         if args.command == "average":
-            run.average(name, args.folder)
+            models.average(name, args.folder)
+        elif args.command == "exchange":
+            models.exchange(name, args.folder)
         elif run.needs_data(name) and not args.data_dir:
             sys.exit(f"error: {name} needs --data_dir.")
         else:

@@ -43,6 +43,7 @@ SHOWN = {  # what results.png shows: groups of (label, experiment, setting)
         ("units from the identity", "sharing_faces", "channel"),
         ("units from one half", "sharing_faces", "init 0.5"),
         ("units, the paper's recipe", "recipe_faces", "recipe, × 100"),
+        ("one trunk up to the second pooling layer", "sharing_faces", "split after pool_2"),
         ("one trunk", "sharing_faces", "trunk"),
         ("one trunk, equal weights", "sharing_faces", "trunk, equal weights"),
         ("older runs: units from the identity", "gender_age_decaying", "channel"),
@@ -107,7 +108,7 @@ def draw_differences(runs):
             pairs = analysis.differences(runs, experiment, setting, spec.baseline, spec.primary)
             sign = -100 if analysis.lower_is_better(spec.primary) else 100  # an error that falls is a gain
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
-            colour = "#c4722a" if setting.startswith("trunk") else "#2a6fbb"
+            colour = "#c4722a" if setting.startswith(("trunk", "split")) else "#2a6fbb"
             text = f"{label} ({len(pairs)})"
             axes.text(-0.02, place, text, ha="right", va="center", transform=axes.get_yaxis_transform())
             axes.plot(sign * pairs, [place] * len(pairs), "o", color=colour, alpha=0.4)

@@ -53,7 +53,7 @@ MAIN_ROWS = {  # experiment: what it says, and {setting: what it says}
             "cross-stitch, related weights, l2": "the same, weights of the columns related by a quadratic loss",
             "cross-stitch, related weights, exp": "the same, related by an exponential loss",
             "one network, landmarks alone": "one network, landmarks alone",
-            "one network, split": "one network with a branch for each task",
+            "one network, split": "one trunk",
         },
     ),
     "landmarks_60": (
@@ -80,10 +80,18 @@ SHARING = {
     "sharing_garments": "all garments",
     "sharing_faces": "faces",
 }
-SHARING_ROWS = {  # setting: what it says, and the name under which throughput.py timed it
+SPLIT_CHOICES = {"split_choice": "a quarter of the garments", "split_choice_faces": "faces"}
+SPLIT_ROWS = {  # after which layer the trunk ends: what it says, and the layer's name in each of SPLIT_CHOICES
+    "the first pooling layer": ["pool_1", "pool_1"],
+    "the second pooling layer": ["pool_2", "pool_2"],
+    "the third pooling layer": [None, "pool_3"],
+    "the last layer": ["fc_3", "fc_4"],
+}
+SHARING_ROWS = {  # setting: what it says, and the name under which throughput.py timed it, if it did
     "baseline": ("separate columns", "separate columns"),
     "channel": ("units from the identity", "cross-stitch units"),
     "init 0.5": ("units from one half", "cross-stitch units"),
+    "split after pool_2": ("one trunk up to the second pooling layer", None),
     "trunk": ("one trunk", "one trunk"),
     "trunk, equal weights": ("one trunk, equal weights", "one trunk, equal weights"),
     "trunk, double width": ("one trunk, twice as wide", "one trunk, double width"),
@@ -100,7 +108,7 @@ SHARING_TESTS = {  # experiment: what it says, the setting, the other one; in PR
     ],
     "sharing_faces": [
         ("one trunk, equal weights", "init 0.5", "trunk, equal weights"),
-        ("one trunk", "init 0.5", "trunk"),
+        ("one trunk up to the second pooling layer, the best split", "init 0.5", "split after pool_2"),
         ("separate columns", "init 0.5", "baseline"),
     ],
 }
@@ -115,6 +123,7 @@ RECIPE_ROWS = {  # setting: what it says
     "recipe, × 100": "the whole recipe, × 100",
     "recipe, × 1000": "the whole recipe, × 1000",
 }
+EXCHANGE = ("recipe_garments", "recipe, × 100")  # the experiment and the setting of the table of exchange
 NO_GENDER = "init 0.5, gender not trained"
 NO_ATTRIBUTES = "cross-stitch, attributes not trained, no L2"
 ONE_WIDE, ONE = "one network, twice as wide, no L2", "one network, no L2"

@@ -14,6 +14,7 @@ from .analysis import RESULTS
 from .experiments import EXPERIMENTS, FACES, LANDMARKS
 from .pages import (
     CONTROLS,
+    EXCHANGE,
     FURTHER_CONTROLS,
     MAIN_ROWS,
     README_ROWS,
@@ -22,6 +23,8 @@ from .pages import (
     SHARING,
     SHARING_ROWS,
     SHARING_TESTS,
+    SPLIT_CHOICES,
+    SPLIT_ROWS,
 )
 from .speed import table
 
@@ -45,11 +48,15 @@ def mean_and_deviation(sample):
     return percent(sample.mean()) + (f" ± {percent(sample.std(ddof=1))}" if len(sample) > 1 else "")
 
 
+def in_brackets(bounds):
+    """Return an interval in points, or nothing if it is not known."""
+    low, high = bounds
+    return f"[{percent(low, True)}, {percent(high, True)}]" if np.isfinite(low) else ""
+
+
 def with_interval(mean, bounds):
     """Return a difference in points with its interval, if there is one."""
-    if not np.isfinite(bounds[0]):
-        return percent(mean, True)
-    return f"{percent(mean, True)} [{percent(bounds[0], True)}, {percent(bounds[1], True)}]"
+    return f"{percent(mean, True)} {in_brackets(bounds)}".strip()
 
 
 def p_value(p):
@@ -60,7 +67,7 @@ def p_value(p):
 
 
 def interval_over_seeds_and_images(experiment, setting, other, seeds):
-    """Return the interval of a difference for other seeds and other test images, or nothing if it is not known.
+    """Return the interval of a difference for other seeds and other test images, NaN if it is not known.
 
     The predictions of at least three pairs have to be stored. For landmarks these are errors, and there are no tasks.
     """
@@ -68,12 +75,11 @@ def interval_over_seeds_and_images(experiment, setting, other, seeds):
     measures = [measure.removeprefix("test/") for measure in spec.measures.values() if measure.startswith("test/")]
     tasks = [measure for measure in measures if measure not in ("accuracy", "mean_error", "failure_rate")]
     if len(seeds) < 3 or spec.primary not in ("test/accuracy", "test/mean_error"):
-        return ""
+        return np.nan, np.nan
     pairs = [[analysis.of_images(experiment, name, seed, tasks) for name in (setting, other)] for seed in seeds]
     if any(scores is None for pair in pairs for scores in pair):
-        return ""
-    low, high = analysis.over_seeds_and_images([one - two for one, two in pairs])
-    return f"[{percent(low, True)}, {percent(high, True)}]"
+        return np.nan, np.nan
+    return analysis.over_seeds_and_images([one - two for one, two in pairs])
 
 
 def of_errors(runs, experiment, setting, other, measure):
@@ -104,7 +110,7 @@ def experiment_table(runs, name):
         mean, bounds, p = analysis.interval(pairs.to_numpy())
         count = "" if len(pairs) == int(row[1]) else f" (pairs: {len(pairs)})"
         row += [with_interval(mean, bounds) + count, of_errors(runs, name, setting, spec.baseline, spec.primary)]
-        row += [interval_over_seeds_and_images(name, setting, spec.baseline, list(pairs.index))]
+        row += [in_brackets(interval_over_seeds_and_images(name, setting, spec.baseline, list(pairs.index)))]
         rows.append((row, len(tests)))
         tests.append(p)
     corrected = analysis.holm(tests)
@@ -315,13 +321,17 @@ def main_table(runs):
         spec = EXPERIMENTS[experiment]
         level = percent(analysis.values(runs, experiment, spec.baseline, spec.primary).mean())
         measure = "mean error" if analysis.lower_is_better(spec.primary) else "accuracy"
-        rows.append([f"**{title}**: separate columns, {measure} {level}", "", "", ""])
+        rows.append([f"**{title}**: separate columns, {measure} {level}", "", "", "", ""])
         for setting, words in settings.items():
             pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
+            low, high = interval_over_seeds_and_images(experiment, setting, spec.baseline, list(pairs.index))
+            if analysis.lower_is_better(spec.primary):
+                low, high = -high, -low
             errors = of_errors(runs, experiment, setting, spec.baseline, spec.primary)
-            rows.append([words, with_interval(mean, bounds), errors, str(len(pairs))])
-    return table(["", "gain, in points", "change of errors", "seeds"], rows)
+            gain = with_interval(mean, bounds)
+            rows.append([words, gain, in_brackets((low, high)), errors, str(len(pairs))])
+    return table(["", "gain, in points", "also over test images", "change of errors", "seeds"], rows)
 
 
 def gains(runs, experiment, setting, other, measure):
@@ -395,14 +405,17 @@ def gain_cells(runs, experiments, setting):
 def sharing_table(runs):
     """Return RESULTS.md's table of units beside hard sharing, on garments and on faces, with weights and time.
 
-    The number of weights and the time of a step are multiples of those of separate columns, on garments.
+    The number of weights and the time of a step are multiples of those of separate columns, on garments. Both stay
+    empty where the time was not measured.
     """
     experiments = with_enough_pairs(runs)
     garments = runs[runs.experiment == "sharing_garments_25"]
     weights = garments.groupby("setting").parameters.first()
     rows = []
     for setting, (words, timed_as) in SHARING_ROWS.items():
-        costs = [f"{weights[setting] / weights['baseline']:.1f}", f"{speed.relative_time(timed_as):.2f}"]
+        costs = ["", ""]
+        if timed_as:
+            costs = [f"{weights[setting] / weights['baseline']:.1f}", f"{speed.relative_time(timed_as):.2f}"]
         rows.append([words, *costs, *gain_cells(runs, experiments, setting)])
     return table(["", "weights", "time of a step", *(f"gain, {words}" for words in experiments.values())], rows)
 
@@ -412,6 +425,27 @@ def recipe_table(runs):
     experiments = [name for name in RECIPE if gain_cells(runs, [name], "recipe, × 100") != [""]]
     rows = [[words, *gain_cells(runs, experiments, setting)] for setting, words in RECIPE_ROWS.items()]
     return table(["", *(f"gain, {RECIPE[name]}" for name in experiments)], [row for row in rows if any(row[1:])])
+
+
+def exchange_table(runs):
+    """Return RESULTS.md's table of what each unit's alphas are, and of what is lost without its exchange.
+
+    A loss is a mean over the seeds, with its interval if there are three or more.
+    """
+    stored = pd.read_csv(RESULTS / "exchange.csv")
+    stored = stored[(stored.experiment == EXCHANGE[0]) & (stored.setting == EXCHANGE[1])]
+    measures = list(stored.measure.unique())
+    rows = []
+    for unit, of_unit in stored.groupby("unit", sort=False):
+        row = ["all units" if unit == "all" else f"`{unit}`"]
+        row += [f"{of_unit.own_alpha.mean():.2f}", f"{of_unit.other_alphas_rms.mean():.2f}"]
+        for measure in measures:
+            of_measure = of_unit[of_unit.measure == measure]
+            change = (of_measure.without_exchange - of_measure.value).to_numpy()
+            row.append(with_interval(*analysis.interval(change)[:2]))
+        rows.append(row)
+    tasks = [f"`{measure.removeprefix('test/')}` without exchange" for measure in measures]
+    return table(["", "own α, mean", "α between columns, root mean square", *tasks], rows)
 
 
 def sharing_tests(runs):
@@ -487,16 +521,16 @@ def gain_value(experiment, setting, other, measure):
     return value
 
 
-def splits_value(runs):
-    """Return by how much the split after the last layer was better than the others, on validation images."""
-    found = [
-        gains(runs, "split_choice", "split after fc_3", f"split after {place}", "validation/accuracy")
-        for place in ("pool_2", "pool_1")
-    ]
-    return " and ".join(
-        f"{percent(pairs.mean(), True)} points above the split after {place}"
-        for pairs, place in zip(found, ("pool_2", "pool_1"))
-    )
+def splits_table(runs):
+    """Return RESULTS.md's table of trunks that end after different layers, by their accuracy on validation images."""
+    rows = []
+    for words, layers in SPLIT_ROWS.items():
+        cells = [
+            mean_and_deviation(analysis.values(runs, experiment, f"split after {layer}", "validation/accuracy"))
+            for experiment, layer in zip(SPLIT_CHOICES, layers)
+        ]
+        rows.append([words, *cells])
+    return table(["the trunk ends after", *SPLIT_CHOICES.values()], rows)
 
 
 MADE = {
@@ -506,9 +540,11 @@ MADE = {
     "table: further controls": further_controls_table,
     "table: 2018": course_of_2018,
     "table: averages": averages_table,
+    "table: splits": splits_table,
     "table: sharing": sharing_table,
     "table: sharing tests": sharing_tests_table,
     "table: recipe": recipe_table,
+    "table: exchange": exchange_table,
     "table: trials of faces": trials_table(
         "gender_age_trials",
         {"gender": "validation/gender", "age": "validation/age", "mean of tasks": "validation/accuracy"},
@@ -536,10 +572,12 @@ MADE = {
     "value: p of starts, corrected": corrected_p_value("one half, minus the identity", corrected=True),
     "value: half minus trunk on all": gain_value("sharing_garments", "init 0.5", "trunk", "test/accuracy"),
     "value: p of half minus trunk on all": p_of_half_minus_trunk_on_all,
+    "value: half minus identity on a quarter": gain_value(
+        "sharing_garments_25", "init 0.5", "channel", "test/accuracy"
+    ),
     "value: half minus trunk, equal weights": gain_value(
         "sharing_garments_25", "init 0.5", "trunk, equal weights", "test/accuracy"
     ),
-    "value: splits": splits_value,
     "value: wide trunk minus half": gain_value(
         "sharing_garments_25", "trunk, double width", "init 0.5", "test/accuracy"
     ),

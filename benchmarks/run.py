@@ -13,7 +13,6 @@ import gzip
 import hashlib
 import importlib
 import io
-import itertools
 import json
 import os
 import shutil
@@ -24,7 +23,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from scipy.special import softmax
 
 from . import analysis
 from .experiments import EXPERIMENTS, FACES, LANDMARKS
@@ -429,51 +427,6 @@ def print_table(experiment, name, records):
             else:
                 line += ", too few seeds for an interval"
         print(f"{line}   ({len(accuracies)} seeds)")
-
-
-def average(name, folder):
-    """Measure what the mean of two networks' outputs gives, for every two seeds of each setting whose models are there.
-
-    Models are kept by `run --keep_models`. The results go to averages.csv.
-    """
-    import keras
-
-    experiment = EXPERIMENTS[name]
-    rows = []
-    for setting, of_setting in experiment.settings.items():
-        for number in range(len(of_setting.runs)):
-            outputs, split = {}, None
-            for path in sorted(Path(folder, name).absolute().glob(f"*-seed*/run{number}/model.keras")):
-                results = json.loads((path.parent / "results.json").read_text())
-                seed = results["seed"]
-                if path.parent.parent == folder_of(folder, name, setting, seed):  # of this setting
-                    split = split or test_split(experiment.script, results)  # all seeds have the same test images
-                    outputs[seed] = keras.models.load_model(path).predict(split.images, verbose=0)
-            for pair in itertools.combinations(sorted(outputs), 2):
-                for measure, value in average_of(experiment.script, [outputs[seed] for seed in pair], split).items():
-                    if measure not in of_setting.untrained:
-                        rows.append([name, setting, f"test/{measure}", *pair, value])
-    with locked():
-        lines = (RESULTS / "averages.csv").read_text().splitlines()
-        stored = {tuple(row[:5]) for row in csv.reader(lines)}
-        rows = [row for row in rows if tuple(map(str, row[:5])) not in stored]
-        with open(RESULTS / "averages.csv", "a", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-def average_of(script, outputs, split):
-    """Return what the averaged outputs of some networks reach: {task: accuracy}, or {"mean_error": that of landmarks}.
-
-    Classes are chosen by the mean of the networks' probabilities.
-    """
-    if script == LANDMARKS:
-        points = np.mean([output["landmarks"] for output in outputs], axis=0)
-        return {"mean_error": float(load_script(script).landmark_errors(points, split.labels["landmarks"]).mean())}
-    accuracies = {}
-    for task in outputs[0]:
-        probabilities = np.mean([softmax(output[task], axis=1) for output in outputs], axis=0)
-        accuracies[task] = float(np.mean(probabilities.argmax(axis=1) == split.labels[task]))
-    return accuracies
 
 
 def needs_data(name):

@@ -15,7 +15,7 @@ import pytest
 from conftest import FASHION, ROOT
 
 from benchmarks import __main__ as commands
-from benchmarks import analysis, report, run
+from benchmarks import analysis, models, report, run
 from benchmarks.experiments import EXPERIMENTS, Experiment, one
 
 
@@ -187,22 +187,41 @@ def test_a_run_of_the_runner(tiny, small, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_mean_of_two_networks(tiny, small, tmp_path, monkeypatch):
-    """The accuracy of the mean of their probabilities, computed once more; the folder is a relative one."""
+def test_what_is_measured_of_models(tiny, small, tmp_path, monkeypatch):
+    """The mean of two networks, and a network without exchange, computed once more; the folder is a relative one."""
     (tmp_path / "results" / "averages.csv").write_text("experiment,setting,measure,seed,other_seed,value\n")
+    (tmp_path / "results" / "exchange.csv").write_text(
+        "experiment,setting,measure,seed,unit,without,value,own,others\n"
+    )
     monkeypatch.chdir(tmp_path)
+    tiny.settings["stitched"] = one({"n_epoch": 1}, cross_stitch_init=0.5)  # so that much is exchanged
     run.run_experiment("tiny", [0, 1], ["stitched"], str(small), "runs", keep_models=True)
-    run.average("tiny", "runs")
-    run.average("tiny", "runs")  # adds nothing
+    for _ in range(2):  # the second time adds nothing
+        models.average("tiny", "runs")
+        models.exchange("tiny", "runs")
     test = run.load_script(FASHION).read_fashion_mnist(str(small), "test")
-    models = [keras.models.load_model(f"runs/tiny/stitched-seed{seed}/run0/model.keras") for seed in (0, 1)]
-    outputs = [model.predict(test["images"][..., None], verbose=0) for model in models]
+    networks = [keras.models.load_model(f"runs/tiny/stitched-seed{seed}/run0/model.keras") for seed in (0, 1)]
+    outputs = [network.predict(test["images"][..., None], verbose=0) for network in networks]
     expected = []
     for task in ("item", "group"):
         probabilities = [keras.ops.softmax(output[task]).numpy() for output in outputs]
         accuracy = np.mean((probabilities[0] + probabilities[1]).argmax(axis=1) == test[task])
         expected.append(["tiny", "stitched", f"test/{task}", 0, 1, pytest.approx(accuracy)])
     assert pd.read_csv("results/averages.csv").values.tolist() == expected
+
+    found = pd.read_csv("results/exchange.csv")
+    assert len(found) == 2 * 2 * 4  # seeds, tasks, three units and all of them
+    for name in ("pool_1", "pool_2", "fc_3"):
+        alpha = networks[0].get_layer(name).alpha
+        own, others = np.array([alpha[0, 0], alpha[1, 1]]), np.array([alpha[0, 1], alpha[1, 0]])
+        row = found[(found.seed == 0) & (found.measure == "test/item") & (found.unit == name)].iloc[0]
+        assert [row.own, row.others] == pytest.approx([own.mean(), (others**2).mean() ** 0.5], rel=1e-5)
+        alpha.assign(np.stack([[own[0], 0 * own[0]], [0 * own[1], own[1]]]))
+    without = networks[0].predict(test["images"][..., None], verbose=0)
+    for task in ("item", "group"):
+        row = found[(found.seed == 0) & (found.measure == f"test/{task}") & (found.unit == "all")].iloc[0]
+        assert row.value == np.mean(outputs[0][task].argmax(axis=1) == test[task])
+        assert row.without == np.mean(without[task].argmax(axis=1) == test[task])
 
 
 @pytest.mark.slow
