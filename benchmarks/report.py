@@ -17,6 +17,7 @@ from .pages import (
     EXCHANGE,
     FURTHER_CONTROLS,
     MAIN_ROWS,
+    NO_ATTRIBUTES,
     README_ROWS,
     RECIPE,
     RECIPE_ROWS,
@@ -601,6 +602,14 @@ MADE = {
     "value: setting of 2018": gain_value("setting_2018", "channel", "baseline", "late/accuracy"),
     "value: landmarks": gain_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
     "value: landmarks, 60 epochs": gain_value("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
+    "value: landmarks without L2": gain_value(
+        "landmarks_width", "cross-stitch, no L2", "two columns, no L2", "test/mean_error"
+    ),
+    "value: landmarks without L2, column": gain_value(
+        "landmarks_width", NO_ATTRIBUTES, "two columns, no L2", "test/mean_error"
+    ),
+    "value: pose": gain_value("landmarks_width", "cross-stitch, no L2", "two columns, no L2", "aflw/pose"),
+    "value: glasses": gain_value("landmarks_width", "cross-stitch, no L2", "two columns, no L2", "aflw/glasses"),
     "value: landmarks, units minus split": gain_value(
         "landmarks", "cross-stitch", "one network, split", "test/mean_error"
     ),
