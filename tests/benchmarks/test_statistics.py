@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -131,6 +132,19 @@ def test_stored_runs_belong_to_experiments():
 
 def test_pages_are_what_the_data_give():
     assert report.main(check=True) == 0
+
+
+def test_both_intervals_of_a_gain_are_around_it():
+    """Also where the measure is an error, whose fall is the gain. The one over images, too, is the wider one."""
+    number = r"[+-]\d+\.\d+"
+    rows = re.findall(
+        rf"({number}) \[({number}), ({number})\] \| \[({number}), ({number})\]", report.main_table(analysis.load())
+    )
+    assert len(rows) > 5
+    for row in rows:
+        mean, low, high, low_of_both, high_of_both = map(float, row)
+        assert low_of_both <= low < mean < high <= high_of_both
+        assert mean == pytest.approx((low_of_both + high_of_both) / 2, abs=0.011)
 
 
 def test_the_three_lines_of_pandas(capsys):
