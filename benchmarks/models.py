@@ -41,24 +41,33 @@ def exchange(name, folder):
     what they do, since they are both positive and negative.)
     """
     script = EXPERIMENTS[name].script
+    module = run.load_script(script)
     rows = []
     for setting in EXPERIMENTS[name].settings:
         for seed, path in kept_models(name, setting, 0, folder).items():
             network, split = load(script, path), test_split_of(script, path)
-            units = run.load_script(script).units_of(network)
-            learned = {unit.name: unit.alpha.numpy() for unit in units}
+            units = {
+                unit.name: unit
+                for unit in module.units_of(network)
+                if not isinstance(unit, module.ActivationCrossStitch)  # its alphas have another order
+            }
+            learned = {place: unit.alpha.numpy() for place, unit in units.items()}
             whole = measures_of_mean(script, [network.predict(split.images, verbose=0)], split)
-            for cut in [*([unit.name] for unit in units), list(learned)]:
-                for unit in units:
-                    alpha = learned[unit.name]
-                    unit.alpha.assign(np.where(own_alphas(alpha), alpha, 0) if unit.name in cut else alpha)
+            cuts = {place: [place] for place in units}
+            if units:
+                cuts["all"] = list(units)
+            for cut, places in cuts.items():
+                for place in places:
+                    units[place].alpha.assign(np.where(own_alphas(learned[place]), learned[place], 0))
                 without = measures_of_mean(script, [network.predict(split.images, verbose=0)], split)
-                own = np.concatenate([learned[unit][own_alphas(learned[unit])] for unit in cut])
-                others = np.concatenate([learned[unit][~own_alphas(learned[unit])] for unit in cut])
-                where = cut[0] if len(cut) == 1 else "all"
+                for place in places:
+                    units[place].alpha.assign(learned[place])
+                own = np.concatenate([learned[place][own_alphas(learned[place])] for place in places])
+                others = np.concatenate([learned[place][~own_alphas(learned[place])] for place in places])
+                rms = np.sqrt(np.mean(others**2))
                 for measure, value in without.items():
-                    of_units = [float(own.mean()), float(np.sqrt(np.mean(others**2)))]
-                    rows.append([name, setting, f"test/{measure}", seed, where, value, whole[measure], *of_units])
+                    row = [name, setting, f"test/{measure}", seed, cut, value, whole[measure], own.mean(), rms]
+                    rows.append(row)
     add_rows("exchange.csv", rows)
 
 

@@ -210,6 +210,7 @@ def test_what_is_measured_of_models(tiny, small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny.settings["stitched"] = one({"n_epoch": 1}, cross_stitch_init=0.5)  # so that much is exchanged
     run.run_experiment("tiny", [0, 1], ["stitched"], str(small), "runs", keep_models=True)
+    run.run_experiment("tiny", [0], ["baseline"], str(small), "runs", keep_models=True)  # it has no units
     for _ in range(2):  # the second time adds nothing
         models.average("tiny", "runs")
         models.exchange("tiny", "runs")
