@@ -534,6 +534,26 @@ def splits_table(runs):
     return table(["the trunk ends after", *SPLIT_CHOICES.values()], rows)
 
 
+def value_over_images(experiment, setting, other):
+    """Return a function that gives the interval of what a setting gains over the other one, also over test images.
+
+    Only for accuracies.
+    """
+
+    def value(runs):
+        pairs = gains(runs, experiment, setting, other, "test/accuracy")
+        return in_brackets(interval_over_seeds_and_images(experiment, setting, other, list(pairs.index)))
+
+    return value
+
+
+def recipe_minus_half_on_all(runs):
+    """Return what the recipe gains over units from one half on all garments, whose runs have the same baseline."""
+    recipe = gains(runs, "recipe_garments", "recipe, × 100", "baseline", "test/accuracy")
+    half = gains(runs, "sharing_garments", "init 0.5", "baseline", "test/accuracy")
+    return with_interval(*analysis.interval((recipe - half).to_numpy())[:2])
+
+
 MADE = {
     "table: readme": readme_table,
     "table: main": main_table,
@@ -589,6 +609,8 @@ MADE = {
     ),
     "value: identity on faces": gain_value("gender_age_decaying", "channel", "baseline", "test/accuracy"),
     "value: recipe on all garments": gain_value("recipe_garments", "recipe, × 100", "baseline", "test/accuracy"),
+    "value: recipe minus half on all garments": recipe_minus_half_on_all,
+    "value: recipe on faces, over images": value_over_images("recipe_faces", "recipe, × 100", "baseline"),
     "value: recipe on faces": gain_value("recipe_faces", "recipe, × 100", "baseline", "test/accuracy"),
     "value: recipe minus identity on faces": gain_value("recipe_faces", "recipe, × 100", "channel", "test/accuracy"),
     "value: recipe on landmarks": gain_value("recipe_landmarks", "recipe, × 100", "baseline", "test/mean_error"),
@@ -618,8 +640,13 @@ MADE = {
 
 
 def fill(text, runs):
-    """Return a page with what stands between its marks made anew."""
-    marks = re.compile(r"<!-- ((?:table|value): [^>]+?) -->.*?<!-- end -->", re.DOTALL)
+    """Return a page with what stands between its marks made anew. Raise SystemExit if a mark has no end."""
+    marks = re.compile(r"<!-- ((?:table|value): [^>]+?) -->((?:(?!<!--).)*)<!-- end -->", re.DOTALL)
+    all_marks = re.findall(r"<!--\s*(?:table:|value:|end\b)[^>]*", text)
+    if len(all_marks) != 2 * len(marks.findall(text)):
+        raise SystemExit(
+            "error: a page has a mark without <!-- end -->, an end without a mark, or a mark on two lines."
+        )
 
     def made(match):
         content = MADE[match[1]](runs)

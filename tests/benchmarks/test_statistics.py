@@ -398,3 +398,19 @@ def test_a_page_is_filled_between_its_marks(monkeypatch):
     page = "It is <!-- value: x -->6<!-- end -->.\n\n<!-- table: x --><!-- end -->\n"
     expected = "It is <!-- value: x -->7<!-- end -->.\n\n<!-- table: x -->\n| a |\n<!-- end -->\n"
     assert report.fill(page, None) == expected == report.fill(expected, None)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<!-- value: x -->6 and <!-- value: x -->6<!-- end -->",
+        "<!-- value: x -->6<!--\nend --> and <!-- value: x -->6<!-- end -->",
+        "<!--\nvalue: x -->6<!-- end -->",
+        "6<!-- end --> and <!-- value: x -->6<!-- end -->",
+    ],
+)
+def test_a_mark_without_its_end_is_refused(page, monkeypatch):
+    """To fill in up to the next end would lose what stands between."""
+    monkeypatch.setitem(report.MADE, "value: x", lambda runs: "7")
+    with pytest.raises(SystemExit, match="mark"):
+        report.fill(page, None)
