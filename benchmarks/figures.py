@@ -8,6 +8,7 @@ import numpy as np
 
 from . import analysis
 from .experiments import EXPERIMENTS
+from .pages import MAIN_ROWS
 
 IMG = Path(__file__).resolve().parent.parent / "img"
 CURVES = {  # what curves.png shows: {experiment: title}
@@ -16,51 +17,12 @@ CURVES = {  # what curves.png shows: {experiment: title}
     "setting_2018": "setting of 2018",
     "dense_2018_30": "setting of 2018 in float32, and published",
 }
-SHOWN = {  # what results.png shows: groups of (label, experiment, setting)
-    "All garments (Fashion-MNIST), 15 epochs": [
-        ("units from one half", "sharing_garments", "init 0.5"),
-        ("units, the paper's recipe", "recipe_garments", "recipe, × 100"),
-        ("one trunk", "sharing_garments", "trunk"),
-        ("older runs: units from the identity", "decaying_15", "channel"),
-        ("older runs: units from one half", "decaying_15", "init 0.5"),
-    ],
-    "All garments, 30 epochs": [
-        ("units from the identity", "decaying", "channel"),
-        ("units from one half", "decaying", "init 0.5"),
-    ],
-    "A quarter of the garments": [
-        ("units from the identity", "sharing_garments_25", "channel"),
-        ("units from one half", "sharing_garments_25", "init 0.5"),
-        ("one trunk", "sharing_garments_25", "trunk"),
-        ("one trunk, equal weights", "sharing_garments_25", "trunk, equal weights"),
-        ("one trunk, twice as wide", "sharing_garments_25", "trunk, double width"),
-    ],
-    "A tenth of the garments": [
-        ("units from the identity", "scarce_10", "channel"),
-        ("units from one half", "scarce_10", "init 0.5"),
-    ],
-    "Faces (UTKFace)": [
-        ("units from the identity", "sharing_faces", "channel"),
-        ("units from one half", "sharing_faces", "init 0.5"),
-        ("units, the paper's recipe", "recipe_faces", "recipe, × 100"),
-        ("one trunk up to the second pooling layer", "sharing_faces", "split after pool_2"),
-        ("one trunk", "sharing_faces", "trunk"),
-        ("one trunk, equal weights", "sharing_faces", "trunk, equal weights"),
-        ("older runs: units from the identity", "gender_age_decaying", "channel"),
-        ("older runs: units from one half", "gender_age_decaying", "init 0.5"),
-    ],
-    "Landmarks (MTFL)": [
-        ("units from the identity, 20 epochs", "landmarks", "cross-stitch"),
-        ("units, the paper's recipe, 20 epochs", "recipe_landmarks", "recipe, × 100"),
-        ("units from the identity, 60 epochs", "landmarks_60", "cross-stitch"),
-    ],
-}
 COLOURS = {"pool_1": "#1b6ca8", "pool_2": "#d1495b", "fc_3": "#3a7d44"}
 
 
 def draw_all(runs, curves, check):
     """Draw the figures whose data have changed, and return their paths. With `check`, draw nothing."""
-    shown = [setting for group in SHOWN.values() for setting in group]
+    shown = [setting for group in MAIN_ROWS.values() for setting in group]
     parts = {
         "results.png": (draw_differences, runs[runs.experiment.isin([name for _, name, _ in shown])]),
         "curves.png": (draw_curves, curves[curves.experiment.isin(CURVES) & (curves.tag == "summary/accuracy_test")]),
@@ -70,7 +32,7 @@ def draw_all(runs, curves, check):
     for name, (draw, data) in parts.items():
         own = data.dropna(axis=1, how="all")  # without the measures that only other experiments have
         text = own.to_csv(index=False)
-        text += inspect.getsource(draw) + repr((SHOWN, CURVES))  # what is drawn, and how
+        text += inspect.getsource(draw) + repr((MAIN_ROWS, CURVES))  # what is drawn, and how
         source = hashlib.sha256(text.encode()).hexdigest()
         path = IMG / name
         if path.exists() and source.encode() in path.read_bytes():
@@ -93,14 +55,14 @@ def pyplot():
 
 
 def draw_differences(runs):
-    """Draw what units (blue) and trunks (orange) gain over separate columns.
+    """Draw what units (blue) and one network or trunk (orange) gain over separate columns.
 
     A setting has a dot for each seed, a bar for the 95 % interval, and a stroke at the mean.
     """
-    rows = sum(len(group) + 1 for group in SHOWN.values())
+    rows = sum(len(group) + 1 for group in MAIN_ROWS.values())
     figure, axes = pyplot().subplots(figsize=(7.2, 0.36 * rows + 0.9))
     place = 0
-    for title, group in SHOWN.items():
+    for title, group in MAIN_ROWS.items():
         axes.text(-0.02, place, title, ha="right", va="center", weight="bold", transform=axes.get_yaxis_transform())
         place += 1
         for label, experiment, setting in group:
@@ -108,7 +70,7 @@ def draw_differences(runs):
             pairs = analysis.differences(runs, experiment, setting, spec.baseline, spec.primary)
             sign = -100 if analysis.lower_is_better(spec.primary) else 100  # an error that falls is a gain
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
-            colour = "#c4722a" if setting.startswith(("trunk", "split")) else "#2a6fbb"
+            colour = "#c4722a" if label.startswith("one ") else "#2a6fbb"
             text = f"{label} ({len(pairs)})"
             axes.text(-0.02, place, text, ha="right", va="center", transform=axes.get_yaxis_transform())
             axes.plot(sign * pairs, [place] * len(pairs), "o", color=colour, alpha=0.4)

@@ -3,7 +3,7 @@
 PARTS_OF_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]
 GARMENTS_TOGETHER = [*PARTS_OF_GARMENTS, "decaying_15", "decaying"]
 README_ROWS = [  # named in PROTOCOL.md: what it says, the experiment, the setting
-    ("all garments, 15 epochs, units from the identity", "decaying_15", "channel"),
+    ("all garments, 15 epochs, units from the identity", "recipe_garments", "channel"),
     ("all garments, 15 epochs, units from one half", "sharing_garments", "init 0.5"),
     ("the same, older runs", "decaying_15", "init 0.5"),
     ("a quarter of the garments, 12 epochs, units from one half", "sharing_garments_25", "init 0.5"),
@@ -12,57 +12,61 @@ README_ROWS = [  # named in PROTOCOL.md: what it says, the experiment, the setti
     ("landmarks, 20 epochs, units from the identity", "landmarks", "cross-stitch"),
     ("landmarks, 60 epochs, units from the identity", "landmarks_60", "cross-stitch"),
 ]
-MAIN_ROWS = {  # experiment: what it says, and {setting: what it says}
-    "sharing_garments": (
-        "all garments, 15 epochs",
-        {"init 0.5": "units from one half"},
-    ),
-    "decaying_15": (
-        "all garments, 15 epochs, older runs",
-        {"channel": "units from the identity", "init 0.5": "units from one half"},
-    ),
-    "decaying": (
-        "all garments, 30 epochs",
-        {"channel": "units from the identity", "init 0.5": "units from one half"},
-    ),
-    "sharing_garments_25": (
-        "a quarter of the garments, 12 epochs",
-        {"channel": "units from the identity", "init 0.5": "units from one half"},
-    ),
-    "scarce_10": (
-        "a tenth of the garments, 30 epochs",
-        {
-            "channel": "units from the identity",
-            "channel, as in the paper": "the paper's recipe",
-            "init 0.5": "units from one half",
-            "init 0.5, α fixed": "units that stay at one half",
-        },
-    ),
-    "sharing_faces": (
-        "faces, 8 epochs",
-        {"channel": "units from the identity", "init 0.5": "units from one half"},
-    ),
-    "gender_age_decaying": (
-        "faces, 8 epochs, older runs",
-        {"channel": "units from the identity", "init 0.5": "units from one half"},
-    ),
-    "landmarks": (
-        "landmarks, 20 epochs",
-        {
-            "cross-stitch": "units from the identity",
-            "cross-stitch, related weights, l2": "the same, weights of the columns related by a quadratic loss",
-            "cross-stitch, related weights, exp": "the same, related by an exponential loss",
-            "one network, landmarks alone": "one network, landmarks alone",
-            "one network, split": "one trunk",
-        },
-    ),
-    "landmarks_60": (
-        "landmarks, 60 epochs",
-        {
-            "cross-stitch": "units from the identity",
-            "one network, landmarks alone": "one network, landmarks alone",
-        },
-    ),
+MAIN_ROWS = {  # of RESULTS.md's main table and of results.png: {title: [(what it says, the experiment, the setting)]}
+    "all garments, 15 epochs": [
+        ("units from the identity", "recipe_garments", "channel"),
+        ("units from one half", "sharing_garments", "init 0.5"),
+        ("units, the paper's recipe", "recipe_garments", "recipe, × 100"),
+        ("one trunk", "sharing_garments", "trunk"),
+    ],
+    "all garments, 15 epochs, older runs": [
+        ("units from the identity", "decaying_15", "channel"),
+        ("units from one half", "decaying_15", "init 0.5"),
+    ],
+    "all garments, 30 epochs": [
+        ("units from the identity", "decaying", "channel"),
+        ("units from one half", "decaying", "init 0.5"),
+    ],
+    "a quarter of the garments, 12 epochs": [
+        ("units from the identity", "sharing_garments_25", "channel"),
+        ("units from one half", "sharing_garments_25", "init 0.5"),
+        ("one trunk", "sharing_garments_25", "trunk"),
+        ("one trunk, equal weights", "sharing_garments_25", "trunk, equal weights"),
+        ("one trunk, twice as wide", "sharing_garments_25", "trunk, double width"),
+    ],
+    "a tenth of the garments, 30 epochs": [
+        ("units from the identity", "scarce_10", "channel"),
+        ("units from one half", "scarce_10", "init 0.5"),
+        ("units that stay at one half", "scarce_10", "init 0.5, α fixed"),
+        ("units, the paper's recipe", "scarce_10", "channel, as in the paper"),
+    ],
+    "faces, 8 epochs": [
+        ("units from the identity", "sharing_faces", "channel"),
+        ("units from one half", "sharing_faces", "init 0.5"),
+        ("units, the paper's recipe", "recipe_faces", "recipe, × 100"),
+        ("one trunk up to the second pooling layer", "sharing_faces", "split after pool_2"),
+        ("one trunk", "sharing_faces", "trunk"),
+        ("one trunk, equal weights", "sharing_faces", "trunk, equal weights"),
+    ],
+    "faces, 8 epochs, older runs": [
+        ("units from the identity", "gender_age_decaying", "channel"),
+        ("units from one half", "gender_age_decaying", "init 0.5"),
+    ],
+    "landmarks, 20 epochs": [
+        ("units from the identity", "recipe_landmarks", "channel"),
+        ("units, the paper's recipe", "recipe_landmarks", "recipe, × 100"),
+    ],
+    "landmarks, 20 epochs, older runs": [
+        ("units from the identity", "landmarks", "cross-stitch"),
+        ("units, columns related by a quadratic loss", "landmarks", "cross-stitch, related weights, l2"),
+        ("units, columns related by an exponential loss", "landmarks", "cross-stitch, related weights, exp"),
+        ("one network, landmarks alone", "landmarks", "one network, landmarks alone"),
+        ("one trunk", "landmarks", "one network, split"),
+    ],
+    "landmarks, 60 epochs": [
+        ("units from the identity", "landmarks_60", "cross-stitch"),
+        ("one network, landmarks alone", "landmarks_60", "one network, landmarks alone"),
+    ],
 }
 NO_GROUP, NO_ITEM = "init 0.5, group not trained", "init 0.5, item not trained"
 CONTROLS = [  # what it says, the experiments, the setting, the other one, the measure
