@@ -166,7 +166,10 @@ def test_seeds_of_the_command_line():
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     """An experiment of two settings in the runner, whose results go to a folder of the test."""
-    settings = {"baseline": one({"n_epoch": 1}, cross_stitch_enabled=False), "stitched": one({"n_epoch": 1}, width=0.5)}
+    settings = {
+        "baseline": one({"n_epoch": 1}, cross_stitch_enabled=False),
+        "stitched": one({"n_epoch": 1}, width=0.5, cross_stitch_init=0.5),
+    }
     experiment = Experiment("Tiny", FASHION, settings, {"overall": "test/accuracy"}, "test/accuracy")
     monkeypatch.setitem(EXPERIMENTS, "tiny", experiment)
     (tmp_path / "results").mkdir()
@@ -194,23 +197,20 @@ def test_a_run_of_the_runner(tiny, small, tmp_path, monkeypatch):
     assert right == pytest.approx([results["test"]["item"], results["test"]["group"]])
     curves = pd.read_csv(tmp_path / "results" / "curves.csv.gz", names=run.CURVES)
     assert set(curves.setting) == {"baseline", "stitched"} and "units/pool_1/item_from_group" in set(curves.tag)
+    run.run_experiment("tiny", [1], ["stitched"], str(small), str(tmp_path / "runs"), keep_models=True)
+    check_measures_of_models(tmp_path, small, monkeypatch)
     monkeypatch.setattr(run, "train", lambda *_: pytest.fail("a stored run was trained again"))
     run.run_experiment("tiny", [0], None, str(small), str(tmp_path / "runs"), keep_models=True)
     with pytest.raises(SystemExit, match="stiched"):
         run.run_experiment("tiny", [1], ["stiched"], str(small), str(tmp_path / "runs"), keep_models=True)
 
 
-@pytest.mark.slow
-def test_what_is_measured_of_models(tiny, small, tmp_path, monkeypatch):
-    """The mean of two networks, and a network without exchange, computed once more; the folder is a relative one."""
+def check_measures_of_models(tmp_path, small, monkeypatch):
+    """Check the mean of two networks, and a network without exchange, computed once more; the folder is relative."""
     (tmp_path / "results" / "averages.csv").write_text("experiment,setting,measure,seed,other_seed,value\n")
-    (tmp_path / "results" / "exchange.csv").write_text(
-        "experiment,setting,measure,seed,unit,without,value,own,others\n"
-    )
+    names = "experiment,setting,measure,seed,unit,without,value,own,others\n"
+    (tmp_path / "results" / "exchange.csv").write_text(names)
     monkeypatch.chdir(tmp_path)
-    tiny.settings["stitched"] = one({"n_epoch": 1}, cross_stitch_init=0.5)  # so that much is exchanged
-    run.run_experiment("tiny", [0, 1], ["stitched"], str(small), "runs", keep_models=True)
-    run.run_experiment("tiny", [0], ["baseline"], str(small), "runs", keep_models=True)  # it has no units
     for _ in range(2):  # the second time adds nothing
         models.average("tiny", "runs")
         models.exchange("tiny", "runs")
