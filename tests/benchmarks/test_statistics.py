@@ -211,9 +211,9 @@ def check_measures_of_models(tmp_path, small, monkeypatch):
     names = "experiment,setting,measure,seed,unit,without,value,own,others\n"
     (tmp_path / "results" / "exchange.csv").write_text(names)
     monkeypatch.chdir(tmp_path)
+    models.exchange("tiny", "runs")
     for _ in range(2):  # the second time adds nothing
         models.average("tiny", "runs")
-        models.exchange("tiny", "runs")
     test = run.load_script(FASHION).read_fashion_mnist(str(small), "test")
     networks = [keras.models.load_model(f"runs/tiny/stitched-seed{seed}/run0/model.keras") for seed in (0, 1)]
     outputs = [network.predict(test["images"][..., None], verbose=0) for network in networks]
