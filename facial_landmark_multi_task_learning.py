@@ -471,7 +471,11 @@ def stitch(args, columns, place):
 def check_memory(columns, place):
     """Raise Failure if the machine has less memory than an `ActivationCrossStitch` at this place needs.
 
-    Without this the system would end the process, and not say why. (On a GPU its own memory counts, too.)
+    Without this check the system would end the process and not say why. The memory of a GPU is not checked.
+
+    Args:
+        columns: {column: activations}, each (batch, ...).
+        place: One of UNIT_PLACES.
     """
     size = sum(math.prod(x.shape[1:]) for x in columns.values())  # alpha is a matrix (size, size)
     needed = 4 * 4 * size**2  # bytes of alpha, its gradient and the two moments of Adam, all in float32

@@ -7,7 +7,7 @@ To add an experiment, write an entry here, run it, and make the tables:
 
 A setting is made of the script's own arguments, in a dict. What is not named has the script's default, so `{}` is a
 network of two columns with units, one alpha for each channel, that start as the identity. This setting is called
-`channel`, and `baseline` are the same columns without units.
+`channel`. The same columns without units are called `baseline`.
 """
 
 from dataclasses import dataclass
