@@ -31,8 +31,8 @@ def make_parser():
     commands = parser.add_subparsers(dest="command", required=True)
     for name, help_text in (
         ("run", "train what is missing"),
-        ("average", "measure what two networks of --keep_models reach together"),
-        ("exchange", "measure what a network of --keep_models loses without exchange between its columns"),
+        ("average", "measure the averaged predictions of every two networks of --keep_models"),
+        ("exchange", "measure the networks of --keep_models without the exchange between their columns"),
     ):
         command = commands.add_parser(name, help=help_text)
         command.add_argument("experiments", nargs="+", choices=EXPERIMENTS, metavar="EXPERIMENT")

@@ -1,8 +1,14 @@
 """The networks and training steps that throughput.py times, each with the same interface.
 
-`train(batches)` trains a step on each batch and returns the seconds that each took; `weights` and `load` exchange the
-weights under the names and in the layouts of the script's network, so that all contenders can begin from the same ones.
-TensorFlow and PyTorch are imported by the contender that needs them: each has a process of its own.
+"The script" is fashion_mnist_multi_task_learning.py, whose network all contenders have.
+
+    train(batches)   trains a step on each batch, the indices of its images, and returns the seconds of each step. Only
+                     `Fit` leaves out the first step, since it contains what Model.fit does once.
+    loss             the loss of the last step, without L2
+    weights(), load  get and set the weights, under the names and in the layouts of the script's network, so that all
+                     contenders can begin from the same ones
+
+`Floor` has `train` alone. Each contender runs in a process of its own, and imports TensorFlow or PyTorch there.
 """
 
 import argparse
@@ -13,7 +19,7 @@ import time
 import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TASKS = ["item", "group", "item_again", "group_again"]  # the first N of them are trained
+TASKS = ["item", "group", "item_again", "group_again"]  # the first n_tasks of them are trained
 CLASSES = [10, 3, 10, 3]
 REG_LAMBDA, LEARNING_RATE = 1e-5, 1e-3
 IMAGES = 12_000
@@ -42,25 +48,27 @@ class Ours:
         self.tf, self.script, self.tasks = tf, script, TASKS[:n_tasks]
         flags = [f"--precision={precision}", f"--keep_prob={keep_prob}", "--cross_stitch_init=0.9", *flags]
         self.args, _ = script.parse_arguments(flags)
-        pool = threads or script.size_of_thread_pool(self.args, n_tasks)
-        script.size_of_thread_pool = lambda *_: pool
+        if threads:  # configure_tensorflow asks this function for the number of threads
+            script.size_of_thread_pool = lambda *_: threads
         script.configure_tensorflow(self.args, n_tasks)
         keras.utils.set_random_seed(0)
         images, labels = make_data()
         self.mean, self.deviation = images.mean(axis=0), images.std(axis=0)
         self.data = images, dict(zip(self.tasks, labels.T))
         self.network = self.build(keep_prob)
-        self.finish()
+        self.prepare_training()
 
     def build(self, keep_prob):
-        classes = {task: range(n) for task, n in zip(self.tasks, CLASSES)}
+        """Return the network. Its dropout is that of the flags."""
+        classes = {task: range(n) for task, n in zip(self.tasks, CLASSES)}  # only the number of names counts
         return self.script.build_network(self.args, classes, self.mean, self.deviation**2)
 
-    def finish(self):
+    def prepare_training(self):
+        """Make the training step."""
         tf = self.tf
         optimizers = self.script.Optimizers()
         optimizers.create_moments(self.network)
-        optimizers.set_learning_rates(LEARNING_RATE, LEARNING_RATE)
+        optimizers.set_learning_rates(LEARNING_RATE, LEARNING_RATE)  # of the columns, and of the units
         args = argparse.Namespace(task_weights=None, reg_lambda=REG_LAMBDA)
         signature = tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), self.data)
         strategy = tf.distribute.get_strategy()
@@ -81,7 +89,9 @@ class Ours:
         for batch in batches:
             began = time.perf_counter()
             images, labels = self.data
-            values = self.step((images[batch], {task: labels[task][batch] for task in labels}), 0.0)
+            num_stop_signals = 0.0
+            labels_of_batch = {task: labels[task][batch] for task in labels}
+            values = self.step((images[batch], labels_of_batch), num_stop_signals)
             values = {tag: float(value) for tag, value in values.items()}
             seconds.append(time.perf_counter() - began)
         self.loss = sum(values[f"{task}/loss"] for task in self.tasks)
@@ -89,14 +99,14 @@ class Ours:
 
 
 class Fit(Ours):
-    """The same layers as Keras has them, trained by Model.fit with Keras's Adam."""
+    """The same network from Keras's own layers and our cross-stitch layer, trained by Model.fit with Keras's Adam."""
 
     def build(self, keep_prob):
         import keras
         from keras import layers, regularizers
 
         def kernel(name):
-            l2 = regularizers.L2(REG_LAMBDA / 2)
+            l2 = regularizers.L2(REG_LAMBDA / 2)  # Keras does not halve the sum of squares, the script does
             return {"use_bias": False, "kernel_initializer": "he_normal", "kernel_regularizer": l2, "name": name}
 
         stitch = self.script.CrossStitch
@@ -118,7 +128,7 @@ class Fit(Ours):
             outputs[task] = layers.Dense(CLASSES[t], **{**kernel(f"{task}.output"), "use_bias": True})(x)
         return keras.Model(images, outputs)
 
-    def finish(self):
+    def prepare_training(self):
         import keras
 
         loss = {task: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for task in self.tasks}
@@ -138,13 +148,15 @@ class Fit(Ours):
                 self.times.append(time.perf_counter())
                 self.losses.append(sum(logs[f"{task}_loss"] for task in tasks))
 
-        tasks, (images, labels) = self.tasks, self.data
-        clock, kept = Clock(), batches.reshape(-1)
-        targets = {task: labels[task][kept] for task in tasks}
+        tasks = self.tasks
+        images, labels = self.data
+        clock = Clock()
+        chosen = batches.reshape(-1)
+        targets = {task: labels[task][chosen] for task in tasks}
         options = {"batch_size": batches.shape[1], "shuffle": False, "verbose": 0, "callbacks": [clock]}
-        self.network.fit(images[kept], targets, **options)
-        self.loss = float(clock.losses[-1])
-        return list(np.diff(clock.times))  # the first has what fit does once
+        self.network.fit(images[chosen], targets, **options)
+        self.loss = float(clock.losses[-1])  # a mean over the epoch, which is one step where losses are compared
+        return list(np.diff(clock.times))
 
 
 class Torch:
@@ -170,7 +182,7 @@ class Torch:
                 self.alpha = nn.Parameter(mix[:, :, None] * torch.ones(channels))
 
             def forward(self, xs):
-                # By autocast these products are float32. To cast alpha to bfloat16 before takes the same time.
+                # Autocast computes these products in float32. Casting alpha to bfloat16 first takes as long.
                 shape = [-1] + [1] * (xs[0].ndim - 2)  # PyTorch's channels come before height and width
                 return [sum(self.alpha[i, j].view(shape) * x for j, x in enumerate(xs)) for i in range(n_tasks)]
 
@@ -179,10 +191,10 @@ class Torch:
                 super().__init__()
                 self.register_buffer("mean", torch.from_numpy(images.mean(axis=0)).permute(2, 0, 1).float())
                 self.register_buffer("deviation", torch.from_numpy(images.std(axis=0)).permute(2, 0, 1).float())
-                options = {"eps": 1e-3, "momentum": 0.01}
+                options = {"eps": 1e-3, "momentum": 0.01}  # the script's; its momentum of 0.99 is 1 - 0.99 here
 
-                def per_task(make):
-                    return nn.ModuleList(make(t) for t in range(n_tasks))
+                def per_task(new_layer):
+                    return nn.ModuleList(new_layer(t) for t in range(n_tasks))
 
                 self.conv_1 = per_task(lambda t: nn.Conv2d(1, 32, 3, padding=1, bias=False))
                 self.bn_1 = per_task(lambda t: nn.BatchNorm2d(32, **options))
@@ -196,6 +208,7 @@ class Torch:
 
             def forward(self, x):
                 x = ((x.float() - self.mean) / self.deviation).contiguous(memory_format=layout)
+                # Pooling before the ReLU gives the same, with less to compute.
                 xs = [nn.functional.max_pool2d(bn(conv(x)), 2).relu() for conv, bn in zip(self.conv_1, self.bn_1)]
                 xs = self.stitch_1(xs)
                 layers = zip(xs, self.conv_2, self.bn_2)
@@ -219,7 +232,7 @@ class Torch:
         """Return the path that the script's network has for a parameter of this one."""
         layer, *index, kind = name.split(".")
         if layer.startswith("stitch"):
-            return f"{('pool_1', 'pool_2', 'fc_3')[int(layer[-1]) - 1]}/alpha"
+            return {"stitch_1": "pool_1", "stitch_2": "pool_2", "stitch_3": "fc_3"}[layer] + "/alpha"
         task = self.tasks[int(index[0])]
         kinds = {"weight": "gamma", "bias": "beta"} if layer.startswith("bn") else {"weight": "kernel", "bias": "bias"}
         return f"{task}.{layer}/{kinds[kind]}"
@@ -265,7 +278,7 @@ class Torch:
 
 
 class Floor:
-    """The step's matrix products alone, at the speed of one large product."""
+    """The step's matrix products alone, at the speed of one large product in float32. A yardstick, no strict bound."""
 
     def __init__(self, n_tasks):
         import tensorflow as tf
@@ -273,9 +286,11 @@ class Floor:
         self.matrix, self.tf, self.n_tasks = tf.random.normal((2048, 2048)), tf, n_tasks
 
     def train(self, batches):
-        """Returns, as often as there are batches, the seconds that a step's products would take."""
+        """Time one large product for each batch; return these seconds, scaled to the operations of a step."""
         conv_1, conv_2, fc_3 = 28 * 28 * 9 * 32, 14 * 14 * 9 * 32 * 64, 3136 * 1024
-        products = 2 * conv_1 + 3 * (conv_2 + fc_3)  # forward, weights' and inputs' gradients; images need none
+        # A layer has three products: forward, and the gradients of its weights and of its inputs. The inputs of conv_1
+        # are the images, which need no gradient.
+        products = 2 * conv_1 + 3 * (conv_2 + fc_3)
         flops = 2 * batches.shape[1] * (self.n_tasks * products + 3 * 1024 * sum(CLASSES[: self.n_tasks]))
         seconds = []
         for _ in batches:
@@ -286,7 +301,7 @@ class Floor:
 
 
 def make(contender, n_tasks, keep_prob, threads, flags):
-    """Return the object of the contender's name. `flags` of the script are for ours alone."""
+    """Return the contender with a name. `flags` of the script are for ours alone, which also ignores `threads`."""
     if contender == "floor":
         return Floor(n_tasks)
     name, half = contender.removesuffix(IN_BFLOAT16), contender.endswith(IN_BFLOAT16)

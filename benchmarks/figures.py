@@ -122,7 +122,7 @@ def draw_alphas(curves):
         "init 0.5": "from one half",
         "channel, as in the paper": "the paper's recipe",
     }
-    figure, axes_of = pyplot().subplots(1, 3, figsize=(8.6, 3.3), sharey=True)
+    figure, axes_of = pyplot().subplots(1, 3, figsize=(8.6, 3.6), sharey=True)
     widths = {"pool_1": 4, "pool_2": 2.4, "fc_3": 1.2}  # one line may hide another
     for axes, (setting, title) in zip(axes_of, panels.items()):
         chosen = curves[curves.setting == setting]
@@ -141,5 +141,6 @@ def draw_alphas(curves):
     for place, (unit, colour) in enumerate(COLOURS.items()):
         axes_of[0].text(0.97, 0.6 - 0.09 * place, unit, color=colour, ha="right", transform=axes_of[0].transAxes)
     axes_of[0].set_ylabel("mean α: own (line), other (dashes)")
+    figure.suptitle("a tenth of the garments, 30 epochs", fontsize=11, weight="bold")
     figure.tight_layout()
     return figure

@@ -1,18 +1,20 @@
-"""Measure what a model of training on several machines needs, and check the model with two processes on this one.
+"""Measure the parts of a training step on several machines, with two processes on this one.
 
-    python benchmarks/machines.py --json benchmarks/results/machines.json     # some two minutes, on an idle machine
+    python benchmarks/machines.py --json benchmarks/results/machines.json     # about two minutes, on an idle machine
 
-A step on N machines takes as long as the computation on its share of the batch, and as the machines need to sum their
-gradients and the statistics of batch norm. The parts are measured with processes that join a cluster of TF_CONFIG, as
-the script does:
+SPEED.md estimates the time of a step on N machines as a sum: the computation on 1 / N of the batch, the sum of the
+gradients over the machines, and the messages of synchronised batch norm. This program measures these parts of
+fashion_mnist_multi_task_learning.py ("the script"), in processes that join a cluster by TF_CONFIG:
 
-    alone       one process with all cores: the computation, by batch size, with batch norm as it is in a cluster
+    alone       the computation by batch size: one process with all cores, with the synchronised batch norm of a cluster
     half        one process with half of the cores, at half of the batch: the computation of each process in `together`
     exchange    two processes with half of the cores each that only sum the gradients
-    statistics  the same for the statistics of a batch norm layer: what a small message takes
+    statistics  two processes with half of the cores each that only sum the statistics of one batch norm layer, which is
+                one small message
     together    two processes with half of the cores each that train
+    messages    the number of sums over the processes in a step of `together`
 
-The model is right if `together` takes as long as `half`, `exchange`, and `statistics` for each message of batch norm.
+The estimate can be checked: `together` should take half + exchange + messages * statistics. SPEED.md has both.
 """
 
 import argparse
@@ -29,58 +31,59 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BATCH = 128
 BATCHES = (16, 32, 64, 128, 256, 512, 1024)
-SMALL_MESSAGE = 2 * 64  # the sums and the sums of squares of a layer with 64 channels
+SMALL_MESSAGE = 2 * 64  # numbers: the sums and the sums of squares of a layer with 64 channels
 
 
 def worker(args):
-    """Measure as one process of a cluster; print the seconds of each repetition, and the messages in it, as JSON."""
-    os.sched_setaffinity(0, set(args.cores))
+    """Measure as one process of a cluster; print the seconds of each repetition, and the messages in one, as JSON."""
+    os.sched_setaffinity(0, set(args.cores))  # before TensorFlow counts the cores
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is not an answer
+    os.dup2(2, 1)  # so what a library prints goes to standard error and is not taken for an answer
     sys.path.insert(0, ROOT)
     import tensorflow as tf
 
     import fashion_mnist_multi_task_learning as script
 
     flags = ["--cross_stitch_init=0.9", "--log_dir=unused", f"--n_batch_size={args.batch}"]
-    parsed, _ = script.parse_arguments(flags)
-    script.configure_tensorflow(parsed, num_columns=2)
+    script_args, _ = script.parse_arguments(flags)
+    script.configure_tensorflow(script_args, num_columns=2)
     strategy, _ = script.choose_strategy()
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (args.batch, 28, 28, 1), dtype=np.uint8)
     labels = {"item": random.integers(0, 10, args.batch), "group": random.integers(0, 3, args.batch)}
 
     with strategy.scope():
-        network = script.build_network(parsed, script.TASKS, images.mean(axis=0), images.var(axis=0) + 1)
+        network = script.build_network(script_args, script.TASKS, images.mean(axis=0), images.var(axis=0) + 1)
         optimizers = script.Optimizers()
         optimizers.create_moments(network)
-    optimizers.set_learning_rates(1e-3, 1e-3)
+    optimizers.set_learning_rates(1e-3, 1e-3)  # of the columns, and of the units
 
     if args.what == "train":
         signature = tf.nest.map_structure(lambda x: tf.TensorSpec((None, *x.shape[1:]), x.dtype), (images, labels))
-        step = script.make_train_step(strategy, network, optimizers, parsed, script.TASKS, signature)
+        step = script.make_train_step(strategy, network, optimizers, script_args, script.TASKS, signature)
         messages = count_messages(step.get_concrete_function())
+        num_stop_signals = 0.0
 
-        def repeat():
-            return float(step((images, labels), 0.0)["summary/loss_total"])
+        def repeat():  # every process gets the whole batch, and the step trains on the process's share of it
+            return float(step((images, labels), num_stop_signals)["summary/loss_total"])
     else:
-        messages = 1
+        messages = None
         if args.what == "exchange":
             arrays = [tf.zeros(v.shape) for v in network.trainable_variables]
         else:
             arrays = [tf.zeros(SMALL_MESSAGE)]
 
         @tf.function
-        def exchange():
+        def sum_arrays():
             def sum_of_all():
                 return tf.distribute.get_replica_context().all_reduce("SUM", arrays)
 
             return strategy.experimental_local_results(strategy.run(sum_of_all))[0][0]
 
         def repeat():
-            return float(tf.reshape(exchange(), -1)[0])
+            return float(tf.reshape(sum_arrays(), -1)[0])
 
-    for _ in range(5):
+    for _ in range(5):  # the first steps compile and allocate
         repeat()
     seconds = []
     for _ in range(args.repetitions):
@@ -91,14 +94,17 @@ def worker(args):
 
 
 def count_messages(function):
-    """Return how many sums over the processes are in a function's graph."""
+    """Return how many sums over the processes are in a function's graph. (Each inner function is counted once.)"""
     definition = function.graph.as_graph_def()
     nodes = [*definition.node, *(node for inner in definition.library.function for node in inner.node_def)]
     return sum(node.op.startswith("CollectiveReduce") for node in nodes)
 
 
 def measure(what, batch, cores_of_processes, repetitions=20):
-    """Return the median seconds of a repetition and its messages, of the first of processes with the given cores."""
+    """Start a process for each of the sets of cores; return the median seconds of a repetition and its messages.
+
+    Both are those of the first process. Where there are two, they wait for each other in every repetition.
+    """
     ports = []
     for _ in cores_of_processes:
         with socket.socket() as free:
@@ -108,6 +114,7 @@ def measure(what, batch, cores_of_processes, repetitions=20):
     processes = []
     for index, cores in enumerate(cores_of_processes):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        # The script sets this when it is run, but not when it is imported, as here.
         environment = {**os.environ, "TF_CONFIG": json.dumps(config), "TF_CPU_ALLOCATOR_USE_BFC": "true"}
         command = [sys.executable, os.path.abspath(__file__), "--worker", what, "--batch", str(batch)]
         command += ["--repetitions", str(repetitions), "--cores", *map(str, cores)]
@@ -135,7 +142,7 @@ def main():
 
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        sys.exit("error: this needs two cores.")
+        sys.exit("error: this needs at least two cores.")
     one, other = cores[: len(cores) // 2], cores[len(cores) // 2 :]
     figures = {"cores": len(cores), "batch": BATCH}
     figures["alone"] = {batch: measure("train", batch, [cores])[0] for batch in BATCHES}

@@ -1,7 +1,10 @@
-"""Measure the trained networks that `python -m benchmarks run --keep_models` has left in its folder.
+"""Measure trained networks that `python -m benchmarks run EXPERIMENT --keep_models` has left in its folder of runs.
 
-`average` measures what the mean of two networks reaches, and `exchange` what a network loses if its columns get nothing
-from each other. Each adds lines to a table in the folder of results. Lines that are there are not made again.
+    python -m benchmarks average EXPERIMENT       # the accuracy of two networks whose predictions are averaged
+    python -m benchmarks exchange EXPERIMENT      # the accuracy without the exchange between the columns
+
+Both measure on the test images, and add rows to a table in benchmarks/results: averages.csv or exchange.csv. They do
+not change the rows that the table has already. To measure a network again, first remove its rows.
 """
 
 import csv
@@ -17,81 +20,101 @@ from .experiments import EXPERIMENTS, LANDMARKS
 
 
 def average(name, folder):
-    """Measure the mean of two networks' outputs, for every two seeds of a setting. The results go to averages.csv."""
+    """Measure the averaged predictions of two networks, for every two seeds of a setting.
+
+    Args:
+        name: The name of an experiment.
+        folder: The folder of runs, --folder of `python -m benchmarks run`.
+    """
     script = EXPERIMENTS[name].script
     rows = []
-    for setting, of_setting in EXPERIMENTS[name].settings.items():
-        for number in range(len(of_setting.runs)):
-            outputs, split = {}, None
-            for seed, path in kept_models(name, setting, number, folder).items():
-                split = split or test_split_of(script, path)  # all seeds have the same test images
-                outputs[seed] = load(script, path).predict(split.images, verbose=0)
+    for setting_name, setting in EXPERIMENTS[name].settings.items():
+        for run_number in range(len(setting.runs)):  # a setting has several runs if each trains a task of its own
+            outputs, test = {}, None
+            for seed, path in kept_models(name, setting_name, run_number, folder).items():
+                if test is None:  # all seeds have the same test images
+                    test = test_split_of(script, path)
+                outputs[seed] = load(script, path).predict(test.images, verbose=0)
             for pair in itertools.combinations(sorted(outputs), 2):
-                for measure, value in measures_of_mean(script, [outputs[seed] for seed in pair], split).items():
-                    if measure not in of_setting.untrained:
-                        rows.append([name, setting, f"test/{measure}", *pair, value])
+                for measure, value in evaluate(script, [outputs[seed] for seed in pair], test).items():
+                    if measure not in setting.untrained:
+                        rows.append([name, setting_name, f"test/{measure}", *pair, value])
     add_rows("averages.csv", rows)
 
 
 def exchange(name, folder):
-    """Measure what stitched networks lose if nothing passes between the columns. The results go to exchange.csv.
+    """Measure trained networks without the exchange between their columns, beside the same networks as they are.
 
-    In a trained network, alpha_ij is set to zero where i and j differ: in one unit after the other, and in all. The
-    table also has the mean of a unit's alpha_ii, and the root mean square of its other alphas. (Their mean would hide
-    what they do, since they are both positive and negative.)
+    Without exchange, alpha_ij is zero where i and j differ: in each cross-stitch unit alone, and then in all at once. A
+    row of the table tells what the network reaches without exchange, what it reaches as it is, the mean of the
+    alpha_ii, and the root mean square of the other alphas. (The mean of the others would hide what they do, since some
+    are positive and some negative.) The row of all units has the mean over the alphas of all.
+
+    Dense units are left out: their alpha is a matrix of blocks, and not of the shape (columns, columns, ...).
+
+    Args:
+        name: The name of an experiment, whose stitched settings have one run.
+        folder: The folder of runs, --folder of `python -m benchmarks run`.
     """
     script = EXPERIMENTS[name].script
     module = run.load_script(script)
     rows = []
-    for setting in EXPERIMENTS[name].settings:
-        for seed, path in kept_models(name, setting, 0, folder).items():
-            network, split = load(script, path), test_split_of(script, path)
+    for setting_name, setting in EXPERIMENTS[name].settings.items():
+        for seed, path in kept_models(name, setting_name, 0, folder).items():
+            network = load(script, path)
             units = {
                 unit.name: unit
                 for unit in module.units_of(network)
-                if not isinstance(unit, module.ActivationCrossStitch)  # its alphas have another order
+                if not isinstance(unit, module.ActivationCrossStitch)
             }
-            learned = {place: unit.alpha.numpy() for place, unit in units.items()}
-            whole = measures_of_mean(script, [network.predict(split.images, verbose=0)], split)
-            cuts = {place: [place] for place in units}
-            if units:
-                cuts["all"] = list(units)
-            for cut, places in cuts.items():
-                for place in places:
-                    units[place].alpha.assign(np.where(own_alphas(learned[place]), learned[place], 0))
-                without = measures_of_mean(script, [network.predict(split.images, verbose=0)], split)
-                for place in places:
-                    units[place].alpha.assign(learned[place])
-                own = np.concatenate([learned[place][own_alphas(learned[place])] for place in places])
-                others = np.concatenate([learned[place][~own_alphas(learned[place])] for place in places])
-                rms = np.sqrt(np.mean(others**2))
+            if not units:
+                continue
+            test = test_split_of(script, path)
+            as_it_is = evaluate(script, [network.predict(test.images, verbose=0)], test)
+            alphas = {unit_name: unit.alpha.numpy() for unit_name, unit in units.items()}
+            own = {unit_name: own_alphas(alpha) for unit_name, alpha in alphas.items()}
+
+            units_to_cut = {unit_name: [unit_name] for unit_name in units}
+            units_to_cut["all"] = list(units)
+            for label, cut in units_to_cut.items():
+                for unit_name in cut:
+                    units[unit_name].alpha.assign(np.where(own[unit_name], alphas[unit_name], 0))
+                without = evaluate(script, [network.predict(test.images, verbose=0)], test)
+                for unit_name in cut:
+                    units[unit_name].alpha.assign(alphas[unit_name])
+
+                mean_of_own = np.concatenate([alphas[x][own[x]] for x in cut]).mean()
+                others = np.concatenate([alphas[x][~own[x]] for x in cut])
+                rms_of_others = np.sqrt(np.mean(others**2))
                 for measure, value in without.items():
-                    row = [name, setting, f"test/{measure}", seed, cut, value, whole[measure], own.mean(), rms]
-                    rows.append(row)
+                    if measure not in setting.untrained:
+                        key = [name, setting_name, f"test/{measure}", seed, label]
+                        rows.append([*key, value, as_it_is[measure], mean_of_own, rms_of_others])
     add_rows("exchange.csv", rows)
 
 
 def own_alphas(alpha):
-    """Return a mask of the shape of alpha, (columns, columns, ...), that is true for each column's own activations."""
-    own = np.eye(len(alpha), dtype=bool)
-    return np.broadcast_to(own.reshape(own.shape + (1,) * (alpha.ndim - 2)), alpha.shape)
+    """Return a mask of the shape of alpha, (columns, columns, ...), that is true for the alpha_ij with i = j."""
+    same_column = np.eye(len(alpha), dtype=bool)
+    return np.broadcast_to(same_column.reshape(same_column.shape + (1,) * (alpha.ndim - 2)), alpha.shape)
 
 
-def kept_models(name, setting, number, folder):
-    """Return {seed: path of its model.keras} of the runs of a setting; `number` is that of a run in `Setting.runs`."""
+def kept_models(name, setting_name, run_number, folder):
+    """Return {seed: path of the model.keras} of one run of a setting, `Setting.runs[run_number]`."""
     paths = {}
-    for path in sorted(Path(folder, name).absolute().glob(f"*-seed*/run{number}/model.keras")):
+    for path in sorted(Path(folder, name).absolute().glob(f"*-seed*/run{run_number}/model.keras")):
         seed = json.loads((path.parent / "results.json").read_text())["seed"]
-        if path.parent.parent == run.folder_of(folder, name, setting, seed):  # and not that of another setting
+        # The pattern finds the folders of all settings. Only this one has the folder that belongs to the setting.
+        if path.parent.parent == run.folder_of(folder, name, setting_name, seed):
             paths[seed] = path
     return paths
 
 
 def load(script, path):
-    """Return the network in a model.keras. The script has to be imported, so that Keras knows its layers."""
-    import keras
+    """Return the network in a model.keras."""
+    import keras  # it starts TensorFlow, which takes seconds that `python -m benchmarks --help` should not take
 
-    run.load_script(script)
+    run.load_script(script)  # Keras has to know the script's layers
     return keras.models.load_model(path)
 
 
@@ -100,26 +123,36 @@ def test_split_of(script, path):
     return run.test_split(script, json.loads((path.parent / "results.json").read_text()))
 
 
-def measures_of_mean(script, outputs, split):
-    """Return what the averaged outputs of some networks reach: {task: accuracy}, or {"mean_error": that of landmarks}.
+def evaluate(script, outputs, test):
+    """Return what one network reaches, or several whose predictions are averaged.
 
     Classes are chosen by the mean of the networks' probabilities.
+
+    Args:
+        script: The script that trained the networks.
+        outputs: The outputs of each network for the test images, {task: logits}. Networks of landmarks also have the
+            places of the landmarks.
+        test: The test images and labels.
+
+    Returns:
+        {task: accuracy}. For landmarks {"mean_error": the mean distance from their places, in widths of the face's
+        box}.
     """
     if script == LANDMARKS:
         points = np.mean([output["landmarks"] for output in outputs], axis=0)
-        errors = run.load_script(script).landmark_errors(points, split.labels["landmarks"])
+        errors = run.load_script(script).landmark_errors(points, test.labels["landmarks"])
         return {"mean_error": float(errors.mean())}
     accuracies = {}
     for task in outputs[0]:
         probabilities = np.mean([softmax(output[task], axis=1) for output in outputs], axis=0)
-        accuracies[task] = float(np.mean(probabilities.argmax(axis=1) == split.labels[task]))
+        accuracies[task] = float(np.mean(probabilities.argmax(axis=1) == test.labels[task]))
     return accuracies
 
 
-def add_rows(name, rows):
-    """Add rows to a table of the results, without those whose first five columns are there."""
-    path = run.RESULTS / name
-    with run.locked():
+def add_rows(file_name, rows):
+    """Add rows to a table of the results. A row whose first five columns, its key, are in the table is left out."""
+    path = run.RESULTS / file_name  # the file with the names of its columns is in the repository
+    with run.locked():  # other processes may store their results at the same time
         stored = {tuple(row[:5]) for row in csv.reader(path.read_text().splitlines())}
         with open(path, "a", newline="") as file:
             new = [row for row in rows if tuple(map(str, row[:5])) not in stored]

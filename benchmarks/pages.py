@@ -2,16 +2,42 @@
 
 PARTS_OF_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]
 GARMENTS_TOGETHER = [*PARTS_OF_GARMENTS, "decaying_15", "decaying"]
-README_ROWS = [  # named in PROTOCOL.md: what it says, the experiment, the setting
-    ("all garments, 15 epochs, units from the identity", "recipe_garments", "channel"),
-    ("all garments, 15 epochs, units from one half", "sharing_garments", "init 0.5"),
-    ("the same, older runs", "decaying_15", "init 0.5"),
-    ("a quarter of the garments, 12 epochs, units from one half", "sharing_garments_25", "init 0.5"),
-    ("faces, 8 epochs, units from one half", "sharing_faces", "init 0.5"),
-    ("the same, older runs", "gender_age_decaying", "init 0.5"),
-    ("landmarks, 20 epochs, units from the identity", "landmarks", "cross-stitch"),
-    ("landmarks, 60 epochs, units from the identity", "landmarks_60", "cross-stitch"),
-]
+README_COLUMNS = ["units from the identity", "units from one half", "the paper's recipe", "one trunk instead"]
+README_ROWS = {  # what it says: the experiment and the setting of each column; see PROTOCOL.md
+    "all garments, 15 epochs": [
+        ("recipe_garments", "channel"),
+        ("sharing_garments", "init 0.5"),
+        ("recipe_garments", "recipe, × 100"),
+        ("sharing_garments", "trunk"),
+    ],
+    "all garments, 15 epochs, older runs": [("decaying_15", "channel"), ("decaying_15", "init 0.5"), None, None],
+    "a quarter of the garments, 12 epochs": [
+        ("sharing_garments_25", "channel"),
+        ("sharing_garments_25", "init 0.5"),
+        None,
+        ("sharing_garments_25", "trunk"),
+    ],
+    "faces, 8 epochs": [
+        ("sharing_faces", "channel"),
+        ("sharing_faces", "init 0.5"),
+        ("recipe_faces", "recipe, × 100"),
+        ("sharing_faces", "trunk"),
+    ],
+    "faces, 8 epochs, older runs": [
+        ("gender_age_decaying", "channel"),
+        ("gender_age_decaying", "init 0.5"),
+        None,
+        None,
+    ],
+    "landmarks, 20 epochs": [("recipe_landmarks", "channel"), None, ("recipe_landmarks", "recipe, × 100"), None],
+    "landmarks, 20 epochs, older runs": [
+        ("landmarks", "cross-stitch"),
+        None,
+        None,
+        ("landmarks", "one network, split"),
+    ],
+    "landmarks, 60 epochs, older runs": [("landmarks_60", "cross-stitch"), None, None, None],
+}
 MAIN_ROWS = {  # of RESULTS.md's main table and of results.png: {title: [(what it says, the experiment, the setting)]}
     "all garments, 15 epochs": [
         ("units from the identity", "recipe_garments", "channel"),

@@ -18,6 +18,7 @@ from .pages import (
     FURTHER_CONTROLS,
     MAIN_ROWS,
     NO_ATTRIBUTES,
+    README_COLUMNS,
     README_ROWS,
     RECIPE,
     RECIPE_ROWS,
@@ -300,19 +301,29 @@ def load_curves():
 
 
 def readme_table(runs):
-    """Return README's table: the measure without and with units, their difference, and the seeds."""
+    """Return README's table: what units and one trunk gain over separate columns. A lower error is a gain.
+
+    A gain is bold if its interval lies above zero.
+    """
     rows = []
-    for label, experiment, setting in README_ROWS:
+    for label, cells in README_ROWS.items():
+        experiment, _ = next(cell for cell in cells if cell)  # all experiments of a row have the same baseline
         spec = EXPERIMENTS[experiment]
-        pairs = analysis.differences(runs, experiment, setting, spec.baseline, spec.primary)
-        mean, bounds, _ = analysis.interval(pairs.to_numpy())
-        without, stitched = (
-            analysis.values(runs, experiment, name, spec.primary).loc[pairs.index].mean()
-            for name in (spec.baseline, setting)
-        )
-        measure = "mean error" if analysis.lower_is_better(spec.primary) else "accuracy"
-        rows.append([label, measure, percent(without), percent(stitched), with_interval(mean, bounds), str(len(pairs))])
-    return table(["", "measured, in %", "without units", "with units", "difference, 95 % interval", "seeds"], rows)
+        level = percent(analysis.values(runs, experiment, spec.baseline, spec.primary).mean())
+        row = [label, f"{'error' if analysis.lower_is_better(spec.primary) else 'accuracy'} {level}"]
+        counts = set()
+        for cell in cells:
+            if cell is None:
+                row.append("")
+                continue
+            experiment, setting = cell
+            pairs = gains(runs, experiment, setting, EXPERIMENTS[experiment].baseline, spec.primary)
+            counts.add(len(pairs))
+            mean, bounds, _ = analysis.interval(pairs.to_numpy())
+            gain = with_interval(mean, bounds)
+            row.append(f"**{gain}**" if bounds[0] > 0 else gain)
+        rows.append([*row, " or ".join(map(str, sorted(counts)))])
+    return table(["", "separate columns", *README_COLUMNS, "seeds"], rows)
 
 
 def main_table(runs):
@@ -590,6 +601,7 @@ MADE = {
     "value: fixed": pooled_value("learning α, minus α that stay at one half"),
     "value: item, column": pooled_value("`item`: a second column without a task of its own"),
     "value: item, labels": pooled_value("`item`: that column learns `group`, too"),
+    "value: group, column": pooled_value("`group`: a second column without a task of its own"),
     "value: group, labels": pooled_value("`group`: that column learns `item`, too"),
     "value: p of starts": corrected_p_value("one half, minus the identity", corrected=False),
     "value: p of starts, corrected": corrected_p_value("one half, minus the identity", corrected=True),
@@ -635,6 +647,9 @@ MADE = {
     ),
     "value: landmarks without L2, column": gain_value(
         "landmarks_width", NO_ATTRIBUTES, "two columns, no L2", "test/mean_error"
+    ),
+    "value: landmarks without L2, labels": gain_value(
+        "landmarks_width", "cross-stitch, no L2", NO_ATTRIBUTES, "test/mean_error"
     ),
     "value: pose": gain_value("landmarks_width", "cross-stitch, no L2", "two columns, no L2", "aflw/pose"),
     "value: glasses": gain_value("landmarks_width", "cross-stitch, no L2", "two columns, no L2", "aflw/glasses"),

@@ -1,24 +1,32 @@
-"""How fast the stitched Fashion-MNIST network trains, beside the same network by other means.
+"""Measure how fast the stitched Fashion-MNIST network trains, beside the same network in PyTorch and Keras.
 
     pip install -r benchmarks/requirements.txt     # PyTorch, its CPU build where there is a choice
     python benchmarks/throughput.py --json benchmarks/results/throughput.json
 
 Contenders, each in a process of its own, measured in turns on an otherwise idle machine:
 
-    ours            the training step of fashion_mnist_multi_task_learning.py, imported from it
-    torch …         PyTorch: eager, channels_last, torch.compile; fused Adam, L2 as its weight decay (same gradient)
-    … bfloat16      the same in mixed precision: ours by --precision bfloat16, PyTorch by its autocast
-    keras fit       Keras's own layers and optimizer, trained by Model.fit, as one would write it first
-    floor           the time that the step's float32 matrix products alone would take at the speed of one large product
+    ours                  the training step of fashion_mnist_multi_task_learning.py ("the script"), imported from it
+    keras fit             Keras's own layers and optimizer with our cross-stitch layer, trained by Model.fit
+    torch eager           PyTorch, with the images' channels before height and width
+    torch channels_last   PyTorch, with the channels last
+    torch compile         the same, by torch.compile
+    … bfloat16            in mixed precision: ours by --precision bfloat16, the last two of PyTorch by its autocast
+    floor                 the step's float32 matrix products alone, at the speed of one large product
 
-Before anything is timed, every contender trains one real step from the same weights, without dropout: the run ends
-with an error if its loss is another one, or if its weights move elsewhere. Each contender runs with the settings of the
-memory allocator that suit it best: freed memory is given back to the system, as by default, or kept, as PyTorch's users
-are advised. The peers also run with the better of one thread and all; ours has a rule for that.
+PyTorch trains with its fused Adam. L2 is its weight decay, which has the same gradient.
+
+Before anything is timed, every contender but the floor trains one real step from the same weights, without dropout. The
+program ends with an error if the loss or the change of the weights is not that of ours.
+
+In this comparison each contender has the settings of the memory allocator with which it is fastest: freed memory is
+given back to the system, as by default, or it is kept, as PyTorch's tuning guide advises. The peers also have the
+better of one thread and all; the script chooses its number of threads itself. What is measured of ours alone, after
+that, has the default allocator.
 """
 
 import argparse
 import atexit
+import itertools
 import json
 import os
 import platform
@@ -32,29 +40,35 @@ import numpy as np
 from contenders import FIT, IMAGES, IN_BFLOAT16, OURS, TASKS, TORCH, make
 
 KEEP_PROB = 0.8
-SETTINGS = {  # what is compared with hard sharing, by its flags
+SHARING = {  # kinds of sharing between the tasks, and the flags of the script for each
     "separate columns": ["--cross_stitch_enabled=False"],
     "cross-stitch units": [],
     "one trunk": ["--split_after=fc_3"],
-    "one trunk, equal weights": ["--split_after=fc_3", "--width=1.41"],
+    "one trunk, equal weights": ["--split_after=fc_3", "--width=1.41"],  # about as many weights as two columns have
     "one trunk, double width": ["--split_after=fc_3", "--width=2"],
 }
-ALL = (OURS, FIT, *TORCH, OURS + IN_BFLOAT16, *(name + IN_BFLOAT16 for name in TORCH[1:]))
-KEEP = {f"MALLOC_{name}_": str(2**30) for name in ("MMAP_THRESHOLD", "TRIM_THRESHOLD", "TOP_PAD")}
-ALLOCATORS = {"default": {}, "keep": {**KEEP, "MALLOC_TOP_PAD_": str(2**26)}}
+ALL = (OURS, FIT, *TORCH, OURS + IN_BFLOAT16, *(name + IN_BFLOAT16 for name in TORCH if name != "torch eager"))
+ALLOCATORS = {  # environment variables of the GNU C library, in bytes
+    "default": {},
+    "keep": {
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),  # below this, memory comes from the heap, where it can be kept
+        "MALLOC_TRIM_THRESHOLD_": str(2**30),  # so much may lie unused at the heap's end
+        "MALLOC_TOP_PAD_": str(2**26),  # the heap grows by so much more than is asked for
+    },
+}
 
 
 def work(contender, n_tasks, threads, flags):
-    """The process of one contender: answers the requests on standard input, each a line of JSON."""
+    """Serve as the process of one contender: answer the requests on standard input, each a line of JSON."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is not an answer
+    os.dup2(2, 1)  # so what a library prints goes to standard error and is not taken for an answer
     subject = make(contender, n_tasks, KEEP_PROB, threads, flags)
     rng = np.random.default_rng(1)
     for line in sys.stdin:
         request = json.loads(line)
         if "check" in request:
-            checked = make(contender, n_tasks, 1.0, threads, flags)
-            if not os.path.exists(request["weights"]):
+            checked = make(contender, n_tasks, 1.0, threads, flags)  # a second network, without dropout
+            if not os.path.exists(request["weights"]):  # the first contender that is asked provides the weights
                 np.savez(request["weights"], **checked.weights())
             before = dict(np.load(request["weights"]))
             checked.load(before)
@@ -67,13 +81,25 @@ def work(contender, n_tasks, threads, flags):
 
 
 class Worker:
-    """A contender in a process of its own, halted but while it is asked: threads that wait actively disturb nobody."""
+    """A contender in a process of its own.
 
-    def __init__(self, contender, n_tasks=2, threads=None, allocator="default", flags=()):
+    The process is halted while it is not asked, since threads that wait for work may keep a core busy.
+
+    Args:
+        contender: One of ALL, or "floor".
+        n_tasks: The number of tasks.
+        threads: The number of threads of a peer. By default all cores. The script chooses its own.
+        allocator: One of ALLOCATORS.
+        flags: Further flags of the script.
+        name: What the figures call the worker. By default the name of the contender.
+    """
+
+    def __init__(self, contender, n_tasks=2, threads=None, allocator="default", flags=(), name=None):
         command = [sys.executable, os.path.abspath(__file__), "--worker", contender, "--n_tasks", str(n_tasks)]
         command += ["--threads", str(threads or os.cpu_count()), f"--flags={' '.join(flags)}"]
-        self.name = contender
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        self.name = name or contender
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it is closed with the worker)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors, "text": True}
         environment = {**os.environ, **ALLOCATORS[allocator]}
         self.process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
         atexit.register(self.kill)
@@ -86,8 +112,9 @@ class Worker:
             answer = json.loads(self.process.stdout.readline())
             os.killpg(self.process.pid, signal.SIGSTOP)
         except (OSError, ValueError):
-            message = f"error: the process of {self.name} ended; is benchmarks/requirements.txt installed?"
-            raise SystemExit(message) from None
+            self.errors.seek(0)
+            last = (self.errors.read().strip().splitlines() or ["it said nothing"])[-1]
+            raise SystemExit(f"error: the process of {self.name} ended: {last}") from None
         return answer
 
     def kill(self):
@@ -105,9 +132,10 @@ class Worker:
 def check(workers):
     """Raise SystemExit unless one training step of all contenders has the same loss and moves the weights alike.
 
-    The first step of Adam moves each weight by about the learning rate, whichever way its gradient points. So what
-    agrees is the direction in which all weights of an array move: the cosine of the angle between two such moves. It is
-    not 1 where gradients are all but zero: PyTorch adds Adam's epsilon at another place.
+    The first step of Adam moves each weight by about plus or minus the learning rate. Where a gradient is almost zero,
+    rounding may turn its sign, and the weight makes a whole move to the other side. So single weights are not compared:
+    an array's move is compared with that of the first worker by the cosine of the angle between them. It is less than 1
+    in float32, too, since PyTorch and Keras have another epsilon in Adam, which counts for the smallest gradients.
     """
     with tempfile.TemporaryDirectory() as folder:
         expected = None
@@ -115,23 +143,30 @@ def check(workers):
             path = os.path.join(folder, worker.name.replace(" ", "-") + ".npz")
             loss = worker.ask(check=path, weights=os.path.join(folder, "weights.npz"))
             moves = {name: move.ravel() for name, move in np.load(path).items()}
-            expected = expected or (loss, moves)
-            cosines = [
-                m @ expected[1][k] / np.linalg.norm(m) / np.linalg.norm(expected[1][k]) for k, m in moves.items()
-            ]
+            if expected is None:
+                expected = loss, moves
+            expected_loss, expected_moves = expected
+            if moves.keys() != expected_moves.keys():
+                raise SystemExit(f"error: {worker.name} has other weights than {workers[0].name}.")
+            cosines = []
+            for key, move in moves.items():
+                other = expected_moves[key]
+                cosines.append(move @ other / np.linalg.norm(move) / np.linalg.norm(other))
             print(f"  {worker.name:28} loss {loss:.5f}, least cosine of two moves {min(cosines):.4f}", flush=True)
-            half = worker.name.endswith(IN_BFLOAT16)
-            close = abs(loss - expected[0]) < (0.02 if half else 1e-4) * expected[0]
-            alike = np.isfinite(cosines).all() and min(cosines) > (0.6 if half else 0.95)
-            if moves.keys() != expected[1].keys() or not (close and alike):
-                raise SystemExit(f"error: {worker.name} does not compute what {workers[0].name} does")
+            if worker.name.endswith(IN_BFLOAT16):  # compared with a step in float32
+                loss_tolerance, least_cosine = 0.02, 0.6
+            else:
+                loss_tolerance, least_cosine = 1e-4, 0.95
+            same_loss = abs(loss - expected_loss) < loss_tolerance * expected_loss
+            if not (same_loss and np.isfinite(cosines).all() and min(cosines) > least_cosine):
+                raise SystemExit(f"error: {worker.name} does not compute what {workers[0].name} does.")
 
 
 def measure(workers, rounds, steps, batch):
-    """Return {name: seconds of a step, one median a round}, the workers asked in turns."""
+    """Ask the workers in turns; return {name: [the median seconds of a step, for each round]}."""
     seconds = {worker.name: [] for worker in workers}
     for worker in workers:
-        worker.ask(steps=3, batch=batch)  # compiles, allocates
+        worker.ask(steps=3, batch=batch)  # the first steps compile and allocate
     for number in range(rounds):
         for worker in workers:
             seconds[worker.name].append(statistics.median(worker.ask(steps=steps, batch=batch)))
@@ -149,52 +184,55 @@ def compare(args):
     settings = {}
     for name in ALL:
         tried = {}
-        counts = {None} if name.startswith(OURS) else {1, os.cpu_count()}  # the script has a rule of its own
-        for setting in [(threads, allocator) for threads in counts for allocator in ALLOCATORS]:
-            worker = Worker(name, threads=setting[0], allocator=setting[1])
+        counts = {None} if name.startswith(OURS) else {1, os.cpu_count()}
+        for threads, allocator in itertools.product(counts, ALLOCATORS):
+            worker = Worker(name, threads=threads, allocator=allocator)
             worker.ask(steps=3, batch=args.n_batch_size)
-            tried[setting] = statistics.median(worker.ask(steps=args.steps, batch=args.n_batch_size))
+            tried[threads, allocator] = statistics.median(worker.ask(steps=args.steps, batch=args.n_batch_size))
             worker.stop()
-        settings[name] = threads, allocator = min(tried, key=tried.get)
-        words = f"{threads} threads" if threads else "the number of threads by its rule"
+        threads, allocator = min(tried, key=tried.get)
+        settings[name] = threads, allocator
+        words = f"{threads} threads" if threads else "its own number of threads"
         print(f"  {name:28} fastest with {words}, allocator {allocator}", flush=True)
         workers[name].stop()
         workers[name] = Worker(name, threads=threads, allocator=allocator)
-        workers[name].ask(steps=3, batch=args.n_batch_size)  # is halted after this, and so does not disturb the next
+        # Its start would disturb the next trial, so wait for it. After the answer the worker is halted.
+        workers[name].ask(steps=3, batch=args.n_batch_size)
     print("in turns")
-    workers = [*workers.values(), Worker("floor")]
-    seconds = measure(workers, args.rounds, args.steps, args.n_batch_size)
-    for worker in workers:
+    in_turns = [*workers.values(), Worker("floor")]
+    seconds = measure(in_turns, args.rounds, args.steps, args.n_batch_size)
+    for worker in in_turns:
         worker.stop()
     medians = {name: statistics.median(values) for name, values in seconds.items()}
 
     def ratio(of, to):
+        """Return the time of a step of one contender over that of another, the median of the rounds."""
         return statistics.median(a / b for a, b in zip(seconds[of], seconds[to]))
 
     print(f"\n{'':28}{'ms a step':>10}{'fastest':>9}{'slowest':>9}{'images/s':>10}{'time / ours':>13}")
     for name, values in seconds.items():
         times = "".join(f"{1e3 * f(values):>{w}.1f}" for f, w in ((statistics.median, 10), (min, 9), (max, 9)))
         print(f"{name:28}{times}{args.n_batch_size / medians[name]:>10,.0f}{ratio(name, OURS):>13.2f}")
-    figures = {"seconds_per_step": seconds, "settings": settings, "bfloat16_gain": ratio(OURS, OURS + IN_BFLOAT16)}
-    for half in ("", IN_BFLOAT16):
-        peers = [
-            name
-            for name in seconds
-            if name not in (OURS, OURS + IN_BFLOAT16, "floor") and name.endswith(IN_BFLOAT16) == bool(half)
-        ]
-        best = min(peers, key=medians.get)
-        figures[f"ratio_to_best_peer{half.replace(' ', '_')}"] = best, ratio(best, OURS + half)
-    return {**figures, "ratio_to_floor": ratio(OURS, "floor")}
+    peers = [name for name in ALL if not name.startswith(OURS)]
+    best = min((name for name in peers if not name.endswith(IN_BFLOAT16)), key=medians.get)
+    best_in_bfloat16 = min((name for name in peers if name.endswith(IN_BFLOAT16)), key=medians.get)
+    return {
+        "seconds_per_step": seconds,
+        "settings": settings,
+        "speedup_over_best_peer": (best, ratio(best, OURS)),
+        "speedup_over_best_peer_bfloat16": (best_in_bfloat16, ratio(best_in_bfloat16, OURS + IN_BFLOAT16)),
+        "speedup_by_bfloat16": ratio(OURS, OURS + IN_BFLOAT16),
+        "time_over_floor": ratio(OURS, "floor"),
+    }
 
 
-def compare_settings(args):
-    """Measure ours with separate columns, units and trunks, in both precisions, and return what --json writes."""
+def compare_sharing(args):
+    """Measure ours with each kind of sharing, in both precisions, and return what --json writes."""
     print("\nours by what is shared")
     workers = []
-    for name, flags in SETTINGS.items():
-        for half in ("", IN_BFLOAT16):
-            workers.append(Worker(OURS + half, flags=flags))
-            workers[-1].name = name + half
+    for name, flags in SHARING.items():
+        for precision in ("", IN_BFLOAT16):
+            workers.append(Worker(OURS + precision, flags=flags, name=name + precision))
     seconds = measure(workers, args.rounds, args.steps, args.n_batch_size)
     for worker in workers:
         worker.stop()
@@ -215,7 +253,7 @@ def scale(args):
         worker.ask(steps=3, batch=args.n_batch_size)
     for _ in range(args.rounds):
         for batch, values in batches.items():
-            steps = max(3, args.steps * args.n_batch_size // batch)
+            steps = max(3, args.steps * args.n_batch_size // batch)  # about as many images for each size
             values.append(statistics.median(workers[2].ask(steps=steps, batch=batch)) / batch)
         for n, values in tasks.items():
             values.append(statistics.median(workers[n].ask(steps=args.steps, batch=args.n_batch_size)))
@@ -231,7 +269,7 @@ def scale(args):
 
 
 def processor():
-    """Return the name of the processor, the number of its cores, and its instructions for matrices and bfloat16."""
+    """Return the name of the processor, the number of logical cores, and its instructions for vectors and bfloat16."""
     try:
         with open("/proc/cpuinfo") as file:
             facts = dict(line.split(":", 1) for line in file if ":" in line)
@@ -248,7 +286,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n_batch_size", type=int, default=128, help="images a step (128)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (7)")
-    parser.add_argument("--steps", type=int, default=20, help="steps a turn (20)")
+    parser.add_argument("--steps", type=int, default=20, help="steps a turn, at least 2 (20)")
     parser.add_argument("--json", metavar="FILE", help="write the figures into this file too")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--n_tasks", type=int, default=2, help=argparse.SUPPRESS)
@@ -257,15 +295,15 @@ def main():
     args = parser.parse_args()
     if args.worker:
         return work(args.worker, args.n_tasks, args.threads, args.flags)
-    figures = {"processor": processor(), **compare(args), **compare_settings(args), **scale(args)}
+    figures = {"processor": processor(), **compare(args), **compare_sharing(args), **scale(args)}
     if args.json:
         with open(args.json, "w") as file:
             json.dump(figures, file, indent=2)
-    for half in ("", IN_BFLOAT16):
-        peer, ratio = figures[f"ratio_to_best_peer{half.replace(' ', '_')}"]
-        print(f"{OURS + half} is {ratio:.2f} times as fast as {peer}, its best peer")
-    print(f"bfloat16 is {figures['bfloat16_gain']:.2f} times as fast as float32; ", end="")
-    print(f"float32 takes {figures['ratio_to_floor']:.2f} times the time of the floor")
+    for name in ("speedup_over_best_peer", "speedup_over_best_peer_bfloat16"):
+        peer, speedup = figures[name]
+        print(f"ours is {speedup:.2f} times as fast as {peer}, its best peer in this precision")
+    print(f"bfloat16 is {figures['speedup_by_bfloat16']:.2f} times as fast as float32; ", end="")
+    print(f"float32 takes {figures['time_over_floor']:.2f} times the time of the floor")
 
 
 if __name__ == "__main__":

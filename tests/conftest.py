@@ -42,6 +42,11 @@ def write_folder(folder, train, test):
     return folder
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the slow tests, so that none of them is left when the other processes have nothing more to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def threads():
     """Start TensorFlow as a run of two tasks does: this process has many runs, but only one number of threads."""

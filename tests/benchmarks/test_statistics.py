@@ -243,7 +243,7 @@ def check_measures_of_models(tmp_path, small, monkeypatch):
 def test_a_run_that_two_experiments_have_is_trained_once(tiny, small, tmp_path, monkeypatch):
     """Another seed, another commit or another argument is another run."""
     args = (None, str(small), str(tmp_path / "runs"), False)
-    run.run_experiment("tiny", [0], *args)
+    run.run_experiment("tiny", [0], ["baseline"], *args[1:])
     settings = {"none": tiny.settings["baseline"], "other": one({"n_epoch": 1}, lr=0.002)}
     for name in ("tiny_too", "tiny_three"):
         monkeypatch.setitem(EXPERIMENTS, name, dataclasses.replace(tiny, settings=settings, baseline="none"))
