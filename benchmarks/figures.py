@@ -70,7 +70,7 @@ def draw_differences(runs):
             pairs = analysis.differences(runs, experiment, setting, spec.baseline, spec.primary)
             sign = -100 if analysis.lower_is_better(spec.primary) else 100  # an error that falls is a gain
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
-            colour = "#c4722a" if label.startswith("one ") else "#2a6fbb"
+            colour = "#2a6fbb" if label.startswith("units") else "#c4722a"
             text = f"{label} ({len(pairs)})"
             axes.text(-0.02, place, text, ha="right", va="center", transform=axes.get_yaxis_transform())
             axes.plot(sign * pairs, [place] * len(pairs), "o", color=colour, alpha=0.4)

@@ -23,6 +23,7 @@ README_ROWS = {  # what it says: the experiment and the setting of each column; 
         ("recipe_faces", "recipe, × 100"),
         ("sharing_faces", "trunk"),
     ],
+    "faces, 8 epochs, the confirmation": [None, ("faces_confirmation", "init 0.5"), None, None],
     "faces, 8 epochs, older runs": [
         ("gender_age_decaying", "channel"),
         ("gender_age_decaying", "init 0.5"),
@@ -59,6 +60,8 @@ MAIN_ROWS = {  # of RESULTS.md's main table and of results.png: {title: [(what i
         ("one trunk", "sharing_garments_25", "trunk"),
         ("one trunk, equal weights", "sharing_garments_25", "trunk, equal weights"),
         ("one trunk, twice as wide", "sharing_garments_25", "trunk, double width"),
+        ("single networks", "sharing_garments_25", "single-task"),
+        ("single networks, twice as wide", "sharing_garments_25", "single-task, double width"),
     ],
     "a tenth of the garments, 30 epochs": [
         ("units from the identity", "scarce_10", "channel"),
@@ -73,6 +76,9 @@ MAIN_ROWS = {  # of RESULTS.md's main table and of results.png: {title: [(what i
         ("one trunk up to the second pooling layer", "sharing_faces", "split after pool_2"),
         ("one trunk", "sharing_faces", "trunk"),
         ("one trunk, equal weights", "sharing_faces", "trunk, equal weights"),
+    ],
+    "faces, 8 epochs, the confirmation": [
+        ("units from one half", "faces_confirmation", "init 0.5"),
     ],
     "faces, 8 epochs, older runs": [
         ("units from the identity", "gender_age_decaying", "channel"),
@@ -125,7 +131,10 @@ SHARING_ROWS = {  # setting: what it says, and the name under which throughput.p
     "trunk": ("one trunk", "one trunk"),
     "trunk, equal weights": ("one trunk, equal weights", "one trunk, equal weights"),
     "trunk, double width": ("one trunk, twice as wide", "one trunk, double width"),
+    "single-task": ("single networks, one for each task", None),
+    "single-task, double width": ("single networks, twice as wide", None),
 }
+FACES_TOGETHER = ["sharing_faces", "faces_confirmation"]  # the same settings and commit, with other seeds
 SHARING_TESTS = {  # experiment: what it says, the setting, the other one; in PROTOCOL.md
     "sharing_garments_25": [
         ("one trunk, equal weights", "init 0.5", "trunk, equal weights"),

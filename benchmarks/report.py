@@ -15,6 +15,7 @@ from .experiments import EXPERIMENTS, FACES, LANDMARKS
 from .pages import (
     CONTROLS,
     EXCHANGE,
+    FACES_TOGETHER,
     FURTHER_CONTROLS,
     MAIN_ROWS,
     NO_ATTRIBUTES,
@@ -419,18 +420,17 @@ def gain_cells(runs, experiments, setting):
 def sharing_table(runs):
     """Return RESULTS.md's table of units beside hard sharing, on garments and on faces, with weights and time.
 
-    The number of weights and the time of a step are multiples of those of separate columns, on garments. Both stay
-    empty where the time was not measured.
+    The number of weights and the time of a step are multiples of those of separate columns, on garments. They stay
+    empty where they were not measured there.
     """
     experiments = with_enough_pairs(runs)
     garments = runs[runs.experiment == "sharing_garments_25"]
     weights = garments.groupby("setting").parameters.first()
     rows = []
     for setting, (words, timed_as) in SHARING_ROWS.items():
-        costs = ["", ""]
-        if timed_as:
-            costs = [f"{weights[setting] / weights['baseline']:.1f}", f"{speed.relative_time(timed_as):.2f}"]
-        rows.append([words, *costs, *gain_cells(runs, experiments, setting)])
+        of_baseline = f"{weights[setting] / weights['baseline']:.1f}" if setting in weights else ""
+        time = f"{speed.relative_time(timed_as):.2f}" if timed_as else ""
+        rows.append([words, of_baseline, time, *gain_cells(runs, experiments, setting)])
     return table(["", "weights", "time of a step", *(f"gain, {words}" for words in experiments.values())], rows)
 
 
@@ -535,6 +535,11 @@ def gain_value(experiment, setting, other, measure):
     return value
 
 
+def half_on_faces_together(runs):
+    """Return what units from one half gain on faces, over all seeds of the newer runs."""
+    return with_interval(*analysis.pooled(runs, FACES_TOGETHER, "init 0.5", "baseline", "test/accuracy")[:2])
+
+
 def splits_table(runs):
     """Return RESULTS.md's table of trunks that end after different layers, by their accuracy on validation images."""
     rows = []
@@ -616,7 +621,16 @@ MADE = {
     "value: wide trunk minus half": gain_value(
         "sharing_garments_25", "trunk, double width", "init 0.5", "test/accuracy"
     ),
+    "value: single networks": gain_value("sharing_garments_25", "single-task", "baseline", "test/accuracy"),
+    "value: wide single networks": gain_value(
+        "sharing_garments_25", "single-task, double width", "baseline", "test/accuracy"
+    ),
+    "value: wide trunk minus wide single networks": gain_value(
+        "sharing_garments_25", "trunk, double width", "single-task, double width", "test/accuracy"
+    ),
     "value: half on faces": gain_value("sharing_faces", "init 0.5", "baseline", "test/accuracy"),
+    "value: half on faces, confirmation": gain_value("faces_confirmation", "init 0.5", "baseline", "test/accuracy"),
+    "value: half on faces, together": half_on_faces_together,
     "value: half on faces, older": gain_value("gender_age_decaying", "init 0.5", "baseline", "test/accuracy"),
     "value: half minus trunk on faces": gain_value(
         "sharing_faces", "init 0.5", "trunk, equal weights", "test/accuracy"
@@ -637,6 +651,16 @@ MADE = {
     ),
     "value: pretrained minus identity on landmarks": gain_value(
         "recipe_landmarks", "pretrained", "channel", "test/mean_error"
+    ),
+    "value: 0.9 minus identity on landmarks": gain_value("recipe_landmarks", "init 0.9", "channel", "test/mean_error"),
+    "value: rate × 100 minus identity on landmarks": gain_value(
+        "recipe_landmarks", "units' rate × 100", "channel", "test/mean_error"
+    ),
+    "value: rate × 1000 on landmarks": gain_value(
+        "recipe_landmarks", "units' rate × 1000", "baseline", "test/mean_error"
+    ),
+    "value: recipe × 1000 on landmarks": gain_value(
+        "recipe_landmarks", "recipe, × 1000", "baseline", "test/mean_error"
     ),
     "value: recipe on a tenth": gain_value("scarce_10", "channel, as in the paper", "baseline", "test/accuracy"),
     "value: setting of 2018": gain_value("setting_2018", "channel", "baseline", "late/accuracy"),
