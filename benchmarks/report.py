@@ -69,20 +69,29 @@ def p_value(p):
     return "< 0.01" if p < 0.005 else f"{p:.2f}"
 
 
-def interval_over_seeds_and_images(experiment, setting, other, seeds):
-    """Return the interval of a difference for other seeds and other test images, NaN if it is not known.
+def differences_of_images(experiment, setting, other, seeds):
+    """Return for each seed the differences of the test images' scores, or None if predictions of a pair are not stored.
 
-    The predictions of at least three pairs have to be stored. For landmarks these are errors, and there are no tasks.
+    For landmarks the scores are errors, and there are no tasks.
     """
-    spec = EXPERIMENTS[experiment]
-    measures = [measure.removeprefix("test/") for measure in spec.measures.values() if measure.startswith("test/")]
-    tasks = [measure for measure in measures if measure not in ("accuracy", "mean_error", "failure_rate")]
-    if len(seeds) < 3 or spec.primary not in ("test/accuracy", "test/mean_error"):
-        return np.nan, np.nan
+    measures = EXPERIMENTS[experiment].measures.values()
+    names = [measure.removeprefix("test/") for measure in measures if measure.startswith("test/")]
+    tasks = [name for name in names if name not in ("accuracy", "mean_error", "failure_rate")]
     pairs = [[analysis.of_images(experiment, name, seed, tasks) for name in (setting, other)] for seed in seeds]
     if any(scores is None for pair in pairs for scores in pair):
+        return None
+    return [one - two for one, two in pairs]
+
+
+def interval_over_seeds_and_images(experiment, setting, other, seeds):
+    """Return the interval of a difference for other seeds and other test images.
+
+    It is NaN for less than three pairs, for other measures than accuracy and mean error, and without predictions.
+    """
+    if len(seeds) < 3 or EXPERIMENTS[experiment].primary not in ("test/accuracy", "test/mean_error"):
         return np.nan, np.nan
-    return analysis.over_seeds_and_images([one - two for one, two in pairs])
+    differences = differences_of_images(experiment, setting, other, seeds)
+    return (np.nan, np.nan) if differences is None else analysis.over_seeds_and_images(differences)
 
 
 def of_errors(runs, experiment, setting, other, measure):
@@ -540,6 +549,15 @@ def half_on_faces_together(runs):
     return with_interval(*analysis.pooled(runs, FACES_TOGETHER, "init 0.5", "baseline", "test/accuracy")[:2])
 
 
+def half_on_faces_together_over_images(runs):
+    """Return the interval of the same for other test images, too. All of these runs have the same test images."""
+    found = []
+    for experiment in FACES_TOGETHER:
+        seeds = gains(runs, experiment, "init 0.5", "baseline", "test/accuracy").index
+        found += differences_of_images(experiment, "init 0.5", "baseline", seeds)
+    return in_brackets(analysis.over_seeds_and_images(found))
+
+
 def splits_table(runs):
     """Return RESULTS.md's table of trunks that end after different layers, by their accuracy on validation images."""
     rows = []
@@ -631,6 +649,8 @@ MADE = {
     "value: half on faces": gain_value("sharing_faces", "init 0.5", "baseline", "test/accuracy"),
     "value: half on faces, confirmation": gain_value("faces_confirmation", "init 0.5", "baseline", "test/accuracy"),
     "value: half on faces, together": half_on_faces_together,
+    "value: half on faces, together, over images": half_on_faces_together_over_images,
+    "value: half on faces, confirmation, over images": value_over_images("faces_confirmation", "init 0.5", "baseline"),
     "value: half on faces, older": gain_value("gender_age_decaying", "init 0.5", "baseline", "test/accuracy"),
     "value: half minus trunk on faces": gain_value(
         "sharing_faces", "init 0.5", "trunk, equal weights", "test/accuracy"

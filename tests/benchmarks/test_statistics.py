@@ -178,6 +178,32 @@ def tiny(monkeypatch, tmp_path):
     return experiment
 
 
+@pytest.mark.parametrize("measure, sign", [("test/accuracy", 1), ("test/mean_error", -1)])
+def test_readme_table_by_hand(tiny, monkeypatch, measure, sign):
+    """Differences 1, 2, 3 points, ± 2.48: bold if the interval is above zero. An error that falls is a gain."""
+    rows = records(
+        baseline=[0.5, 0.5, 0.5],
+        stitched=[0.5 + sign * x for x in (0.01, 0.02, 0.03)],
+        ahead=[0.5 + sign * x for x in (0.03, 0.04, 0.05)],
+        behind=[0.5 - sign * x for x in (0.03, 0.04, 0.05)],
+    )
+    for row in rows:
+        row["measures"] = {measure: row["measures"]["test/accuracy"]}
+    monkeypatch.setitem(EXPERIMENTS, "tiny", dataclasses.replace(tiny, primary=measure))
+    cells = [("tiny", "stitched"), None, ("tiny", "ahead"), ("tiny", "behind")]
+    monkeypatch.setattr(report, "README_ROWS", {"some garments": cells})
+    line = report.readme_table(analysis.table_of(rows)).splitlines()[-1]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        "some garments",
+        "accuracy 50.00" if sign == 1 else "error 50.00",
+        "+2.00 [-0.48, +4.48]",
+        "",
+        "**+4.00 [+1.52, +6.48]**",
+        "-4.00 [-6.48, -1.52]",
+        "3",
+    ]
+
+
 @pytest.mark.slow
 def test_a_run_of_the_runner(tiny, small, tmp_path, monkeypatch):
     """It trains the settings that are asked for, stores each run at once, and repeats nothing."""
