@@ -111,6 +111,22 @@ CONTROLS = [  # what it says, the experiments, the setting, the other one, the m
     ("`group`: that column learns `item`, too", GARMENTS_TOGETHER, "init 0.5", NO_ITEM, "test/group"),
     ("learning α, minus α that stay at one half", PARTS_OF_GARMENTS, "init 0.5", "init 0.5, α fixed", "test/accuracy"),
 ]
+PARTS = {  # of the garments: the experiment
+    "1 % of the images": "scarce_1",
+    "5 %": "scarce_5",
+    "10 %": "scarce_10",
+    "25 %": "scarce_25",
+    "all, 15 epochs": "decaying_15",
+    "all, 30 epochs": "decaying",
+}
+GROUP_OF_ITEM = [  # what it says, the experiment, the setting
+    ("a quarter of the garments: separate columns", "sharing_garments_25", "baseline"),
+    ("a quarter of the garments: units from one half", "sharing_garments_25", "init 0.5"),
+    ("a quarter of the garments: one trunk", "sharing_garments_25", "trunk"),
+    ("all garments: separate columns", "sharing_garments", "baseline"),
+    ("all garments: units from one half", "sharing_garments", "init 0.5"),
+    ("all garments: one trunk", "sharing_garments", "trunk"),
+]
 SHARING = {
     "sharing_garments_25": "a quarter of the garments",
     "sharing_garments": "all garments",

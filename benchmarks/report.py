@@ -17,8 +17,10 @@ from .pages import (
     EXCHANGE,
     FACES_TOGETHER,
     FURTHER_CONTROLS,
+    GROUP_OF_ITEM,
     MAIN_ROWS,
     NO_ATTRIBUTES,
+    PARTS,
     README_COLUMNS,
     README_ROWS,
     RECIPE,
@@ -392,6 +394,40 @@ def controls_table(runs):
     )
 
 
+def parts_table(runs):
+    """Return RESULTS.md's table of what units gain with few and with many training images of garments."""
+    rows = []
+    for label, experiment in PARTS.items():
+        measure = "test/accuracy"
+        cells = [label, percent(analysis.values(runs, experiment, "baseline", measure).mean())]
+        for setting in ("channel", "init 0.5"):
+            pairs = gains(runs, experiment, setting, "baseline", measure)
+            mean, bounds, _ = analysis.interval(pairs.to_numpy())
+            cells += [f"{with_interval(mean, bounds)}, {len(pairs)} seeds"]
+        rows.append([*cells, of_errors(runs, experiment, "init 0.5", "baseline", measure)])
+    heads = ["separate columns", "units from the identity", "units from one half", "change of errors, from one half"]
+    return table(["", *heads], rows)
+
+
+def group_of_item_table(_):
+    """Return RESULTS.md's table of `group` as its own output, and as the group of the predicted `item`.
+
+    Every kind of garment belongs to one group, which the test labels tell.
+    """
+    rows = []
+    for label, experiment, setting in GROUP_OF_ITEM:
+        with np.load(RESULTS / "predictions" / f"{experiment}.npz") as stored:
+            items, groups = stored["truth|item"], stored["truth|group"]
+            group_of_item = np.array([groups[items == item][0] for item in range(10)])
+            seeds = [key.split("|")[1] for key in stored if key.startswith(f"{setting}|") and key.endswith("|group")]
+            own = np.array([np.mean(stored[f"{setting}|{seed}|group"] == groups) for seed in seeds])
+            derived = np.array([np.mean(group_of_item[stored[f"{setting}|{seed}|item"]] == groups) for seed in seeds])
+        mean, bounds, _ = analysis.interval(derived - own)
+        gain = with_interval(mean, bounds)
+        rows.append([label, percent(own.mean()), percent(derived.mean()), gain, str(len(seeds))])
+    return table(["", "its own output", "the group of the predicted `item`", "difference", "seeds"], rows)
+
+
 def with_enough_pairs(runs):
     """Return {experiment: words} of SHARING for the experiments all of whose tests have three pairs or more."""
     return {
@@ -583,11 +619,18 @@ def value_over_images(experiment, setting, other):
     return value
 
 
-def recipe_minus_half_on_all(runs):
-    """Return what the recipe gains over units from one half on all garments, whose runs have the same baseline."""
-    recipe = gains(runs, "recipe_garments", "recipe, × 100", "baseline", "test/accuracy")
-    half = gains(runs, "sharing_garments", "init 0.5", "baseline", "test/accuracy")
-    return with_interval(*analysis.interval((recipe - half).to_numpy())[:2])
+def recipe_minus(setting):
+    """Return a function that gives what the recipe gains over a setting of `sharing_garments`, on all garments.
+
+    The two experiments have the same baseline, so the difference of their gains is that of the settings.
+    """
+
+    def value(runs):
+        recipe = gains(runs, "recipe_garments", "recipe, × 100", "baseline", "test/accuracy")
+        other = gains(runs, "sharing_garments", setting, "baseline", "test/accuracy")
+        return with_interval(*analysis.interval((recipe - other).to_numpy())[:2])
+
+    return value
 
 
 MADE = {
@@ -595,6 +638,8 @@ MADE = {
     "table: main": main_table,
     "table: controls": controls_table,
     "table: further controls": further_controls_table,
+    "table: parts": parts_table,
+    "table: group of item": group_of_item_table,
     "table: 2018": course_of_2018,
     "table: averages": averages_table,
     "table: splits": splits_table,
@@ -646,6 +691,13 @@ MADE = {
     "value: wide trunk minus wide single networks": gain_value(
         "sharing_garments_25", "trunk, double width", "single-task, double width", "test/accuracy"
     ),
+    "value: wide single networks minus half": gain_value(
+        "sharing_garments_25", "single-task, double width", "init 0.5", "test/accuracy"
+    ),
+    "value: trunk minus single networks": gain_value("sharing_garments_25", "trunk", "single-task", "test/accuracy"),
+    "value: half minus plain trunk on faces": gain_value("sharing_faces", "init 0.5", "trunk", "test/accuracy"),
+    "value: half minus split on faces": gain_value("sharing_faces", "init 0.5", "split after pool_2", "test/accuracy"),
+    "value: identity on landmarks": gain_value("recipe_landmarks", "channel", "baseline", "test/mean_error"),
     "value: half on faces": gain_value("sharing_faces", "init 0.5", "baseline", "test/accuracy"),
     "value: half on faces, confirmation": gain_value("faces_confirmation", "init 0.5", "baseline", "test/accuracy"),
     "value: half on faces, together": half_on_faces_together,
@@ -661,7 +713,8 @@ MADE = {
     "value: recipe minus identity on all garments": gain_value(
         "recipe_garments", "recipe, × 100", "channel", "test/accuracy"
     ),
-    "value: recipe minus half on all garments": recipe_minus_half_on_all,
+    "value: recipe minus half on all garments": recipe_minus("init 0.5"),
+    "value: recipe minus trunk on all garments": recipe_minus("trunk"),
     "value: recipe on faces, over images": value_over_images("recipe_faces", "recipe, × 100", "baseline"),
     "value: recipe on faces": gain_value("recipe_faces", "recipe, × 100", "baseline", "test/accuracy"),
     "value: recipe minus identity on faces": gain_value("recipe_faces", "recipe, × 100", "channel", "test/accuracy"),
@@ -683,6 +736,9 @@ MADE = {
         "recipe_landmarks", "recipe, × 1000", "baseline", "test/mean_error"
     ),
     "value: recipe on a tenth": gain_value("scarce_10", "channel, as in the paper", "baseline", "test/accuracy"),
+    "value: separate columns in the setting of 2018": lambda runs: percent(
+        analysis.values(runs, "setting_2018", "baseline", "late/accuracy").mean()
+    ),
     "value: setting of 2018": gain_value("setting_2018", "channel", "baseline", "late/accuracy"),
     "value: landmarks": gain_value("landmarks", "cross-stitch", "two columns", "test/mean_error"),
     "value: landmarks, 60 epochs": gain_value("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),

@@ -440,3 +440,20 @@ def test_a_mark_without_its_end_is_refused(page, monkeypatch):
     monkeypatch.setitem(report.MADE, "value: x", lambda runs: "7")
     with pytest.raises(SystemExit, match="mark"):
         report.fill(page, None)
+
+
+def test_the_group_of_the_predicted_item_by_hand(tmp_path, monkeypatch):
+    """Ten images, one of each kind. Of two wrong kinds one is of the right group; of the groups three are wrong."""
+    items = np.arange(10)
+    groups = items % 3
+    found_items = np.array([3, 2, 2, 3, 4, 5, 6, 7, 8, 9])  # 3 for 0: both are in group 0; 2 for 1 is wrong
+    found_groups = np.concatenate([(groups[:3] + 1) % 3, groups[3:]])
+    arrays = {"truth|item": items, "truth|group": groups}
+    for seed in range(3):
+        arrays |= {f"a|{seed}|item": found_items, f"a|{seed}|group": found_groups}
+    (tmp_path / "predictions").mkdir()
+    np.savez(tmp_path / "predictions" / "tiny.npz", **arrays)
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(report, "GROUP_OF_ITEM", [("garments", "tiny", "a")])
+    line = report.group_of_item_table(None).splitlines()[-1]
+    assert line == "| garments | 70.00 | 90.00 | +20.00 [+20.00, +20.00] | 3 |"
