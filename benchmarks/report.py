@@ -580,13 +580,13 @@ def gain_value(experiment, setting, other, measure):
     return value
 
 
-def half_on_faces_together(runs):
-    """Return what units from one half gain on faces, over all seeds of the newer runs."""
-    return with_interval(*analysis.pooled(runs, FACES_TOGETHER, "init 0.5", "baseline", "test/accuracy")[:2])
+def half_on_faces_together(measure):
+    """Return a function that gives what units from one half gain on faces, over all seeds of the newer runs."""
+    return lambda runs: with_interval(*analysis.pooled(runs, FACES_TOGETHER, "init 0.5", "baseline", measure)[:2])
 
 
 def half_on_faces_together_over_images(runs):
-    """Return the interval of the same for other test images, too. All of these runs have the same test images."""
+    """Return the interval of that gain in accuracy for other test images, too. All runs have the same test images."""
     found = []
     for experiment in FACES_TOGETHER:
         seeds = gains(runs, experiment, "init 0.5", "baseline", "test/accuracy").index
@@ -700,7 +700,9 @@ MADE = {
     "value: identity on landmarks": gain_value("recipe_landmarks", "channel", "baseline", "test/mean_error"),
     "value: half on faces": gain_value("sharing_faces", "init 0.5", "baseline", "test/accuracy"),
     "value: half on faces, confirmation": gain_value("faces_confirmation", "init 0.5", "baseline", "test/accuracy"),
-    "value: half on faces, together": half_on_faces_together,
+    "value: half on faces, together": half_on_faces_together("test/accuracy"),
+    "value: half on faces, together, age": half_on_faces_together("test/age"),
+    "value: half on faces, together, gender": half_on_faces_together("test/gender"),
     "value: half on faces, together, over images": half_on_faces_together_over_images,
     "value: half on faces, confirmation, over images": value_over_images("faces_confirmation", "init 0.5", "baseline"),
     "value: half on faces, older": gain_value("gender_age_decaying", "init 0.5", "baseline", "test/accuracy"),
