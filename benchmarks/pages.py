@@ -2,7 +2,7 @@
 
 PARTS_OF_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]
 GARMENTS_TOGETHER = [*PARTS_OF_GARMENTS, "decaying_15", "decaying"]
-README_COLUMNS = ["units from the identity", "units from one half", "the paper's recipe", "one trunk instead"]
+README_COLUMNS = ["units from the identity", "units from one half", "the paper's recipe", "one trunk"]
 README_ROWS = {  # what it says: the experiment and the setting of each column; see PROTOCOL.md
     "all garments, 15 epochs": [
         ("recipe_garments", "channel"),
@@ -23,7 +23,7 @@ README_ROWS = {  # what it says: the experiment and the setting of each column; 
         ("recipe_faces", "recipe, × 100"),
         ("sharing_faces", "trunk"),
     ],
-    "faces, 8 epochs, the confirmation": [None, ("faces_confirmation", "init 0.5"), None, None],
+    "faces, 8 epochs, eight further seeds": [None, ("faces_confirmation", "init 0.5"), None, None],
     "faces, 8 epochs, older runs": [
         ("gender_age_decaying", "channel"),
         ("gender_age_decaying", "init 0.5"),
@@ -77,7 +77,7 @@ MAIN_ROWS = {  # of RESULTS.md's main table and of results.png: {title: [(what i
         ("one trunk", "sharing_faces", "trunk"),
         ("one trunk, equal weights", "sharing_faces", "trunk, equal weights"),
     ],
-    "faces, 8 epochs, the confirmation": [
+    "faces, 8 epochs, eight further seeds": [
         ("units from one half", "faces_confirmation", "init 0.5"),
     ],
     "faces, 8 epochs, older runs": [

@@ -335,7 +335,8 @@ def readme_table(runs):
             gain = with_interval(mean, bounds)
             row.append(f"**{gain}**" if bounds[0] > 0 else gain)
         rows.append([*row, " or ".join(map(str, sorted(counts)))])
-    return table(["", "separate columns", *README_COLUMNS, "seeds"], rows)
+    columns = [f"gain of {column}" for column in README_COLUMNS]
+    return table(["", "separate columns", *columns, "seeds"], rows)
 
 
 def main_table(runs):
