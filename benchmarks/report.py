@@ -397,20 +397,21 @@ def controls_table(runs):
 
 def parts_table(runs):
     """Return RESULTS.md's table of what units gain with few and with many training images of garments."""
+    measure = "test/accuracy"
     rows = []
     for label, experiment in PARTS.items():
-        measure = "test/accuracy"
-        cells = [label, percent(analysis.values(runs, experiment, "baseline", measure).mean())]
+        row = [label, percent(analysis.values(runs, experiment, "baseline", measure).mean())]
         for setting in ("channel", "init 0.5"):
             pairs = gains(runs, experiment, setting, "baseline", measure)
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
-            cells += [f"{with_interval(mean, bounds)}, {len(pairs)} seeds"]
-        rows.append([*cells, of_errors(runs, experiment, "init 0.5", "baseline", measure)])
+            row.append(f"{with_interval(mean, bounds)}, {len(pairs)} seeds")
+        row.append(of_errors(runs, experiment, "init 0.5", "baseline", measure))
+        rows.append(row)
     heads = ["separate columns", "units from the identity", "units from one half", "change of errors, from one half"]
     return table(["", *heads], rows)
 
 
-def group_of_item_table(_):
+def group_of_item_table():
     """Return RESULTS.md's table of `group` as its own output, and as the group of the predicted `item`.
 
     Every kind of garment belongs to one group, which the test labels tell.
@@ -587,7 +588,10 @@ def half_on_faces_together(measure):
 
 
 def half_on_faces_together_over_images(runs):
-    """Return the interval of that gain in accuracy for other test images, too. All runs have the same test images."""
+    """Return the interval of what units from one half gain on faces, over all newer seeds and also over test images.
+
+    All of these runs have the same test images.
+    """
     found = []
     for experiment in FACES_TOGETHER:
         seeds = gains(runs, experiment, "init 0.5", "baseline", "test/accuracy").index
@@ -640,7 +644,7 @@ MADE = {
     "table: controls": controls_table,
     "table: further controls": further_controls_table,
     "table: parts": parts_table,
-    "table: group of item": group_of_item_table,
+    "table: group of item": lambda runs: group_of_item_table(),
     "table: 2018": course_of_2018,
     "table: averages": averages_table,
     "table: splits": splits_table,

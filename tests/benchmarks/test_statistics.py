@@ -455,5 +455,5 @@ def test_the_group_of_the_predicted_item_by_hand(tmp_path, monkeypatch):
     np.savez(tmp_path / "predictions" / "tiny.npz", **arrays)
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     monkeypatch.setattr(report, "GROUP_OF_ITEM", [("garments", "tiny", "a")])
-    line = report.group_of_item_table(None).splitlines()[-1]
+    line = report.group_of_item_table().splitlines()[-1]
     assert line == "| garments | 70.00 | 90.00 | +20.00 [+20.00, +20.00] | 3 |"
