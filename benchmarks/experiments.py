@@ -526,11 +526,14 @@ EXPERIMENTS = {
             for name, setting in sharing_settings(
                 {**decaying(15), **BFLOAT16}, ("item", "group"), TRUNK_OF_GARMENTS, ("pool_1", "pool_2")
             ).items()
-            if name in ("baseline", "init 0.5", "trunk", "split after pool_1", "split after pool_2")
+            if name
+            in ("baseline", "init 0.5", "trunk", "trunk, equal weights", "split after pool_1", "split after pool_2")
         },
         ACCURACY,
         "test/accuracy",
-        comparisons=(Comparison("test/accuracy", "init 0.5", "trunk"),),
+        comparisons=tuple(
+            Comparison("test/accuracy", "init 0.5", trunk) for trunk in ("trunk", "trunk, equal weights")
+        ),
     ),
     "sharing_faces": Experiment(
         "UTKFace, 8 epochs, in bfloat16",
