@@ -17,7 +17,10 @@ ALIKE = ["seed", "commit", "data_sha256", "versions"]  # what the two runs of a 
 
 
 def load(path=RESULTS / "runs.jsonl"):
-    """Return the stored runs as a table, a row for each, with a column for each measure, as `test/accuracy`."""
+    """Return the stored runs as a table, a row for each, with a column for each measure, as `test/accuracy`.
+
+    A setting of an experiment has at most one run with a seed.
+    """
     with open(path) as file:
         records = [json.loads(line) for line in file]
     return table_of(records)
@@ -32,6 +35,13 @@ def table_of(records):
         row["commit"] = record["commit"] or "unknown"
         rows.append(row | record["measures"])
     return pd.DataFrame(rows)
+
+
+def load_curves():
+    """Return all stored curves, a table with the columns experiment, setting, seed, run, tag, step and value."""
+    curves = pd.read_csv(RESULTS / "curves.csv.gz")
+    # A run that was killed while it was stored has its curves twice.
+    return curves.drop_duplicates(["experiment", "setting", "seed", "run", "tag", "step"], keep="last")
 
 
 def values(runs, experiment, setting, measure):
@@ -133,6 +143,12 @@ def over_seeds_and_images(differences_of_images):
     over_images = stats.norm.ppf(0.975) * matrix.mean(axis=0).std(ddof=1) / np.sqrt(num_images)
     reach = np.hypot(over_seeds, over_images)
     return mean - reach, mean + reach
+
+
+def gains(runs, experiment, setting, other, measure):
+    """Return by how much a setting is better than the other one, for each seed. An error that falls is a gain."""
+    pairs = differences(runs, experiment, setting, other, measure)
+    return -pairs if lower_is_better(measure) else pairs
 
 
 def lower_is_better(measure):

@@ -203,6 +203,7 @@ POSTER = {"preset": "poster", "eval_every": 630}  # evaluated every ten of its 1
 
 # One trunk for both tasks up to the last place of a unit, so that no unit is left.
 TRUNK_OF_GARMENTS, TRUNK_OF_FACES = {"split_after": "fc_3"}, {"split_after": "fc_4"}
+TRUNK_OF_LANDMARKS = {"split_after": "fc_5"}
 EQUAL_WEIGHTS = {"width": 1.41}  # a trunk of this width has about as many weights as two columns
 DOUBLE = {"width": 2.0}
 
@@ -544,6 +545,25 @@ EXPERIMENTS = {
         ACCURACY_OF_FACES,
         "test/accuracy",
         comparisons=(Comparison("test/accuracy", "init 0.5", "trunk, equal weights"),),
+    ),
+    "sharing_landmarks": Experiment(
+        "MTFL, 7,999 training faces, 20 epochs, in bfloat16",
+        LANDMARKS,
+        of(
+            {"eval_every": 625, **BFLOAT16},
+            {
+                **STARTS,
+                "trunk": TRUNK_OF_LANDMARKS,
+                "trunk, equal weights": {**TRUNK_OF_LANDMARKS, **EQUAL_WEIGHTS},
+            },
+        ),
+        ERRORS,
+        "test/mean_error",
+        comparisons=(
+            Comparison("test/mean_error", "channel", "trunk"),
+            Comparison("test/mean_error", "channel", "trunk, equal weights"),
+            Comparison("test/mean_error", "init 0.5", "channel"),
+        ),
     ),
     # ---- see PROTOCOL.md: the published recipe
     "recipe_garments": Experiment(

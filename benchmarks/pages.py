@@ -1,92 +1,103 @@
-"""What the pages show: the rows of their tables, as experiments and settings, and what they say of them."""
+"""What the pages show: the rows of their tables and the numbers in their text, as experiments and settings.
 
-PARTS_OF_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]
-GARMENTS_TOGETHER = [*PARTS_OF_GARMENTS, "decaying_15", "decaying"]
+A comparison is a tuple: the experiment, the setting, the setting that it is compared with, and the measure.
+"""
+
+# The settings of experiments.py that the pages name most often.
+IDENTITY = "channel"  # units that start from the identity, with one alpha for each channel
+HALF = "init 0.5"  # units that start from one half of each column
+NO_GROUP, NO_ITEM = "init 0.5, group not trained", "init 0.5, item not trained"
+NO_GENDER, NO_AGE = "init 0.5, gender not trained", "init 0.5, age not trained"
+RECIPE = "recipe, × 100"  # the paper's: columns trained alone first, units from 0.9, 100 times their learning rate
+TRUNK = "trunk"  # one network for all tasks up to the output layers, as wide as a column, with half of the weights
+EQUAL_TRUNK = "trunk, equal weights"  # 1.41 times as wide, with as many weights as two columns
+WIDE_TRUNK = "trunk, double width"  # twice as wide, with twice the weights of two columns
+SINGLE = "single-task"  # a network for each task, trained in a run of its own
+WIDE_SINGLE = "single-task, double width"
+# Those of the landmarks without L2 loss.
+STITCHED, TWO_COLUMNS = "cross-stitch, no L2", "two columns, no L2"
+NO_ATTRIBUTES = "cross-stitch, attributes not trained, no L2"
+ONE_WIDE, ONE = "one network, twice as wide, no L2", "one network, no L2"
+
+# ---- README.md
+
+# The table has a row for each of these: {what it says: the experiment and the setting of each column}; None is not run.
 README_COLUMNS = ["units from the identity", "units from one half", "the paper's recipe", "one trunk"]
-README_ROWS = {  # what it says: the experiment and the setting of each column; see PROTOCOL.md
+README_ROWS = {
     "all garments, 15 epochs": [
-        ("recipe_garments", "channel"),
-        ("sharing_garments", "init 0.5"),
-        ("recipe_garments", "recipe, × 100"),
-        ("sharing_garments", "trunk"),
+        ("recipe_garments", IDENTITY),
+        ("sharing_garments", HALF),
+        ("recipe_garments", RECIPE),
+        ("sharing_garments", TRUNK),
     ],
-    "all garments, 15 epochs, older runs": [("decaying_15", "channel"), ("decaying_15", "init 0.5"), None, None],
     "a quarter of the garments, 12 epochs": [
-        ("sharing_garments_25", "channel"),
-        ("sharing_garments_25", "init 0.5"),
+        ("sharing_garments_25", IDENTITY),
+        ("sharing_garments_25", HALF),
         None,
-        ("sharing_garments_25", "trunk"),
+        ("sharing_garments_25", TRUNK),
     ],
     "faces, 8 epochs": [
-        ("sharing_faces", "channel"),
-        ("sharing_faces", "init 0.5"),
-        ("recipe_faces", "recipe, × 100"),
-        ("sharing_faces", "trunk"),
+        ("sharing_faces", IDENTITY),
+        ("sharing_faces", HALF),
+        ("recipe_faces", RECIPE),
+        ("sharing_faces", TRUNK),
     ],
-    "faces, 8 epochs, eight further seeds": [None, ("faces_confirmation", "init 0.5"), None, None],
-    "faces, 8 epochs, older runs": [
-        ("gender_age_decaying", "channel"),
-        ("gender_age_decaying", "init 0.5"),
-        None,
-        None,
-    ],
-    "landmarks, 20 epochs": [("recipe_landmarks", "channel"), None, ("recipe_landmarks", "recipe, × 100"), None],
-    "landmarks, 20 epochs, older runs": [
-        ("landmarks", "cross-stitch"),
-        None,
-        None,
-        ("landmarks", "one network, split"),
-    ],
-    "landmarks, 60 epochs, older runs": [("landmarks_60", "cross-stitch"), None, None, None],
+    "faces, 8 epochs, further seeds": [None, ("faces_confirmation", HALF), None, None],
+    "landmarks, 20 epochs": [("recipe_landmarks", IDENTITY), None, ("recipe_landmarks", RECIPE), None],
+    "landmarks, 60 epochs": [("landmarks_60", "cross-stitch"), None, None, None],
 }
-MAIN_ROWS = {  # of RESULTS.md's main table and of results.png: {title: [(what it says, the experiment, the setting)]}
+
+# ---- RESULTS.md
+
+# The main table, and results.png: {title of a group: [(what the row says, the experiment, the setting)]}.
+MAIN_ROWS = {
     "all garments, 15 epochs": [
-        ("units from the identity", "recipe_garments", "channel"),
-        ("units from one half", "sharing_garments", "init 0.5"),
-        ("units, the paper's recipe", "recipe_garments", "recipe, × 100"),
-        ("one trunk", "sharing_garments", "trunk"),
+        ("units from the identity", "recipe_garments", IDENTITY),
+        ("units from one half", "sharing_garments", HALF),
+        ("units, the paper's recipe", "recipe_garments", RECIPE),
+        ("one trunk", "sharing_garments", TRUNK),
     ],
     "all garments, 15 epochs, older runs": [
-        ("units from the identity", "decaying_15", "channel"),
-        ("units from one half", "decaying_15", "init 0.5"),
+        ("units from the identity", "decaying_15", IDENTITY),
+        ("units from one half", "decaying_15", HALF),
     ],
-    "all garments, 30 epochs": [
-        ("units from the identity", "decaying", "channel"),
-        ("units from one half", "decaying", "init 0.5"),
+    "all garments, 30 epochs, older runs": [
+        ("units from the identity", "decaying", IDENTITY),
+        ("units from one half", "decaying", HALF),
     ],
     "a quarter of the garments, 12 epochs": [
-        ("units from the identity", "sharing_garments_25", "channel"),
-        ("units from one half", "sharing_garments_25", "init 0.5"),
-        ("one trunk", "sharing_garments_25", "trunk"),
-        ("one trunk, equal weights", "sharing_garments_25", "trunk, equal weights"),
-        ("one trunk, twice as wide", "sharing_garments_25", "trunk, double width"),
-        ("single networks", "sharing_garments_25", "single-task"),
-        ("single networks, twice as wide", "sharing_garments_25", "single-task, double width"),
+        ("units from the identity", "sharing_garments_25", IDENTITY),
+        ("units from one half", "sharing_garments_25", HALF),
+        ("one trunk", "sharing_garments_25", TRUNK),
+        ("one trunk, equal weights", "sharing_garments_25", EQUAL_TRUNK),
+        ("one trunk, twice as wide", "sharing_garments_25", WIDE_TRUNK),
+        ("single networks", "sharing_garments_25", SINGLE),
+        ("single networks, twice as wide", "sharing_garments_25", WIDE_SINGLE),
     ],
-    "a tenth of the garments, 30 epochs": [
-        ("units from the identity", "scarce_10", "channel"),
-        ("units from one half", "scarce_10", "init 0.5"),
+    "a tenth of the garments, 30 epochs, older runs": [
+        ("units from the identity", "scarce_10", IDENTITY),
+        ("units from one half", "scarce_10", HALF),
         ("units that stay at one half", "scarce_10", "init 0.5, α fixed"),
         ("units, the paper's recipe", "scarce_10", "channel, as in the paper"),
     ],
     "faces, 8 epochs": [
-        ("units from the identity", "sharing_faces", "channel"),
-        ("units from one half", "sharing_faces", "init 0.5"),
-        ("units, the paper's recipe", "recipe_faces", "recipe, × 100"),
+        ("units from the identity", "sharing_faces", IDENTITY),
+        ("units from one half", "sharing_faces", HALF),
+        ("units, the paper's recipe", "recipe_faces", RECIPE),
         ("one trunk up to the second pooling layer", "sharing_faces", "split after pool_2"),
-        ("one trunk", "sharing_faces", "trunk"),
-        ("one trunk, equal weights", "sharing_faces", "trunk, equal weights"),
+        ("one trunk", "sharing_faces", TRUNK),
+        ("one trunk, equal weights", "sharing_faces", EQUAL_TRUNK),
     ],
     "faces, 8 epochs, eight further seeds": [
-        ("units from one half", "faces_confirmation", "init 0.5"),
+        ("units from one half", "faces_confirmation", HALF),
     ],
     "faces, 8 epochs, older runs": [
-        ("units from the identity", "gender_age_decaying", "channel"),
-        ("units from one half", "gender_age_decaying", "init 0.5"),
+        ("units from the identity", "gender_age_decaying", IDENTITY),
+        ("units from one half", "gender_age_decaying", HALF),
     ],
     "landmarks, 20 epochs": [
-        ("units from the identity", "recipe_landmarks", "channel"),
-        ("units, the paper's recipe", "recipe_landmarks", "recipe, × 100"),
+        ("units from the identity", "recipe_landmarks", IDENTITY),
+        ("units, the paper's recipe", "recipe_landmarks", RECIPE),
     ],
     "landmarks, 20 epochs, older runs": [
         ("units from the identity", "landmarks", "cross-stitch"),
@@ -95,23 +106,119 @@ MAIN_ROWS = {  # of RESULTS.md's main table and of results.png: {title: [(what i
         ("one network, landmarks alone", "landmarks", "one network, landmarks alone"),
         ("one trunk", "landmarks", "one network, split"),
     ],
-    "landmarks, 60 epochs": [
+    "landmarks, 60 epochs, older runs": [
         ("units from the identity", "landmarks_60", "cross-stitch"),
         ("one network, landmarks alone", "landmarks_60", "one network, landmarks alone"),
     ],
 }
-NO_GROUP, NO_ITEM = "init 0.5, group not trained", "init 0.5, item not trained"
-CONTROLS = [  # what it says, the experiments, the setting, the other one, the measure
-    ("units from one half, minus none", GARMENTS_TOGETHER, "init 0.5", "baseline", "test/accuracy"),
-    ("units from the identity, minus none", GARMENTS_TOGETHER, "channel", "baseline", "test/accuracy"),
-    ("one half, minus the identity", GARMENTS_TOGETHER, "init 0.5", "channel", "test/accuracy"),
-    ("`item`: a second column without a task of its own", GARMENTS_TOGETHER, NO_GROUP, "baseline", "test/item"),
-    ("`item`: that column learns `group`, too", GARMENTS_TOGETHER, "init 0.5", NO_GROUP, "test/item"),
-    ("`group`: a second column without a task of its own", GARMENTS_TOGETHER, NO_ITEM, "baseline", "test/group"),
-    ("`group`: that column learns `item`, too", GARMENTS_TOGETHER, "init 0.5", NO_ITEM, "test/group"),
-    ("learning α, minus α that stay at one half", PARTS_OF_GARMENTS, "init 0.5", "init 0.5, α fixed", "test/accuracy"),
-]
-PARTS = {  # of the garments: the experiment
+
+# How far a trunk for all tasks goes: {experiment: what its column says}, and for each row the layer's name in each.
+SPLIT_CHOICES = {"split_choice": "a quarter of the garments", "split_choice_faces": "faces"}
+SPLIT_ROWS = {
+    "the first pooling layer": ["pool_1", "pool_1"],
+    "the second pooling layer": ["pool_2", "pool_2"],
+    "the third pooling layer": [None, "pool_3"],
+    "the fully connected layer": ["fc_3", "fc_4"],
+}
+
+# Units beside hard sharing: {experiment: what its column says}, and {setting: what the row says}.
+SHARING = {
+    "sharing_garments_25": "a quarter of the garments",
+    "sharing_garments": "all garments",
+    "sharing_faces": "faces",
+}
+SHARING_ROWS = {
+    "baseline": "separate columns",
+    IDENTITY: "units from the identity",
+    HALF: "units from one half",
+    "split after pool_2": "one trunk up to the second pooling layer",
+    TRUNK: "one trunk",
+    EQUAL_TRUNK: "one trunk, equal weights",
+    WIDE_TRUNK: "one trunk, twice as wide",
+    SINGLE: "single networks, one for each task",
+    WIDE_SINGLE: "single networks, twice as wide",
+}
+TIMED_AS = {  # the settings whose steps throughput.py timed: its names
+    "baseline": "separate columns",
+    IDENTITY: "cross-stitch units",
+    HALF: "cross-stitch units",
+    TRUNK: "one trunk",
+    EQUAL_TRUNK: "one trunk, equal weights",
+    WIDE_TRUNK: "one trunk, double width",
+}
+# The tests of PROTOCOL.md. In all of them units from one half are compared: {experiment: [(with what, its setting)]}.
+SHARING_TESTS = {
+    "sharing_garments_25": [
+        ("one trunk, equal weights", EQUAL_TRUNK),
+        ("one trunk, which is the chosen split", TRUNK),
+        ("separate columns", "baseline"),
+    ],
+    "sharing_garments": [
+        ("one trunk, the split chosen on a quarter", TRUNK),
+        ("separate columns", "baseline"),
+    ],
+    "sharing_faces": [
+        ("one trunk, equal weights", EQUAL_TRUNK),
+        ("one trunk up to the second pooling layer, the chosen split", "split after pool_2"),
+        ("separate columns", "baseline"),
+    ],
+}
+
+# The paper's recipe and its parts: {experiment: what its column says}, and {setting: what the row says}.
+RECIPE_EXPERIMENTS = {"recipe_garments": "all garments", "recipe_faces": "faces", "recipe_landmarks": "landmarks"}
+RECIPE_ROWS = {
+    "baseline": "separate columns",
+    IDENTITY: "units from the identity",
+    "init 0.9": "units from 0.9 and 0.1",
+    "pretrained": "columns trained alone for a third of the epochs, then units from the identity",
+    "units' rate × 100": "units from the identity, their learning rate × 100",
+    "units' rate × 1000": "units from the identity, their learning rate × 1000",
+    RECIPE: "the whole recipe, × 100",
+    "recipe, × 1000": "the whole recipe, × 1000",
+}
+EXCHANGE = ("recipe_garments", RECIPE)  # the experiment and the setting whose units are looked into
+
+# Where the gain comes from, pooled over experiments: {what the row says: (experiments, setting, other one, measure)}.
+FEW_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]
+ALL_SIZES = [*FEW_GARMENTS, "decaying_15", "decaying"]
+CONTROLS = {
+    "units from one half, minus separate columns": (ALL_SIZES, HALF, "baseline", "test/accuracy"),
+    "units from the identity, minus separate columns": (ALL_SIZES, IDENTITY, "baseline", "test/accuracy"),
+    "units from one half, minus units from the identity": (ALL_SIZES, HALF, IDENTITY, "test/accuracy"),
+    "`item`: from a second column without a task": (ALL_SIZES, NO_GROUP, "baseline", "test/item"),
+    "`item`: from the labels of `group` in addition": (ALL_SIZES, HALF, NO_GROUP, "test/item"),
+    "`group`: from a second column without a task": (ALL_SIZES, NO_ITEM, "baseline", "test/group"),
+    "`group`: from the labels of `item` in addition": (ALL_SIZES, HALF, NO_ITEM, "test/group"),
+    "learned α, minus α that stay at one half": (FEW_GARMENTS, HALF, "init 0.5, α fixed", "test/accuracy"),
+}
+# The same on faces and landmarks: {what the row says: comparison}.
+FURTHER_CONTROLS = {
+    "faces, `age`: units from one half, minus separate columns": ("gender_age_decaying", HALF, "baseline", "test/age"),
+    "faces, `age`: from a second column without a task": ("gender_age_decaying", NO_GENDER, "baseline", "test/age"),
+    "faces, `age`: from the labels of `gender` in addition": ("gender_age_decaying", HALF, NO_GENDER, "test/age"),
+    "landmarks: units from the identity, minus separate columns": (
+        "landmarks_width",
+        STITCHED,
+        TWO_COLUMNS,
+        "test/mean_error",
+    ),
+    "landmarks: from a second column without a task": (
+        "landmarks_width",
+        NO_ATTRIBUTES,
+        TWO_COLUMNS,
+        "test/mean_error",
+    ),
+    "landmarks: from the labels of the attributes in addition": (
+        "landmarks_width",
+        STITCHED,
+        NO_ATTRIBUTES,
+        "test/mean_error",
+    ),
+    "landmarks: one network twice as wide, minus one network": ("landmarks_width", ONE_WIDE, ONE, "test/mean_error"),
+}
+
+# With few and with many training images of garments: {what the row says: experiment}.
+TRAINING_SIZES = {
     "1 % of the images": "scarce_1",
     "5 %": "scarce_5",
     "10 %": "scarce_10",
@@ -119,105 +226,76 @@ PARTS = {  # of the garments: the experiment
     "all, 15 epochs": "decaying_15",
     "all, 30 epochs": "decaying",
 }
-GROUP_OF_ITEM = [  # what it says, the experiment, the setting
+
+# `group` as the network's output, and read off the predicted `item`: (what the row says, the experiment, the setting).
+GROUP_OF_ITEM = [
     ("a quarter of the garments: separate columns", "sharing_garments_25", "baseline"),
-    ("a quarter of the garments: units from one half", "sharing_garments_25", "init 0.5"),
-    ("a quarter of the garments: one trunk", "sharing_garments_25", "trunk"),
+    ("a quarter of the garments: units from one half", "sharing_garments_25", HALF),
+    ("a quarter of the garments: one trunk", "sharing_garments_25", TRUNK),
     ("all garments: separate columns", "sharing_garments", "baseline"),
-    ("all garments: units from one half", "sharing_garments", "init 0.5"),
-    ("all garments: one trunk", "sharing_garments", "trunk"),
+    ("all garments: units from one half", "sharing_garments", HALF),
+    ("all garments: one trunk", "sharing_garments", TRUNK),
 ]
-SHARING = {
-    "sharing_garments_25": "a quarter of the garments",
-    "sharing_garments": "all garments",
-    "sharing_faces": "faces",
+
+# ---- numbers in the text of all pages
+
+# {NAME of `<!-- value: NAME -->`: the comparison whose gain and interval it is}
+GAINS = {
+    "half on a quarter": ("sharing_garments_25", HALF, "baseline", "test/accuracy"),
+    "half minus identity on a quarter": ("sharing_garments_25", HALF, IDENTITY, "test/accuracy"),
+    "half minus equal trunk on a quarter": ("sharing_garments_25", HALF, EQUAL_TRUNK, "test/accuracy"),
+    "half minus wide trunk": ("sharing_garments_25", HALF, WIDE_TRUNK, "test/accuracy"),
+    "single networks": ("sharing_garments_25", SINGLE, "baseline", "test/accuracy"),
+    "wide single networks": ("sharing_garments_25", WIDE_SINGLE, "baseline", "test/accuracy"),
+    "half minus wide single networks": ("sharing_garments_25", HALF, WIDE_SINGLE, "test/accuracy"),
+    "wide trunk minus wide single networks": ("sharing_garments_25", WIDE_TRUNK, WIDE_SINGLE, "test/accuracy"),
+    "trunk minus single networks": ("sharing_garments_25", TRUNK, SINGLE, "test/accuracy"),
+    "recipe on a tenth": ("scarce_10", "channel, as in the paper", "baseline", "test/accuracy"),
+    "half on all": ("sharing_garments", HALF, "baseline", "test/accuracy"),
+    "half on all, older": ("decaying_15", HALF, "baseline", "test/accuracy"),
+    "half minus trunk on all": ("sharing_garments", HALF, TRUNK, "test/accuracy"),
+    "identity on all": ("recipe_garments", IDENTITY, "baseline", "test/accuracy"),
+    "identity on all, older": ("decaying_15", IDENTITY, "baseline", "test/accuracy"),
+    "recipe on all": ("recipe_garments", RECIPE, "baseline", "test/accuracy"),
+    "recipe minus identity on all": ("recipe_garments", RECIPE, IDENTITY, "test/accuracy"),
+    "setting of 2018": ("setting_2018", IDENTITY, "baseline", "late/accuracy"),
+    "half on faces": ("sharing_faces", HALF, "baseline", "test/accuracy"),
+    "half on faces, confirmation": ("faces_confirmation", HALF, "baseline", "test/accuracy"),
+    "half on faces, older": ("gender_age_decaying", HALF, "baseline", "test/accuracy"),
+    "half minus trunk on faces": ("sharing_faces", HALF, TRUNK, "test/accuracy"),
+    "half minus split on faces": ("sharing_faces", HALF, "split after pool_2", "test/accuracy"),
+    "half minus equal trunk on faces": ("sharing_faces", HALF, EQUAL_TRUNK, "test/accuracy"),
+    "recipe on faces": ("recipe_faces", RECIPE, "baseline", "test/accuracy"),
+    "recipe minus identity on faces": ("recipe_faces", RECIPE, IDENTITY, "test/accuracy"),
+    "identity on landmarks": ("recipe_landmarks", IDENTITY, "baseline", "test/mean_error"),
+    "recipe on landmarks": ("recipe_landmarks", RECIPE, "baseline", "test/mean_error"),
+    "recipe × 1000 on landmarks": ("recipe_landmarks", "recipe, × 1000", "baseline", "test/mean_error"),
+    "rate × 1000 on landmarks": ("recipe_landmarks", "units' rate × 1000", "baseline", "test/mean_error"),
+    "recipe minus identity on landmarks": ("recipe_landmarks", RECIPE, IDENTITY, "test/mean_error"),
+    "pretrained minus identity on landmarks": ("recipe_landmarks", "pretrained", IDENTITY, "test/mean_error"),
+    "0.9 minus identity on landmarks": ("recipe_landmarks", "init 0.9", IDENTITY, "test/mean_error"),
+    "rate × 100 minus identity on landmarks": ("recipe_landmarks", "units' rate × 100", IDENTITY, "test/mean_error"),
+    "identity on landmarks, older": ("landmarks", "cross-stitch", "two columns", "test/mean_error"),
+    "trunk on landmarks": ("landmarks", "one network, split", "two columns", "test/mean_error"),
+    "identity minus trunk on landmarks": ("landmarks", "cross-stitch", "one network, split", "test/mean_error"),
+    "identity on landmarks, 60 epochs": ("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
+    "landmarks, from a column": ("landmarks_width", NO_ATTRIBUTES, TWO_COLUMNS, "test/mean_error"),
+    "landmarks, from labels": ("landmarks_width", STITCHED, NO_ATTRIBUTES, "test/mean_error"),
+    "pose": ("landmarks_width", STITCHED, TWO_COLUMNS, "aflw/pose"),
+    "glasses": ("landmarks_width", STITCHED, TWO_COLUMNS, "aflw/glasses"),
 }
-SPLIT_CHOICES = {"split_choice": "a quarter of the garments", "split_choice_faces": "faces"}
-SPLIT_ROWS = {  # after which layer the trunk ends: what it says, and the layer's name in each of SPLIT_CHOICES
-    "the first pooling layer": ["pool_1", "pool_1"],
-    "the second pooling layer": ["pool_2", "pool_2"],
-    "the third pooling layer": [None, "pool_3"],
-    "the last layer": ["fc_3", "fc_4"],
+# The same, with the interval alone, which also takes the test images for a random sample. Only accuracies.
+GAINS_OVER_IMAGES = {"recipe on faces, over images": ("recipe_faces", RECIPE, "baseline")}
+
+# The same, pooled over experiments: {NAME: (experiments, setting, other one, measure)}
+FACES_TOGETHER = ["sharing_faces", "faces_confirmation"]  # the same settings, commit and test images, with other seeds
+POOLED_GAINS = {
+    "item, from a column": CONTROLS["`item`: from a second column without a task"],
+    "item, from labels": CONTROLS["`item`: from the labels of `group` in addition"],
+    "group, from a column": CONTROLS["`group`: from a second column without a task"],
+    "group, from labels": CONTROLS["`group`: from the labels of `item` in addition"],
+    "learned minus fixed": CONTROLS["learned α, minus α that stay at one half"],
+    "half on faces, together": (FACES_TOGETHER, HALF, "baseline", "test/accuracy"),
+    "half on faces, together, age": (FACES_TOGETHER, HALF, "baseline", "test/age"),
+    "half on faces, together, gender": (FACES_TOGETHER, HALF, "baseline", "test/gender"),
 }
-SHARING_ROWS = {  # setting: what it says, and the name under which throughput.py timed it, if it did
-    "baseline": ("separate columns", "separate columns"),
-    "channel": ("units from the identity", "cross-stitch units"),
-    "init 0.5": ("units from one half", "cross-stitch units"),
-    "split after pool_2": ("one trunk up to the second pooling layer", None),
-    "trunk": ("one trunk", "one trunk"),
-    "trunk, equal weights": ("one trunk, equal weights", "one trunk, equal weights"),
-    "trunk, double width": ("one trunk, twice as wide", "one trunk, double width"),
-    "single-task": ("single networks, one for each task", None),
-    "single-task, double width": ("single networks, twice as wide", None),
-}
-FACES_TOGETHER = ["sharing_faces", "faces_confirmation"]  # the same settings and commit, with other seeds
-SHARING_TESTS = {  # experiment: what it says, the setting, the other one; in PROTOCOL.md
-    "sharing_garments_25": [
-        ("one trunk, equal weights", "init 0.5", "trunk, equal weights"),
-        ("one trunk, which is the best split", "init 0.5", "trunk"),
-        ("separate columns", "init 0.5", "baseline"),
-    ],
-    "sharing_garments": [
-        ("one trunk, the best split on a quarter", "init 0.5", "trunk"),
-        ("separate columns", "init 0.5", "baseline"),
-    ],
-    "sharing_faces": [
-        ("one trunk, equal weights", "init 0.5", "trunk, equal weights"),
-        ("one trunk up to the second pooling layer, the best split", "init 0.5", "split after pool_2"),
-        ("separate columns", "init 0.5", "baseline"),
-    ],
-}
-RECIPE = {"recipe_garments": "all garments", "recipe_faces": "faces", "recipe_landmarks": "landmarks"}
-RECIPE_ROWS = {  # setting: what it says
-    "baseline": "separate columns",
-    "channel": "units from the identity",
-    "init 0.9": "units from 0.9 and 0.1",
-    "pretrained": "columns trained alone for a third of the epochs, then units from the identity",
-    "units' rate × 100": "units from the identity, their learning rate × 100",
-    "units' rate × 1000": "units from the identity, their learning rate × 1000",
-    "recipe, × 100": "the whole recipe, × 100",
-    "recipe, × 1000": "the whole recipe, × 1000",
-}
-EXCHANGE = ("recipe_garments", "recipe, × 100")  # the experiment and the setting of the table of exchange
-NO_GENDER = "init 0.5, gender not trained"
-NO_ATTRIBUTES = "cross-stitch, attributes not trained, no L2"
-ONE_WIDE, ONE = "one network, twice as wide, no L2", "one network, no L2"
-FURTHER_CONTROLS = [  # what it says, the experiment, the setting, the other one, the measure
-    ("faces, `age`: units from one half, minus none", "gender_age_decaying", "init 0.5", "baseline", "test/age"),
-    (
-        "faces, `age`: a second column without a task of its own",
-        "gender_age_decaying",
-        NO_GENDER,
-        "baseline",
-        "test/age",
-    ),
-    ("faces, `age`: that column learns `gender`, too", "gender_age_decaying", "init 0.5", NO_GENDER, "test/age"),
-    (
-        "landmarks, without L2: units from the identity, minus none",
-        "landmarks_width",
-        "cross-stitch, no L2",
-        "two columns, no L2",
-        "test/mean_error",
-    ),
-    (
-        "landmarks, without L2: a second column without a task of its own",
-        "landmarks_width",
-        NO_ATTRIBUTES,
-        "two columns, no L2",
-        "test/mean_error",
-    ),
-    (
-        "landmarks, without L2: that column learns attributes, too",
-        "landmarks_width",
-        "cross-stitch, no L2",
-        NO_ATTRIBUTES,
-        "test/mean_error",
-    ),
-    (
-        "landmarks, without L2: one network twice as wide, minus one network",
-        "landmarks_width",
-        ONE_WIDE,
-        ONE,
-        "test/mean_error",
-    ),
-]

@@ -370,7 +370,7 @@ def store(record, curves, predictions):
     """Add a run to the stored ones: its predictions, its curves, and its record.
 
     The record comes last. If this is killed before, the run has no record, is finished again from its folder, and its
-    curves are stored twice; `report.load_curves` drops the first of them.
+    curves are stored twice; `analysis.load_curves` drops the first of them.
     """
     with locked():
         store_predictions(record, predictions)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from .analysis import RESULTS
+from .markdown import table
 
 IN_BFLOAT16 = " bfloat16"  # after the name of what was measured in this precision
 STEPS_PER_EPOCH = 469  # of all 60,000 images, in batches of 128
@@ -20,12 +21,6 @@ WEIGHT_BYTES = 4 * 6_482_253  # the gradients of the stitched network, float32
 def throughput():
     """Return what throughput.py wrote."""
     return json.loads((RESULTS / "throughput.json").read_text())
-
-
-def table(head, rows):
-    """Return a Markdown table, whose first column is text and whose others are numbers."""
-    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
-    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def milliseconds(values):
@@ -45,7 +40,7 @@ def peers_table():
     return table(["", "ms a step", "fastest and slowest round", "time / ours in this precision"], rows)
 
 
-def processor(_):
+def processor():
     """Return the processor on which the tables were measured."""
     found = throughput()["processor"]
     return f"{found['model']}, {found['cores']} cores ({', '.join(found['flags'])})"
@@ -58,16 +53,16 @@ def settings_table():
     rows = []
     for name in names:
         row = [name]
-        for half in ("", IN_BFLOAT16):
-            row += [milliseconds(seconds[name + half]), f"{relative_time(name, half):.2f}"]
+        for precision in ("", IN_BFLOAT16):
+            row += [milliseconds(seconds[name + precision]), f"{relative_time(name, precision):.2f}"]
         rows.append(row)
     return table(["", "float32, ms", "/ separate", "bfloat16, ms", "/ separate"], rows)
 
 
-def relative_time(name, half=IN_BFLOAT16):
+def relative_time(name, precision=IN_BFLOAT16):
     """Return the time of a step, as a multiple of that of separate columns."""
     seconds = throughput()["seconds_per_step_by_setting"]
-    return float(np.median(np.array(seconds[name + half]) / seconds["separate columns" + half]))
+    return float(np.median(np.array(seconds[name + precision]) / seconds["separate columns" + precision]))
 
 
 def tasks_table():
@@ -99,8 +94,8 @@ def time_to_accuracy_table(curves):
             reached = curve[curve.value >= THRESHOLD].step.min()
             epochs.append(reached / STEPS_PER_EPOCH)
         row = [words, ", ".join(f"{epoch:.0f}" for epoch in epochs)]
-        for half in ("", IN_BFLOAT16):
-            minutes = np.median(epochs) * STEPS_PER_EPOCH * np.median(seconds[timed_as + half]) / 60
+        for precision in ("", IN_BFLOAT16):
+            minutes = np.median(epochs) * STEPS_PER_EPOCH * np.median(seconds[timed_as + precision]) / 60
             row.append(f"{minutes:.1f}")
         rows.append(row)
     return table(["", "epochs (three seeds)", "minutes, float32", "minutes, bfloat16"], rows)

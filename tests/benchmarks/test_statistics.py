@@ -16,7 +16,7 @@ import pytest
 from conftest import FASHION, ROOT
 
 from benchmarks import __main__ as commands
-from benchmarks import analysis, models, report, run
+from benchmarks import analysis, models, report, run, tables
 from benchmarks.experiments import EXPERIMENTS, Experiment, one
 
 
@@ -134,6 +134,11 @@ def test_pages_are_what_the_data_give():
     assert report.main(check=True) == 0
 
 
+def test_all_that_is_made_for_pages_is_in_one():
+    text = "".join(path.read_text() for path in report.PAGES)
+    assert [name for name in report.MAKERS if f"<!-- {name} -->" not in text] == []
+
+
 def test_both_intervals_of_a_gain_are_around_it():
     """Also where the measure is an error, whose fall is the gain. The one over images, too, is the wider one."""
     number = r"[+-]\d+\.\d+"
@@ -194,13 +199,12 @@ def test_readme_table_by_hand(tiny, monkeypatch, measure, sign):
     monkeypatch.setattr(report, "README_ROWS", {"some garments": cells})
     line = report.readme_table(analysis.table_of(rows)).splitlines()[-1]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
-        "some garments",
-        "accuracy 50.00" if sign == 1 else "error 50.00",
+        "some garments (3 seeds)",
+        "accuracy 50.00" if sign == 1 else "mean error 50.00",
         "+2.00 [-0.48, +4.48]",
         "",
         "**+4.00 [+1.52, +6.48]**",
         "-4.00 [-6.48, -1.52]",
-        "3",
     ]
 
 
@@ -370,7 +374,7 @@ def test_a_run_that_diverged_is_stored_as_that(tiny, small, tmp_path, monkeypatc
     assert stored[0]["arguments"] == [{"lr": 9.0}]
     runs = analysis.table_of(stored + records(other=[0.5])[:1])
     assert not len(analysis.differences(runs, "tiny", "stitched", "baseline", "test/accuracy"))
-    assert "baseline (seed 0), stitched (seed 0)" in report.experiment_table(runs, "tiny")
+    assert "baseline (seed 0), stitched (seed 0)" in tables.experiment_table(runs, "tiny")
 
 
 def test_a_script_that_was_changed_is_refused(monkeypatch):
@@ -412,15 +416,15 @@ def test_curves_that_were_stored_twice_count_once(tmp_path, monkeypatch):
     """A run that was killed after its curves, but before its record, is finished and stored again."""
     (tmp_path / "curves.csv.gz").write_bytes(gzip.compress((",".join(run.CURVES) + "\n").encode()))
     monkeypatch.setattr(run, "RESULTS", tmp_path)
-    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    monkeypatch.setattr(analysis, "RESULTS", tmp_path)
     for value in (0.25, 0.5):
         run.store_curves([("tiny", "baseline", 0, 0, "tag", step, value) for step in (1, 2)])
-    assert report.load_curves().value.tolist() == [0.5, 0.5]
+    assert analysis.load_curves().value.tolist() == [0.5, 0.5]
 
 
 def test_a_page_is_filled_between_its_marks(monkeypatch):
-    monkeypatch.setitem(report.MADE, "value: x", lambda runs: "7")
-    monkeypatch.setitem(report.MADE, "table: x", lambda runs: "| a |")
+    monkeypatch.setitem(report.MAKERS, "value: x", lambda runs: "7")
+    monkeypatch.setitem(report.MAKERS, "table: x", lambda runs: "| a |")
     page = "It is <!-- value: x -->6<!-- end -->.\n\n<!-- table: x --><!-- end -->\n"
     expected = "It is <!-- value: x -->7<!-- end -->.\n\n<!-- table: x -->\n| a |\n<!-- end -->\n"
     assert report.fill(page, None) == expected == report.fill(expected, None)
@@ -433,11 +437,12 @@ def test_a_page_is_filled_between_its_marks(monkeypatch):
         "<!-- value: x -->6<!--\nend --> and <!-- value: x -->6<!-- end -->",
         "<!--\nvalue: x -->6<!-- end -->",
         "6<!-- end --> and <!-- value: x -->6<!-- end -->",
+        "<!-- value: unknown -->6<!-- end -->",
     ],
 )
-def test_a_mark_without_its_end_is_refused(page, monkeypatch):
+def test_a_mark_that_is_broken_or_unknown_is_refused(page, monkeypatch):
     """To fill in up to the next end would lose what stands between."""
-    monkeypatch.setitem(report.MADE, "value: x", lambda runs: "7")
+    monkeypatch.setitem(report.MAKERS, "value: x", lambda runs: "7")
     with pytest.raises(SystemExit, match="mark"):
         report.fill(page, None)
 
