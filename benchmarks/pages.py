@@ -42,7 +42,7 @@ README_ROWS = {
         ("recipe_faces", RECIPE),
         ("sharing_faces", TRUNK),
     ],
-    "faces, 8 epochs, further seeds": [None, ("faces_confirmation", HALF), None, None],
+    "faces, 8 epochs, a confirmation": [None, ("faces_confirmation", HALF), None, None],
     "landmarks, 20 epochs": [("recipe_landmarks", IDENTITY), None, ("recipe_landmarks", RECIPE), None],
     "landmarks, 60 epochs": [("landmarks_60", "cross-stitch"), None, None, None],
 }
@@ -88,7 +88,7 @@ MAIN_ROWS = {
         ("one trunk", "sharing_faces", TRUNK),
         ("one trunk, equal weights", "sharing_faces", EQUAL_TRUNK),
     ],
-    "faces, 8 epochs, eight further seeds": [
+    "faces, 8 epochs, a confirmation": [
         ("units from one half", "faces_confirmation", HALF),
     ],
     "faces, 8 epochs, older runs": [
