@@ -194,23 +194,22 @@ def test_readme_bash_blocks_run(garments, tmp_path):
 
 
 def test_readme_compares_runs_over_seeds(script, tmp_path, monkeypatch, capsys):
-    """In the folders that the script names for the block before: gains of 1, 2, ... 5 points, and of half of that."""
+    """In the folders of the block before: gains of 1, 2, ... 5 points, and of half of that."""
     monkeypatch.chdir(tmp_path)
     loop = next(block for block in blocks("bash") if "$SEED" in block)
     shared = re.search(r"OWN=\((.*)\)", loop)[1].split()
-    kinds = [kind.split() for kind in re.findall(r"--seed \$SEED (.*)", loop)]
+    kinds = re.findall(r'"\$\{SAME\[@\]\}" (.*)', loop)
     for kind, gain in zip(kinds, (0, 0.01, 0.005), strict=True):
         for seed in range(5):
-            args, _ = script.parse_arguments([*shared, *kind, "--seed", str(seed)])
+            own = kind.replace("$SEED", str(seed)).split()
+            args, _ = script.parse_arguments([*shared, "--seed", str(seed), *own])
+            assert args.cross_stitch_enabled == ("False" not in kind) and bool(args.split_after) == ("trunk" in kind)
             Path(args.log_dir).mkdir(parents=True)
             results = {"seed": seed, "test": {"accuracy": 0.9 + 0.01 * seed**2 % 0.07 + gain * (seed + 1)}}
             Path(args.log_dir, "results.json").write_text(json.dumps(results))
     exec(next(block for block in blocks("python") if "ttest_1samp" in block), {})
-    lines = capsys.readouterr().out.strip().splitlines()
-    (stitched,) = (line for line in lines if "stitched" in line)
-    (trunk,) = (line for line in lines if "split_after" in line)
-    assert stitched.endswith(": +3.00 [+1.04, +4.96]")  # 2.776 * standard deviation 1.581 / root of 5
-    assert trunk.endswith(": +1.50 [+0.52, +2.48]")
+    # The first interval is 3 +- 2.776 * standard deviation 1.581 / root of 5.
+    assert capsys.readouterr().out == "units: +3.00 [+1.04, +4.96]\ntrunk: +1.50 [+0.52, +2.48]\n"
 
 
 @pytest.mark.slow
