@@ -45,6 +45,7 @@ References:
     The implementation of 2018: github.com/helloyide/Cross-stitch-Networks-for-Multi-task-Learning.
 """
 
+# For `uv run`, which installs these versions by itself.
 # /// script
 # requires-python = ">=3.11,<3.14"
 # dependencies = ["tensorflow==2.21.0", "numpy==2.4.6", "tensorboard==2.21.0"]
@@ -85,9 +86,9 @@ import zlib
 from typing import NamedTuple
 
 if __name__ == "__main__":
-    # Until a run has something to save (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program without a
-    # traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook that would end the kernel,
-    # so nothing is changed there.
+    # Until a run has something to save (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program at once,
+    # without a traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook this would end
+    # the kernel, so there the signals keep their usual meaning.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda number, frame: os._exit(128 + number))
@@ -134,7 +135,7 @@ TASKS = {  # those of Fashion-MNIST, with the names of their classes; your own d
 
 FILTERS = (32, 64)  # the number of filters in each convolution block
 DENSE_SIZE = 1024  # the number of outputs of the fully connected layer
-# The places where a cross-stitch unit can stand: after the first convolution block (pool_1), after the second one
+# The places where there can be a cross-stitch unit: after the first convolution block (pool_1), after the second one
 # (pool_2), and after the third block, which is fully connected (fc_3). A unit has the name of its place. With
 # --split_after all tasks share the blocks up to one of these places.
 UNIT_PLACES = [*(f"pool_{level}" for level in range(1, len(FILTERS) + 1)), f"fc_{len(FILTERS) + 1}"]
@@ -203,7 +204,7 @@ class CrossStitch(layers.Layer):
         return (self.num_columns, self.num_columns, self.feature_shape[-1])
 
     def alpha_from_mixing(self, mixing):
-        """Return the `alpha` of a unit that mixes all channels alike, by the matrix `mixing` (T, T)."""
+        """Return the `alpha` with which every channel is mixed by the matrix `mixing` (T, T)."""
         return np.broadcast_to(mixing[:, :, np.newaxis], self.alpha_shape())
 
     def mean_alpha(self):
@@ -307,9 +308,10 @@ def build_network(args, classes, mean, variance):
 
 
 def convolution_block(args, x, filters, column, level):
-    """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h / 2, w / 2, args.width * filters).
+    """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h // 2, w // 2, filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and does a quarter of the work.
+    The number of filters is multiplied by --width. ReLU and max-pooling commute, so ReLU comes last and does a quarter
+    of the work.
     """
     filters = max(1, round(args.width * filters))
     convolution = layers.Conv2D(
@@ -322,7 +324,7 @@ def convolution_block(args, x, filters, column, level):
 
 
 def dense_block(args, x, column, level):
-    """Fully connected layer, batch norm and ReLU: (batch, ...) to (batch, args.width * DENSE_SIZE)."""
+    """Fully connected layer, batch norm and ReLU: (batch, ...) to (batch, outputs), DENSE_SIZE times --width."""
     size = max(1, round(args.width * DENSE_SIZE))
     x = layers.Flatten()(x)
     x = layers.Dense(size, use_bias=False, kernel_initializer="he_normal", name=f"{column}.fc_{level}")(x)
@@ -332,7 +334,7 @@ def dense_block(args, x, column, level):
 
 def batch_norm(args, x, name):
     """Batch norm over the global batch: by a fast kernel, or by Keras's code where several replicas share the batch."""
-    distributed = tf.distribute.has_strategy()  # false on one device, for which there is no strategy
+    distributed = tf.distribute.has_strategy()  # false for one device, where TensorFlow's default strategy is used
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
 
@@ -378,7 +380,8 @@ def stitch(args, columns, place):
 def check_memory(columns, place):
     """Raise Failure if the machine has less memory than an `ActivationCrossStitch` at this place needs.
 
-    Without this check the system would end the process and not say why. The memory of a GPU is not checked.
+    Without this check the system would end the process and not say why. Every place is checked alone. Neither the
+    memory of a GPU nor the limit of a container is looked at.
 
     Args:
         columns: {column: activations}, each (batch, ...).
@@ -386,11 +389,11 @@ def check_memory(columns, place):
     """
     size = sum(math.prod(x.shape[1:]) for x in columns.values())  # alpha is a matrix (size, size)
     needed = 4 * 4 * size**2  # bytes of alpha, its gradient and the two moments of Adam, all in float32
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > available:
         raise Failure(
             f"--cross_stitch_unit activation takes {needed / 1e9:.3g} GB at {place}, and this machine has "
-            f"{there / 1e9:.3g} GB. Name only later places in --cross_stitch_at."
+            f"{available / 1e9:.3g} GB. Name only later places in --cross_stitch_at."
         )
 
 
@@ -422,7 +425,7 @@ def cross_entropy(logits, labels):
 def l2_loss(network):
     """Return half the sum of squares of all convolution and dense kernels.
 
-    Units, biases and batch norm are not regularised.
+    Cross-stitch units, biases and batch norm are not regularised.
     """
     # `v.value` is the TensorFlow variable inside a Keras variable. TensorFlow's own functions need that one.
     kernels = [v.value for v in network.trainable_variables if v.name == "kernel"]
@@ -438,9 +441,9 @@ def weights_of_tasks(args, classes):
 def make_train_step(strategy, network, optimizers, args, classes, signature):
     """Return the function that trains the network on one global batch.
 
-    That function takes a batch, (images, {task: labels}), and the number of stop signals (Ctrl-C, SIGTERM) that this
-    process has received. It returns {tag: value} to be logged. Processes that train together have to stop together, so
-    the values also hold the sum of the stop signals over all replicas.
+    That function takes a batch, (images, {task: labels}), and returns {tag: value} to be logged. Processes that train
+    together also have to stop together. So each of them passes on how many stop signals (Ctrl-C, SIGTERM) it has
+    received, and finds the sum over all replicas among the values.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -496,7 +499,8 @@ def compile_step(strategy, replica_step, signature):
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
         # Machines exchange a message for each tensor that they sum. So each replica first stacks its values into one
-        # vector. It does so in a second `run`, so that `replica_step` can return its values by name.
+        # vector. (Therefore the number of stop signals is a float, too.) It does so in a second `run`, so that
+        # `replica_step` can return its values by name.
         tags = sorted(values)
         vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -515,7 +519,7 @@ class Optimizers:
     """
 
     def __init__(self):
-        self.learning_rates = {"columns": tf.Variable(0.0), "units": tf.Variable(0.0)}
+        self.learning_rates = {"columns": tf.Variable(0.0), "units": tf.Variable(0.0)}  # set at the start of each epoch
         self.adams = {name: tf.compat.v1.train.AdamOptimizer(rate) for name, rate in self.learning_rates.items()}
 
     def set_learning_rates(self, columns, units):
@@ -623,7 +627,7 @@ def train(args, resumed):
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
-                # Test the step, not the epoch: a run that is resumed later in this epoch has already started its units.
+                # Start the units before the first step of this epoch, and not again if a run is resumed later in it.
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
@@ -657,7 +661,7 @@ def train(args, resumed):
                     if stop and step < last_step:
                         raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_signals))
 
-        if evaluations is None:  # all steps had been done before this process began
+        if evaluations is None:  # the run was killed after its last checkpoint and before it wrote its results
             evaluations = {name: evaluate(predict, split) for name, split in to_evaluate.items()}
         if is_chief:
             finish_run(record, network, evaluations, step, speeds)
@@ -681,7 +685,7 @@ def batches_of_epoch(args, split, epoch, strategy):
 
 
 def signature_of(args, split, strategy):
-    """Return a batch with a `tf.TensorSpec` in the place of each array. The size of the batch is left open."""
+    """Return the structure of a batch: a `tf.TensorSpec` for each array, which leaves the size of the batch open."""
     batch = next(batches_of_epoch(args, split, 0, strategy))
     return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch)
 
@@ -1002,8 +1006,8 @@ def find_tasks(folder, arrays):
     for task in tasks:
         if not (task.isidentifier() and task.isascii()) or task in RESERVED:
             raise Failure(
-                f"{folder}: {task!r} cannot be the name of a task. Use ASCII letters, digits and _, and not "
-                f"{', '.join(RESERVED)}."
+                f"{folder}: {task!r} cannot be the name of a task. Use ASCII letters, digits and _, beginning with a "
+                f"letter, and not {', '.join(RESERVED)}."
             )
     return tasks
 
@@ -1049,7 +1053,7 @@ def check_labels(where, arrays, task):
         raise Failure(
             f"{where}: {task} is {labels.dtype} {labels.shape}; it should hold {count} integers, one per image."
         )
-    if labels.min() < 0 or labels.max() >= 10_000:  # each label up to the largest one becomes an output
+    if labels.min() < 0 or labels.max() >= 10_000:  # one large label by mistake would give as many outputs
         raise Failure(
             f"{where}: the labels of {task} go from {labels.min()} to {labels.max()}; they should be from 0 to 9999."
         )
@@ -1124,7 +1128,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
 
 
 def available_cores():
-    """Return the number of cores that this process may use. In a container its quota limits them."""
+    """Return the number of cores that this process may use. The quota of a container counts, too."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -1141,10 +1145,10 @@ def available_cores():
 def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
-    This pool, which TensorFlow calls intra-op, shares out the work of an operation. The columns run at the same time.
-    Each is started by a thread of another pool, inter-op, and that thread also works on the operation that it has
-    started. So the intra-op pool gets the cores that are left. (The rule was found by counting busy threads on 16
-    cores. It has only been timed on 2.)
+    This pool, which TensorFlow calls intra-op, divides the work of one operation among its threads. The columns are
+    computed at the same time, and each keeps one thread of another pool, inter-op, busy with its operations. So the
+    intra-op pool gets the number of cores less the number of columns. (The rule was found by counting busy threads on
+    16 cores. It has only been timed on 2.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
     last place, and with activation units, whose large matrix products take most of the time.
@@ -1527,7 +1531,7 @@ def open_event_file(log_dir, step):
     is shown once.
 
     One of TensorBoard's loaders ignores the first START event that it meets in a folder. So a new run writes one, too:
-    the loader ignores this one, and heeds the next.
+    the loader ignores this one, and acts on the next.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1865,7 +1869,8 @@ def folder_path(text):
 PRESETS = {  # {preset: {argument: its default}}; arguments on the command line take precedence
     "default": {},
     # The units of Misra et al., for comparison, and not as a recommendation. They first trained the columns alone (by
-    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step.
+    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step, which is as much
+    # as the 0.1 from which the other tasks' alphas start.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
     # The other defaults of this script are those of 2018. `output_layer` also adds batch norm of the logits.
     "2018": {"cross_stitch_unit": "activation", "bn_momentum": 0.999},
@@ -1958,7 +1963,7 @@ def add_training_arguments(parser):
         "--preset",
         choices=PRESETS,
         default="default",
-        help="paper: units as in Misra et al.; 2018: as in the code of 2018",
+        help="paper: units as in Misra et al.; 2018: units, batch norm and its use on logits as in the code of 2018",
     )
     training.add_argument(
         "--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images"
@@ -1971,7 +1976,7 @@ def add_run_arguments(parser):
     data.add_argument(
         "--data_dir", type=absolute_path, help="folder with four .gz files, or with train.npz and test.npz"
     )
-    data.add_argument("--tasks", nargs="+", help="tasks to train, as in item group; all if left out")
+    data.add_argument("--tasks", nargs="+", help="tasks to train, as in: --tasks item group; all if left out")
     data.add_argument(
         "--train_fraction",
         type=fraction,
@@ -1991,13 +1996,16 @@ def add_run_arguments(parser):
         help="number of steps between two logged values; smaller in a short run",
     )
     output.add_argument(
-        "--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: once an epoch"
+        "--eval_every",
+        type=non_negative_int,
+        default=0,
+        help="steps between evaluations, each of which also writes a checkpoint; 0: once an epoch",
     )
     output.add_argument(
         "--resume",
         metavar="LOG_DIR",
         type=folder_path,
-        help="go on with this run; auto: begin or go on in --log_dir",
+        help="go on with the run in this folder; auto: with that in --log_dir, or begin it there",
     )
 
     parser.add_argument(

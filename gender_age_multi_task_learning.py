@@ -46,6 +46,7 @@ References:
     The implementation of 2018: github.com/helloyide/Cross-stitch-Networks-for-Multi-task-Learning.
 """
 
+# For `uv run`, which installs these versions by itself.
 # /// script
 # requires-python = ">=3.11,<3.14"
 # dependencies = ["tensorflow==2.21.0", "numpy==2.4.6", "tensorboard==2.21.0"]
@@ -89,9 +90,9 @@ import zlib
 from typing import NamedTuple
 
 if __name__ == "__main__":
-    # Until a run has something to save (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program without a
-    # traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook that would end the kernel,
-    # so nothing is changed there.
+    # Until a run has something to save (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program at once,
+    # without a traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook this would end
+    # the kernel, so there the signals keep their usual meaning.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda number, frame: os._exit(128 + number))
@@ -128,9 +129,9 @@ TASKS = {  # the names of each task's classes; --age_bins replaces those of age
 
 FILTERS = (32, 64, 128)  # the number of filters in each convolution block
 DENSE_SIZE = 256  # the number of outputs of the fully connected layer
-# The places where a cross-stitch unit can stand: after each convolution block (pool_1, pool_2, pool_3), and after the
-# fully connected block (fc_4). A unit has the name of its place. With --split_after all tasks share the blocks up to
-# one of these places.
+# The places where there can be a cross-stitch unit: after each convolution block (pool_1, pool_2, pool_3), and after
+# the fully connected block (fc_4). A unit has the name of its place. With --split_after all tasks share the blocks up
+# to one of these places.
 UNIT_PLACES = [*(f"pool_{level}" for level in range(1, len(FILTERS) + 1)), f"fc_{len(FILTERS) + 1}"]
 
 
@@ -197,7 +198,7 @@ class CrossStitch(layers.Layer):
         return (self.num_columns, self.num_columns, self.feature_shape[-1])
 
     def alpha_from_mixing(self, mixing):
-        """Return the `alpha` of a unit that mixes all channels alike, by the matrix `mixing` (T, T)."""
+        """Return the `alpha` with which every channel is mixed by the matrix `mixing` (T, T)."""
         return np.broadcast_to(mixing[:, :, np.newaxis], self.alpha_shape())
 
     def mean_alpha(self):
@@ -301,9 +302,10 @@ def build_network(args, classes, mean, variance):
 
 
 def convolution_block(args, x, filters, column, level):
-    """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h / 2, w / 2, args.width * filters).
+    """Convolution, batch norm, max-pool and ReLU: (batch, h, w, c) to (batch, h // 2, w // 2, filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and does a quarter of the work.
+    The number of filters is multiplied by --width. ReLU and max-pooling commute, so ReLU comes last and does a quarter
+    of the work.
     """
     filters = max(1, round(args.width * filters))
     convolution = layers.Conv2D(
@@ -316,7 +318,7 @@ def convolution_block(args, x, filters, column, level):
 
 
 def dense_block(args, x, column, level):
-    """Fully connected layer, batch norm and ReLU: (batch, ...) to (batch, args.width * DENSE_SIZE)."""
+    """Fully connected layer, batch norm and ReLU: (batch, ...) to (batch, outputs), DENSE_SIZE times --width."""
     size = max(1, round(args.width * DENSE_SIZE))
     x = layers.Flatten()(x)
     x = layers.Dense(size, use_bias=False, kernel_initializer="he_normal", name=f"{column}.fc_{level}")(x)
@@ -326,7 +328,7 @@ def dense_block(args, x, column, level):
 
 def batch_norm(args, x, name):
     """Batch norm over the global batch: by a fast kernel, or by Keras's code where several replicas share the batch."""
-    distributed = tf.distribute.has_strategy()  # false on one device, for which there is no strategy
+    distributed = tf.distribute.has_strategy()  # false for one device, where TensorFlow's default strategy is used
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
 
@@ -361,7 +363,8 @@ def stitch(args, columns, place):
 def check_memory(columns, place):
     """Raise Failure if the machine has less memory than an `ActivationCrossStitch` at this place needs.
 
-    Without this check the system would end the process and not say why. The memory of a GPU is not checked.
+    Without this check the system would end the process and not say why. Every place is checked alone. Neither the
+    memory of a GPU nor the limit of a container is looked at.
 
     Args:
         columns: {column: activations}, each (batch, ...).
@@ -369,11 +372,11 @@ def check_memory(columns, place):
     """
     size = sum(math.prod(x.shape[1:]) for x in columns.values())  # alpha is a matrix (size, size)
     needed = 4 * 4 * size**2  # bytes of alpha, its gradient and the two moments of Adam, all in float32
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > available:
         raise Failure(
             f"--cross_stitch_unit activation takes {needed / 1e9:.3g} GB at {place}, and this machine has "
-            f"{there / 1e9:.3g} GB. Name only later places in --cross_stitch_at."
+            f"{available / 1e9:.3g} GB. Name only later places in --cross_stitch_at."
         )
 
 
@@ -405,7 +408,7 @@ def cross_entropy(logits, labels):
 def l2_loss(network):
     """Return half the sum of squares of all convolution and dense kernels.
 
-    Units, biases and batch norm are not regularised.
+    Cross-stitch units, biases and batch norm are not regularised.
     """
     # `v.value` is the TensorFlow variable inside a Keras variable. TensorFlow's own functions need that one.
     kernels = [v.value for v in network.trainable_variables if v.name == "kernel"]
@@ -511,7 +514,8 @@ def compile_step(strategy, replica_step, signature):
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
         # Machines exchange a message for each tensor that they sum. So each replica first stacks its values into one
-        # vector. It does so in a second `run`, so that `replica_step` can return its values by name.
+        # vector. (Therefore the number of stop signals is a float, too.) It does so in a second `run`, so that
+        # `replica_step` can return its values by name.
         tags = sorted(values)
         vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -530,7 +534,7 @@ class Optimizers:
     """
 
     def __init__(self):
-        self.learning_rates = {"columns": tf.Variable(0.0), "units": tf.Variable(0.0)}
+        self.learning_rates = {"columns": tf.Variable(0.0), "units": tf.Variable(0.0)}  # set at the start of each epoch
         self.adams = {name: tf.compat.v1.train.AdamOptimizer(rate) for name, rate in self.learning_rates.items()}
 
     def set_learning_rates(self, columns, units):
@@ -638,7 +642,7 @@ def train(args, resumed):
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
-                # Test the step, not the epoch: a run that is resumed later in this epoch has already started its units.
+                # Start the units before the first step of this epoch, and not again if a run is resumed later in it.
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
@@ -672,7 +676,7 @@ def train(args, resumed):
                     if stop and step < last_step:
                         raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_signals))
 
-        if evaluations is None:  # all steps had been done before this process began
+        if evaluations is None:  # the run was killed after its last checkpoint and before it wrote its results
             evaluations = {name: evaluate(predict, split) for name, split in to_evaluate.items()}
         if is_chief:
             finish_run(record, network, evaluations, step, speeds)
@@ -701,7 +705,7 @@ def batches_of_epoch(args, split, epoch, strategy):
 
 
 def signature_of(args, split, strategy):
-    """Return a batch with a `tf.TensorSpec` in the place of each array. The size of the batch is left open."""
+    """Return the structure of a batch: a `tf.TensorSpec` for each array, which leaves the size of the batch open."""
     batch = next(batches_of_epoch(args, split, 0, strategy))
     return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch)
 
@@ -1254,7 +1258,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
 
 
 def available_cores():
-    """Return the number of cores that this process may use. In a container its quota limits them."""
+    """Return the number of cores that this process may use. The quota of a container counts, too."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
@@ -1271,10 +1275,10 @@ def available_cores():
 def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
-    This pool, which TensorFlow calls intra-op, shares out the work of an operation. The columns run at the same time.
-    Each is started by a thread of another pool, inter-op, and that thread also works on the operation that it has
-    started. So the intra-op pool gets the cores that are left. (The rule was found by counting busy threads on 16
-    cores. It has only been timed on 2.)
+    This pool, which TensorFlow calls intra-op, divides the work of one operation among its threads. The columns are
+    computed at the same time, and each keeps one thread of another pool, inter-op, busy with its operations. So the
+    intra-op pool gets the number of cores less the number of columns. (The rule was found by counting busy threads on
+    16 cores. It has only been timed on 2.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
     last place, and with activation units, whose large matrix products take most of the time.
@@ -1657,7 +1661,7 @@ def open_event_file(log_dir, step):
     is shown once.
 
     One of TensorBoard's loaders ignores the first START event that it meets in a folder. So a new run writes one, too:
-    the loader ignores this one, and heeds the next.
+    the loader ignores this one, and acts on the next.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1973,7 +1977,8 @@ def image_size(text):
 PRESETS = {  # {preset: {argument: its default}}; arguments on the command line take precedence
     "default": {},
     # The units of Misra et al., for comparison, and not as a recommendation. They first trained the columns alone (by
-    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step.
+    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step, which is as much
+    # as the 0.1 from which the other tasks' alphas start.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
 }
 
@@ -2109,13 +2114,16 @@ def add_run_arguments(parser):
         help="number of steps between two logged values; smaller in a short run",
     )
     output.add_argument(
-        "--eval_every", type=non_negative_int, default=0, help="steps between evaluations; 0: once an epoch"
+        "--eval_every",
+        type=non_negative_int,
+        default=0,
+        help="steps between evaluations, each of which also writes a checkpoint; 0: once an epoch",
     )
     output.add_argument(
         "--resume",
         metavar="LOG_DIR",
         type=folder_path,
-        help="go on with this run; auto: begin or go on in --log_dir",
+        help="go on with the run in this folder; auto: with that in --log_dir, or begin it there",
     )
 
     parser.add_argument(

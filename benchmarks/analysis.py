@@ -1,8 +1,9 @@
 """Pairs, intervals and corrected p-values from the stored runs, with pandas and SciPy.
 
-A seed fixes the part of the data, the order of the images and, where the network is the same, the initial weights. So
-settings are compared seed by seed: only runs of one commit, one data set and the same versions of the libraries make a
-pair. (Of the oldest runs the commit is not known. Two of them count as a pair, and TABLES.md says where.)
+A seed decides which part of the training images is used, in which order, and, where the network is the same, the
+initial weights. So settings are compared seed by seed: only runs of one commit, one data set and the same versions of
+the libraries make a pair. (The commit of the oldest runs is unknown. Two such runs with the same seed are taken for a
+pair; TABLES.md says which experiments have them.)
 """
 
 import json
@@ -17,9 +18,9 @@ ALIKE = ["seed", "commit", "data_sha256", "versions"]  # what the two runs of a 
 
 
 def load(path=RESULTS / "runs.jsonl"):
-    """Return the stored runs as a table, a row for each, with a column for each measure, as `test/accuracy`.
+    """Return the stored runs as a table, a row for each, with a column for each measure, such as `test/accuracy`.
 
-    A setting of an experiment has at most one run with a seed.
+    There is at most one row for each experiment, setting and seed.
     """
     with open(path) as file:
         records = [json.loads(line) for line in file]
@@ -32,15 +33,18 @@ def table_of(records):
     for record in records:
         row = {name: value for name, value in record.items() if name not in ("measures", "arguments", "sizes")}
         row["versions"] = json.dumps(record["versions"], sort_keys=True)
-        row["commit"] = record["commit"] or "unknown"
+        row["commit"] = record["commit"] or "unknown"  # with None, pandas would leave the run out of all pairs
         rows.append(row | record["measures"])
     return pd.DataFrame(rows)
 
 
 def load_curves():
-    """Return all stored curves, a table with the columns experiment, setting, seed, run, tag, step and value."""
+    """Return all stored curves, a table with the columns experiment, setting, seed, run, tag, step and value.
+
+    `run` is 0, or counts the trainings of a setting in which every task is trained by itself.
+    """
     curves = pd.read_csv(RESULTS / "curves.csv.gz")
-    # A run that was killed while it was stored has its curves twice.
+    # If a process was killed while it stored a run, the run was stored again, and its curves stand there twice.
     return curves.drop_duplicates(["experiment", "setting", "seed", "run", "tag", "step"], keep="last")
 
 
@@ -55,7 +59,7 @@ def differences(runs, experiment, setting, other, measure):
     chosen = runs[(runs.experiment == experiment) & runs.setting.isin([setting, other])]
     if measure not in chosen or not len(chosen):
         return pd.Series(dtype=float)
-    table = chosen.pivot_table(index=ALIKE, columns="setting", values=measure, dropna=False)
+    table = chosen.pivot(index=ALIKE, columns="setting", values=measure)
     if not {setting, other} <= set(table.columns):
         return pd.Series(dtype=float)
     difference = (table[setting] - table[other]).dropna()
@@ -63,11 +67,12 @@ def differences(runs, experiment, setting, other, measure):
 
 
 def interval(sample, clusters=None):
-    """Return the mean of a sample, its 95 % confidence interval by Student's t, and the p-value of a mean of zero.
+    """Return the mean of a sample, its 95 % confidence interval by Student's t, and the p-value for "the mean is zero".
 
-    With `clusters`, one name for each value, the values of a cluster may depend on each other: the variance is that of
-    the sums over clusters (a cluster-robust one, with the correction G / (G - 1) for G clusters). With fewer than three
-    values or clusters the interval and the p-value are NaN, since they would say nothing.
+    With `clusters`, one name for each value, the values of a cluster may depend on each other. Then the variance is
+    that of the sums over clusters (a cluster-robust one, with the correction G / (G - 1) for G clusters). Without
+    clusters this is the usual standard error. With fewer than three values or clusters the interval and the p-value are
+    NaN, since they would say nothing.
     """
     sample = np.asarray(sample, float)
     mean = sample.mean()
@@ -79,8 +84,8 @@ def interval(sample, clusters=None):
         return mean, (np.nan, np.nan), np.nan
     sums = np.array([(sample - mean)[np.asarray(clusters) == name].sum() for name in names])
     error = np.sqrt(np.sum(sums**2) * count / (count - 1)) / len(sample)
-    if error == 0:
-        return mean, (mean, mean), float(mean == 0)
+    if error == 0:  # all values are equal
+        return mean, (mean, mean), 1.0 if mean == 0 else 0.0
     reach = stats.t.ppf(0.975, count - 1) * error
     p = 2 * stats.t.sf(abs(mean / error), count - 1)
     return mean, (mean - reach, mean + reach), float(p)
@@ -99,20 +104,21 @@ def holm(p_values):
 
 
 def pooled(runs, experiments, setting, other, measure):
-    """Return mean, interval and p-value as `interval` does, and the number of pairs, of several experiments together.
+    """Return mean, interval and p-value of a gain as `interval` does, and the number of pairs, of several experiments.
 
-    The seeds are the clusters, since a seed's data in one experiment can be part of its data in another one.
+    Every pair has the same weight. The seeds are the clusters, since a seed's data in one experiment can be part of its
+    data in another one.
     """
-    parts = [differences(runs, experiment, setting, other, measure) for experiment in experiments]
-    joined = pd.concat(parts)
+    joined = pd.concat([gains(runs, experiment, setting, other, measure) for experiment in experiments])
     return (*interval(joined.to_numpy(), joined.index.to_numpy()), len(joined))
 
 
-def of_images(experiment, setting, seed, tasks, folder=RESULTS / "predictions"):
+def scores_of_images(experiment, setting, seed, tasks, folder=RESULTS / "predictions"):
     """Return a score for each test image of a stored run, or None if its predictions are not stored.
 
-    The score is the share of `tasks` whose class is right. Of landmarks it is the face's mean error, as a share of the
-    box, and `tasks` does not count. The mean of the scores is the test/accuracy or the test/mean_error of the run.
+    The score is the share of `tasks` whose class is right. For landmarks it is the mean error of a face, in widths of
+    the face's box, and `tasks` is ignored. The mean of the scores is the test/accuracy or the test/mean_error of the
+    run.
     """
     path = Path(folder) / f"{experiment}.npz"
     if not path.exists():
@@ -128,13 +134,15 @@ def of_images(experiment, setting, seed, tasks, folder=RESULTS / "predictions"):
 
 
 def over_seeds_and_images(differences_of_images):
-    """Return a 95 % interval of a mean difference for both sources of chance, other seeds and other test images.
+    """Return a 95 % interval of a mean difference that allows for other seeds and for other test images.
 
-    The squares of two half widths are added: that of Student's t over the seeds, and that of the normal distribution
-    over the images. (A bootstrap over the few seeds would be too narrow, often narrower than Student's t alone.)
+    Its half width is the root of the sum of two squares: that of the half width over the seeds, by Student's t, and
+    that of the half width over the images, by the normal distribution. (A bootstrap over the few seeds would be too
+    narrow, often narrower than Student's t alone.)
 
     Args:
-        differences_of_images: (seeds, images), for each pair the differences of the images' scores.
+        differences_of_images: (seeds, images), for each pair the differences of the images' scores. All pairs have the
+            same test images in the same order.
     """
     matrix = np.asarray(differences_of_images, float)
     num_seeds, num_images = matrix.shape

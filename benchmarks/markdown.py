@@ -1,16 +1,19 @@
-"""Write numbers and tables as Markdown. Fractions come in, such as 0.0123; percentages and points go out, as 1.23."""
+"""Write numbers and tables as Markdown.
+
+Every function takes fractions, such as 0.0123, and writes percentages or percentage points, such as 1.23.
+"""
 
 import numpy as np
 
 
 def percent(fraction, sign=False):
-    """Return a fraction as a percentage with two decimals, and with a plus before a positive one if `sign` is true."""
-    rounded = round(100 * float(fraction), 2) + 0.0  # -0.0 + 0.0 is 0.0
+    """Return a fraction as a percentage with two decimals. If `sign` is true, it has a plus unless it is negative."""
+    rounded = round(100 * float(fraction), 2) + 0.0  # so that there is no -0.00: -0.0 + 0.0 is 0.0
     return f"{rounded:{'+' if sign else ''}.2f}"
 
 
 def mean_and_deviation(sample):
-    """Return the mean of some fractions, and their standard deviation if there are two or more; nothing if none."""
+    """Return the mean of some fractions, and their standard deviation if there are two or more; "" for none."""
     if not len(sample):
         return ""
     if len(sample) == 1:
@@ -19,7 +22,7 @@ def mean_and_deviation(sample):
 
 
 def in_brackets(bounds):
-    """Return an interval in points, or nothing if its bounds are NaN."""
+    """Return an interval in points, or "" if its bounds are NaN."""
     low, high = bounds
     return f"[{percent(low, True)}, {percent(high, True)}]" if np.isfinite(low) else ""
 
@@ -30,7 +33,7 @@ def with_interval(mean, bounds):
 
 
 def p_value(p):
-    """Return a p-value with two decimals, "< 0.01" for one that would be 0.00, and nothing for NaN."""
+    """Return a p-value with two decimals, "< 0.01" for one that would be 0.00, and "" for NaN."""
     if not np.isfinite(p):
         return ""
     return "< 0.01" if p < 0.005 else f"{p:.2f}"

@@ -1,27 +1,35 @@
-"""What the pages show: the rows of their tables and the numbers in their text, as experiments and settings.
+"""What the pages show: the rows of their tables and the numbers in their text, by experiment and setting.
 
 A comparison is a tuple: the experiment, the setting, the setting that it is compared with, and the measure.
+
+The tasks are `item` and `group` for garments, `gender` and `age` for faces. For landmarks the second column learns the
+attributes of a face. A measure such as test/item is the accuracy of this task on test images, test/accuracy is the mean
+over the tasks, and late/accuracy is its mean over the last ten evaluations. MTFL's own test faces come from the data
+set AFLW; aflw/pose is the accuracy of the pose on them.
+
+Older runs have other versions of the libraries. The pages keep them beside newer ones, so that no result is dropped.
 """
 
-# The settings of experiments.py that the pages name most often.
-IDENTITY = "channel"  # units that start from the identity, with one alpha for each channel
-HALF = "init 0.5"  # units that start from one half of each column
+# The settings of experiments.py that the pages name most often. "baseline" is two columns without units that are
+# trained together, by the sum of their losses.
+IDENTITY = "channel"  # units that start as the identity; each channel has alphas of its own, hence the name
+HALF = "init 0.5"  # units whose alphas all start at one half
 NO_GROUP, NO_ITEM = "init 0.5, group not trained", "init 0.5, item not trained"
 NO_GENDER, NO_AGE = "init 0.5, gender not trained", "init 0.5, age not trained"
-RECIPE = "recipe, × 100"  # the paper's: columns trained alone first, units from 0.9, 100 times their learning rate
-TRUNK = "trunk"  # one network for all tasks up to the output layers, as wide as a column, with half of the weights
+RECIPE = "recipe, × 100"  # the paper's: columns trained alone first, then units from 0.9 at 100 times the columns' rate
+TRUNK = "trunk"  # one network for all tasks up to the output layers, as wide as a column: half the weights of two
 EQUAL_TRUNK = "trunk, equal weights"  # 1.41 times as wide, with as many weights as two columns
 WIDE_TRUNK = "trunk, double width"  # twice as wide, with twice the weights of two columns
 SINGLE = "single-task"  # a network for each task, trained in a run of its own
 WIDE_SINGLE = "single-task, double width"
-# Those of the landmarks without L2 loss.
+# Settings of the landmarks that are trained without L2 loss.
 STITCHED, TWO_COLUMNS = "cross-stitch, no L2", "two columns, no L2"
 NO_ATTRIBUTES = "cross-stitch, attributes not trained, no L2"
 ONE_WIDE, ONE = "one network, twice as wide, no L2", "one network, no L2"
 
 # ---- README.md
 
-# The table has a row for each of these: {what it says: the experiment and the setting of each column}; None is not run.
+# The table: {label of the row: [(experiment, setting) for each of README_COLUMNS, or None if it was not run]}.
 README_COLUMNS = ["units from the identity", "units from one half", "the paper's recipe", "one trunk"]
 README_ROWS = {
     "all garments, 15 epochs": [
@@ -49,7 +57,7 @@ README_ROWS = {
 
 # ---- RESULTS.md
 
-# The main table, and results.png: {title of a group: [(what the row says, the experiment, the setting)]}.
+# The main table, and results.png: {title of a group: [(label of the row, experiment, setting)]}.
 MAIN_ROWS = {
     "all garments, 15 epochs": [
         ("units from the identity", "recipe_garments", IDENTITY),
@@ -112,7 +120,8 @@ MAIN_ROWS = {
     ],
 }
 
-# How far a trunk for all tasks goes: {experiment: what its column says}, and for each row the layer's name in each.
+# How far a trunk for all tasks goes: {experiment: head of its column}, and {label of the row: the name of the layer in
+# each of these experiments, in this order}.
 SPLIT_CHOICES = {"split_choice": "a quarter of the garments", "split_choice_faces": "faces"}
 SPLIT_ROWS = {
     "the first pooling layer": ["pool_1", "pool_1"],
@@ -121,7 +130,7 @@ SPLIT_ROWS = {
     "the fully connected layer": ["fc_3", "fc_4"],
 }
 
-# Units beside hard sharing: {experiment: what its column says}, and {setting: what the row says}.
+# Units compared with hard sharing: {experiment: head of its column}, and {setting: label of its row}.
 SHARING = {
     "sharing_garments_25": "a quarter of the garments",
     "sharing_garments": "all garments",
@@ -138,7 +147,7 @@ SHARING_ROWS = {
     SINGLE: "single networks, one for each task",
     WIDE_SINGLE: "single networks, twice as wide",
 }
-TIMED_AS = {  # the settings whose steps throughput.py timed: its names
+TIMED_AS = {  # {setting: the name under which throughput.py timed its steps}
     "baseline": "separate columns",
     IDENTITY: "cross-stitch units",
     HALF: "cross-stitch units",
@@ -146,7 +155,8 @@ TIMED_AS = {  # the settings whose steps throughput.py timed: its names
     EQUAL_TRUNK: "one trunk, equal weights",
     WIDE_TRUNK: "one trunk, double width",
 }
-# The tests of PROTOCOL.md. In all of them units from one half are compared: {experiment: [(with what, its setting)]}.
+# The tests of PROTOCOL.md. Each compares units from one half with another setting: {experiment: [(label, setting)]}.
+# The chosen split is that of SPLIT_CHOICES with the highest accuracy on validation images.
 SHARING_TESTS = {
     "sharing_garments_25": [
         ("one trunk, equal weights", EQUAL_TRUNK),
@@ -164,7 +174,7 @@ SHARING_TESTS = {
     ],
 }
 
-# The paper's recipe and its parts: {experiment: what its column says}, and {setting: what the row says}.
+# The paper's recipe and its parts: {experiment: head of its column}, and {setting: label of its row}.
 RECIPE_EXPERIMENTS = {"recipe_garments": "all garments", "recipe_faces": "faces", "recipe_landmarks": "landmarks"}
 RECIPE_ROWS = {
     "baseline": "separate columns",
@@ -176,11 +186,11 @@ RECIPE_ROWS = {
     RECIPE: "the whole recipe, × 100",
     "recipe, × 1000": "the whole recipe, × 1000",
 }
-EXCHANGE = ("recipe_garments", RECIPE)  # the experiment and the setting whose units are looked into
+EXCHANGE = ("recipe_garments", RECIPE)  # the networks of `python -m benchmarks exchange` that RESULTS.md shows
 
-# Where the gain comes from, pooled over experiments: {what the row says: (experiments, setting, other one, measure)}.
-FEW_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]
+FEW_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]  # the only ones with alpha that stay at one half
 ALL_SIZES = [*FEW_GARMENTS, "decaying_15", "decaying"]
+# Where the gain comes from, pooled over experiments: {label of the row: (experiments, setting, other one, measure)}.
 CONTROLS = {
     "units from one half, minus separate columns": (ALL_SIZES, HALF, "baseline", "test/accuracy"),
     "units from the identity, minus separate columns": (ALL_SIZES, IDENTITY, "baseline", "test/accuracy"),
@@ -191,7 +201,7 @@ CONTROLS = {
     "`group`: from the labels of `item` in addition": (ALL_SIZES, HALF, NO_ITEM, "test/group"),
     "learned α, minus α that stay at one half": (FEW_GARMENTS, HALF, "init 0.5, α fixed", "test/accuracy"),
 }
-# The same on faces and landmarks: {what the row says: comparison}.
+# The same on faces and landmarks, where there is one experiment for each: {label of the row: comparison}.
 FURTHER_CONTROLS = {
     "faces, `age`: units from one half, minus separate columns": ("gender_age_decaying", HALF, "baseline", "test/age"),
     "faces, `age`: from a second column without a task": ("gender_age_decaying", NO_GENDER, "baseline", "test/age"),
@@ -217,7 +227,7 @@ FURTHER_CONTROLS = {
     "landmarks: one network twice as wide, minus one network": ("landmarks_width", ONE_WIDE, ONE, "test/mean_error"),
 }
 
-# With few and with many training images of garments: {what the row says: experiment}.
+# With few and with many training images of garments: {label of the row: experiment}.
 TRAINING_SIZES = {
     "1 % of the images": "scarce_1",
     "5 %": "scarce_5",
@@ -227,7 +237,7 @@ TRAINING_SIZES = {
     "all, 30 epochs": "decaying",
 }
 
-# `group` as the network's output, and read off the predicted `item`: (what the row says, the experiment, the setting).
+# `group` as the network's output, and read off the predicted `item`: (label of the row, experiment, setting).
 GROUP_OF_ITEM = [
     ("a quarter of the garments: separate columns", "sharing_garments_25", "baseline"),
     ("a quarter of the garments: units from one half", "sharing_garments_25", HALF),
@@ -284,11 +294,11 @@ GAINS = {
     "pose": ("landmarks_width", STITCHED, TWO_COLUMNS, "aflw/pose"),
     "glasses": ("landmarks_width", STITCHED, TWO_COLUMNS, "aflw/glasses"),
 }
-# The same, with the interval alone, which also takes the test images for a random sample. Only accuracies.
+# Of these only the interval, the one that also allows for other test images, in the experiment's primary measure.
 GAINS_OVER_IMAGES = {"recipe on faces, over images": ("recipe_faces", RECIPE, "baseline")}
 
-# The same, pooled over experiments: {NAME: (experiments, setting, other one, measure)}
 FACES_TOGETHER = ["sharing_faces", "faces_confirmation"]  # the same settings, commit and test images, with other seeds
+# Gains pooled over experiments: {NAME: (experiments, setting, other one, measure)}
 POOLED_GAINS = {
     "item, from a column": CONTROLS["`item`: from a second column without a task"],
     "item, from labels": CONTROLS["`item`: from the labels of `group` in addition"],

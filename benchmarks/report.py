@@ -1,7 +1,8 @@
 """Make all tables, numbers and figures of the pages from the stored runs.
 
 In a page, what stands between `<!-- table: NAME -->` or `<!-- value: NAME -->` and `<!-- end -->` is made here, by the
-function of this name in `MAKERS`. What the tables show is chosen in pages.py. TABLES.md is made whole, by tables.py.
+function that `MAKERS` has for "table: NAME" or "value: NAME". What the tables show is chosen in pages.py. TABLES.md is
+made whole, by tables.py.
 """
 
 import re
@@ -67,9 +68,9 @@ def main(check):
     With `check`, only print the names of these files, and return 1 if there are any.
     """
     runs = analysis.load()
-    wanted = {path: fill(path.read_text(encoding="utf-8"), runs) for path in PAGES}
+    wanted = {path: fill(path, runs) for path in PAGES}
     wanted[TABLES] = all_tables(runs)
-    # "versions" is long, and the accuracy of always choosing the most frequent class is in the records alone.
+    # Two columns are left to runs.jsonl: the versions are long, and "majority" is nested.
     wanted[RESULTS / "runs.csv"] = runs.drop(columns=["versions", "majority"], errors="ignore").to_csv(index=False)
     changed = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if not check:
@@ -81,23 +82,24 @@ def main(check):
     return 1 if check and changed else 0
 
 
-def fill(text, runs):
-    """Return a page in which the content between each mark and its end is made anew.
+def fill(path, runs):
+    """Return the text of a page in which the content between each mark and its end is made anew.
 
     Raises:
         SystemExit: A mark has no end or an end has no mark, a mark is broken over two lines, or its name is unknown.
     """
+    text = path.read_text(encoding="utf-8")
     pairs = re.compile(r"<!-- ((?:table|value): [^>\n]+?) -->((?:(?!<!--).)*)<!-- end -->", re.DOTALL)
     marks_and_ends = re.findall(r"<!--\s*(?:table:|value:|end\b)", text)
-    if len(marks_and_ends) != 2 * len(pairs.findall(text)):
+    if len(marks_and_ends) != 2 * len(pairs.findall(text)):  # every mark and every end has to belong to a pair
         raise SystemExit(
-            "error: a page has a mark without <!-- end -->, an end without a mark, or a mark on two lines."
+            f"error: {path} has a mark without <!-- end -->, an end without a mark, or a mark on two lines."
         )
 
     def replace(match):
         name = match[1]
         if name not in MAKERS:
-            raise SystemExit(f"error: a page has the mark <!-- {name} -->, which report.py does not know.")
+            raise SystemExit(f"error: {path} has the mark <!-- {name} -->, which report.py does not know.")
         content = MAKERS[name](runs)
         if name.startswith("table"):
             content = f"\n{content}\n"
@@ -114,17 +116,17 @@ def readme_table(runs):
     rows = []
     for label, cells in README_ROWS.items():
         level, row, counts = "", [], set()
-        for cell in cells:
-            if cell is None:
+        for experiment_and_setting in cells:
+            if experiment_and_setting is None:
                 row.append("")
                 continue
-            experiment, setting = cell
+            experiment, setting = experiment_and_setting
             spec = EXPERIMENTS[experiment]
             level = level_of_baseline(runs, experiment)  # the experiments of a row have the same baseline
             pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
-            gain = with_interval(mean, bounds)
-            row.append(f"**{gain}**" if bounds[0] > 0 else gain)
+            cell = with_interval(mean, bounds)
+            row.append(f"**{cell}**" if bounds[0] > 0 else cell)
             counts.add(len(pairs))
         seeds = " or ".join(map(str, sorted(counts)))
         rows.append([f"{label} ({seeds} seeds)", level, *row])
@@ -132,7 +134,7 @@ def readme_table(runs):
 
 
 def main_table(runs):
-    """Return RESULTS.md's main table. It has more settings, and also intervals for other test images."""
+    """Return RESULTS.md's main table. It has more settings, and intervals that allow for other test images."""
     rows = []
     for title, group in MAIN_ROWS.items():
         _, first_experiment, _ = group[0]  # the experiments of a group have the same baseline
@@ -141,11 +143,9 @@ def main_table(runs):
             spec = EXPERIMENTS[experiment]
             pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
-            low, high = interval_over_seeds_and_images(experiment, setting, spec.baseline, list(pairs.index))
-            if analysis.lower_is_better(spec.primary):  # it is an interval of the error, whose fall is the gain
-                low, high = -high, -low
+            over_images = gain_over_images(runs, experiment, setting, spec.baseline)
             errors = change_of_errors(runs, experiment, setting, spec.baseline, spec.primary)
-            rows.append([words, with_interval(mean, bounds), in_brackets((low, high)), errors, str(len(pairs))])
+            rows.append([words, with_interval(mean, bounds), over_images, errors, str(len(pairs))])
     return table(["", "gain, in points", "allowing for other test images", "change of errors", "seeds"], rows)
 
 
@@ -159,8 +159,8 @@ def level_of_baseline(runs, experiment):
 def gain_cells(runs, experiments, setting):
     """Return a cell for each experiment: what a setting gains over the baseline, or the level of the baseline itself.
 
-    The cell tells the number of seeds where it is not that of the baseline. It is empty with fewer than three pairs,
-    of which there is no interval; TABLES.md has them.
+    The number of seeds is shown if it differs from the baseline's. With fewer than three pairs there is no interval,
+    and the cell is empty; TABLES.md has such runs.
     """
     cells = []
     for experiment in experiments:
@@ -180,23 +180,23 @@ def gain_cells(runs, experiments, setting):
 
 
 def sharing_table(runs):
-    """Return RESULTS.md's table of units beside hard sharing (one trunk for all tasks), with weights and time.
+    """Return RESULTS.md's table that compares units with hard sharing (one trunk for all tasks), with weights and time.
 
     The number of trainable weights and the time of a step are multiples of those of separate columns, on garments. Such
     a cell is empty for a setting that was not trained, or not timed, on garments.
     """
     parameters = runs[runs.experiment == "sharing_garments_25"].groupby("setting").parameters.first()
     rows = []
-    for setting, words in SHARING_ROWS.items():
+    for setting, label in SHARING_ROWS.items():
         weights = f"{parameters[setting] / parameters['baseline']:.1f}" if setting in parameters else ""
         time = f"{speed.relative_time(TIMED_AS[setting]):.2f}" if setting in TIMED_AS else ""
-        rows.append([words, weights, time, *gain_cells(runs, SHARING, setting)])
+        rows.append([label, weights, time, *gain_cells(runs, SHARING, setting)])
     return table(["", "weights", "time of a step", *(f"gain, {words}" for words in SHARING.values())], rows)
 
 
 def recipe_table(runs):
     """Return RESULTS.md's table of the recipe that the paper publishes, and of its parts."""
-    rows = [[words, *gain_cells(runs, RECIPE_EXPERIMENTS, setting)] for setting, words in RECIPE_ROWS.items()]
+    rows = [[label, *gain_cells(runs, RECIPE_EXPERIMENTS, setting)] for setting, label in RECIPE_ROWS.items()]
     return table(["", *(f"gain, {words}" for words in RECIPE_EXPERIMENTS.values())], rows)
 
 
@@ -282,7 +282,7 @@ def exchange_table(runs):
 def group_of_item_table():
     """Return the table of the accuracy of `group`, by its own output and by the group of the predicted `item`.
 
-    Every kind of garment belongs to one group. Which one, the labels of the test images tell.
+    Every kind of garment belongs to one group. The labels of the test images tell which one.
     """
     rows = []
     for label, experiment, setting in GROUP_OF_ITEM:
@@ -293,8 +293,8 @@ def group_of_item_table():
             own = np.array([np.mean(stored[f"{setting}|{seed}|group"] == groups) for seed in seeds])
             derived = np.array([np.mean(group_of_item[stored[f"{setting}|{seed}|item"]] == groups) for seed in seeds])
         mean, bounds, _ = analysis.interval(derived - own)
-        gain = with_interval(mean, bounds)
-        rows.append([label, percent(own.mean()), percent(derived.mean()), gain, str(len(seeds))])
+        difference = with_interval(mean, bounds)
+        rows.append([label, percent(own.mean()), percent(derived.mean()), difference, str(len(seeds))])
     return table(["", "its own output", "the group of the predicted `item`", "difference", "seeds"], rows)
 
 
@@ -305,11 +305,11 @@ def splits_table(runs):
     """Return RESULTS.md's table of trunks that end after different layers, by their accuracy on validation images."""
     rows = []
     for words, layers in SPLIT_ROWS.items():
-        cells = [
-            mean_and_deviation(analysis.values(runs, experiment, f"split after {layer}", "validation/accuracy"))
-            for experiment, layer in zip(SPLIT_CHOICES, layers)
-        ]
-        rows.append([words, *cells])
+        row = [words]
+        for experiment, layer in zip(SPLIT_CHOICES, layers):
+            accuracies = analysis.values(runs, experiment, f"split after {layer}", "validation/accuracy")
+            row.append(mean_and_deviation(accuracies) if layer else "")  # None: the network has no such layer
+        rows.append(row)
     return table(["the trunk ends after", *SPLIT_CHOICES.values()], rows)
 
 
@@ -332,25 +332,29 @@ TRIALS_OF_LANDMARKS = {"failure rate": "validation/failure_rate", "mean error": 
 # ---- numbers in the text
 
 
-def gain(runs, experiment, setting, other, measure):
+def gain_with_interval(runs, experiment, setting, other, measure):
     """Return what one setting gains over another one, with its interval."""
     pairs = gains(runs, experiment, setting, other, measure)
     return with_interval(*analysis.interval(pairs.to_numpy())[:2])
 
 
 def pooled_gain(runs, experiments, setting, other, measure):
-    """Return what one setting gains over another one in several experiments, with its interval. Only accuracies."""
+    """Return what one setting gains over another one in several experiments together, with its interval."""
     return with_interval(*analysis.pooled(runs, experiments, setting, other, measure)[:2])
 
 
 def gain_over_images(runs, experiment, setting, other):
-    """Return the interval of a gain in accuracy that also takes the test images for a random sample."""
-    pairs = gains(runs, experiment, setting, other, "test/accuracy")
-    return in_brackets(interval_over_seeds_and_images(experiment, setting, other, list(pairs.index)))
+    """Return the interval of a gain in the primary measure that also allows for other test images."""
+    primary = EXPERIMENTS[experiment].primary
+    pairs = gains(runs, experiment, setting, other, primary)
+    low, high = interval_over_seeds_and_images(experiment, setting, other, list(pairs.index))
+    if analysis.lower_is_better(primary):  # the interval is that of an error, and the gain is its fall
+        low, high = -high, -low
+    return in_brackets((low, high))
 
 
 def half_on_faces_over_images(runs):
-    """Return the same for units from one half on faces, over the seeds of `FACES_TOGETHER`."""
+    """Return such an interval for units from one half on faces, over the seeds of `FACES_TOGETHER`."""
     differences = []
     for experiment in FACES_TOGETHER:
         seeds = gains(runs, experiment, HALF, "baseline", "test/accuracy").index
@@ -361,8 +365,8 @@ def half_on_faces_over_images(runs):
 def recipe_minus(runs, setting):
     """Return what the recipe gains over a setting of `sharing_garments`, with its interval, on all garments.
 
-    The two experiments have no pairs in common, but the same runs as baseline. So subtract one gain over the baseline
-    from the other, seed by seed.
+    `gains` takes pairs within one experiment only. Both experiments have copies of the same runs as baseline, so the
+    baseline cancels if one gain is subtracted from the other.
     """
     recipe = gains(runs, "recipe_garments", RECIPE, "baseline", "test/accuracy")
     other = gains(runs, "sharing_garments", setting, "baseline", "test/accuracy")
@@ -379,7 +383,7 @@ def p_of_half_minus_trunk_on_all(runs):
     return p_value(analysis.holm(p_values)[tests.index(("sharing_garments", TRUNK))])
 
 
-# {NAME of a mark, with "table: " or "value: " before it: the function that makes its content from the runs}
+# {a mark: the function that makes its content from the runs}
 MAKERS = {
     "table: readme": readme_table,
     "table: main": main_table,
@@ -416,7 +420,7 @@ MAKERS = {
 }
 # (Each function keeps its own comparison by a default argument, since a loop's variable is looked up only when called.)
 for name, comparison in GAINS.items():
-    MAKERS[f"value: {name}"] = lambda runs, comparison=comparison: gain(runs, *comparison)
+    MAKERS[f"value: {name}"] = lambda runs, comparison=comparison: gain_with_interval(runs, *comparison)
 for name, comparison in POOLED_GAINS.items():
     MAKERS[f"value: {name}"] = lambda runs, comparison=comparison: pooled_gain(runs, *comparison)
 for name, comparison in GAINS_OVER_IMAGES.items():

@@ -1,4 +1,8 @@
-"""Make TABLES.md, a table for each experiment, and two tables of curves and averages that other pages show, too."""
+"""Make TABLES.md: a table for each experiment, one of two networks that are averaged, and one of the code of 2018.
+
+EXPERIMENTS has an `Experiment` for each name, `spec` below. Its `measures` are {column of the table: measure}, its
+`primary` is the measure in which settings are compared with the `baseline`. See experiments.py.
+"""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +13,8 @@ from .experiments import EXPERIMENTS, FACES, LANDMARKS
 from .markdown import in_brackets, mean_and_deviation, p_value, percent, table, with_interval
 from .speed import STEPS_PER_EPOCH
 
-# The first and the last epoch of each window. The published curves begin in the third epoch.
+# The code of 2018 is the TensorFlow 1 repository of SETTING_2018.md, which published two curves. They begin in the
+# third epoch. These are the first and the last epoch of each window over which accuracies are averaged.
 WINDOWS_OF_2018 = [(3, 5), (6, 10), (11, 15), (16, 20), (21, 30)]
 
 
@@ -20,8 +25,9 @@ def all_tables(runs):
         "Made by `python -m benchmarks report` from [results](results/README.md). Accuracies are in per cent of the "
         "images, errors of landmarks in per cent of the width of the face's box. What follows ± is the standard "
         "deviation over the seeds. Differences are paired and in points, with their 95 % interval. *Change of errors* "
-        "is the same difference in per cent of the baseline's errors, so it is negative where there are fewer errors. "
-        "Holm's method corrects for the number of rows of a table. Further comparisons stand in a separate table.",
+        "says how many per cent more errors there are than with the baseline; where there are fewer it is negative. "
+        "*Over seeds and images* is the interval that also allows for other test images. Holm's method corrects for "
+        "the number of tests in a table. Further comparisons are in a separate table.",
     ]
     for name, spec in EXPERIMENTS.items():
         if (runs.experiment == name).any():
@@ -31,7 +37,7 @@ def all_tables(runs):
                 parts.append(further)
     parts += [
         "## The setting of 2018, by epochs",
-        "Mean test accuracy over the epochs that the heads of the columns name.",
+        "Each column is the mean test accuracy over the epochs in its heading.",
         course_of_2018(runs),
     ]
     parts += ["## Two networks, averaged", averages_table(runs)]
@@ -39,7 +45,7 @@ def all_tables(runs):
 
 
 def command_of(runs, name):
-    """Return the command that trains an experiment with all the seeds that are stored of it."""
+    """Return the command that trains an experiment with all its stored seeds."""
     seeds = sorted(runs[runs.experiment == name].seed.unique())
     without_gaps = len(seeds) == seeds[-1] - seeds[0] + 1
     words = f"{seeds[0]}-{seeds[-1]}" if without_gaps and len(seeds) > 1 else ",".join(map(str, seeds))
@@ -58,9 +64,11 @@ def experiment_table(runs, name):
             continue
         row = [setting, str(count)]
         row += [mean_and_deviation(analysis.values(runs, name, setting, measure)) for measure in spec.measures.values()]
-        pairs = analysis.differences(runs, name, setting, spec.baseline, spec.primary)
+        pairs = (
+            () if setting == spec.baseline else analysis.differences(runs, name, setting, spec.baseline, spec.primary)
+        )
         p = np.nan
-        if setting != spec.baseline and len(pairs):
+        if len(pairs):
             mean, bounds, p = analysis.interval(pairs.to_numpy())
             note = "" if len(pairs) == count else f" (pairs: {len(pairs)})"
             row += [
@@ -76,13 +84,13 @@ def experiment_table(runs, name):
     if has_differences:
         names_of_measures = {measure: column for column, measure in spec.measures.items()}
         difference = f"{names_of_measures[spec.primary]}, minus {spec.baseline}"
-        head += [difference, "change of errors", "over seeds and images", "p", "p (Holm)"]
-        for row, p, corrected in zip(rows, p_values, analysis.holm(p_values)):
-            row += [""] * (len(head) - 2 - len(row))
-            row += [p_value(p), p_value(corrected)]
+        head += [difference, "change of errors", "over seeds and images"]
+        rows = [row + [""] * (len(head) - len(row)) for row in rows]  # the baseline has no differences
+        head += ["p", "p (Holm)"]
+        rows = with_p_values(rows, p_values)
     parts = [table(head, rows)]
 
-    diverged = [run for run in of_experiment.to_dict("records") if run.get("diverged") is True]
+    diverged = [run for run in of_experiment.to_dict("records") if run.get("diverged") is True]  # NaN is not True
     if diverged:
         words = ", ".join(f"{run['setting']} (seed {run['seed']})" for run in diverged)
         parts.append(f"The loss did not stay finite, so these have no measures: {words}.")
@@ -117,20 +125,20 @@ def with_p_values(rows, p_values):
 
 
 def change_of_errors(runs, experiment, setting, other, measure):
-    """Return by how many per cent a setting has more errors than the other one. It is negative if it has fewer."""
+    """Return how many per cent more errors a setting has than the other one. It is negative if it has fewer."""
     pairs = analysis.differences(runs, experiment, setting, other, measure)
     level = analysis.values(runs, experiment, other, measure).loc[pairs.index].mean()
     if analysis.lower_is_better(measure):
         change = pairs.mean() / level
     else:
         change = -pairs.mean() / (1 - level)
-    return f"{100 * change:+.1f} %"
+    return f"{round(100 * change, 1) + 0.0:+.1f} %"  # so that there is no -0.0
 
 
 def interval_over_seeds_and_images(experiment, setting, other, seeds):
-    """Return an interval for a difference that takes the seeds and also the test images for random samples.
+    """Return an interval for a difference of the primary measure that allows for other seeds and other test images.
 
-    It is NaN for fewer than three pairs, for other measures than accuracy and mean error, and if predictions of any of
+    It is NaN for fewer than three pairs, for measures other than accuracy and mean error, and if predictions of any of
     the runs are not stored.
     """
     if len(seeds) < 3 or EXPERIMENTS[experiment].primary not in ("test/accuracy", "test/mean_error"):
@@ -152,8 +160,8 @@ def differences_of_images(experiment, setting, other, seeds):
     tasks = [name for name in names if name not in ("accuracy", "mean_error", "failure_rate")]
     differences = []
     for seed in seeds:
-        scores = analysis.of_images(experiment, setting, seed, tasks)
-        other_scores = analysis.of_images(experiment, other, seed, tasks)
+        scores = analysis.scores_of_images(experiment, setting, seed, tasks)
+        other_scores = analysis.scores_of_images(experiment, other, seed, tasks)
         if scores is None or other_scores is None:
             return None
         differences.append(scores - other_scores)
@@ -164,7 +172,10 @@ def differences_of_images(experiment, setting, other, seeds):
 
 
 def averages_table(runs):
-    """Return the table of what the mean of two networks' outputs gives, beside one network."""
+    """Return the table that compares one network with two networks of different seeds whose outputs are averaged.
+
+    Two pairs of networks can have one of them in common. So there is no interval, but the lowest and the highest pair.
+    """
     stored = pd.read_csv(RESULTS / "averages.csv")
     rows = []
     for (experiment, setting, measure), pairs in stored.groupby(["experiment", "setting", "measure"], sort=False):
@@ -210,8 +221,8 @@ def mean_change_by_averaging(runs, experiment, setting, measures):
 def course_of_2018(runs):
     """Return the table of test accuracy by epochs in the setting of 2018, ours and the published one.
 
-    Three experiments are in this setting, for 20 or 30 epochs and in either precision. A difference is one of two runs
-    of the same experiment, seed and commit. A seed counts once, by its mean over the experiments.
+    Three experiments have it, for 20 or 30 epochs, in float32 or bfloat16. Differences are taken between two runs of
+    the same experiment, seed and commit. A seed counts once, by its mean over the experiments.
     """
     experiments = ["setting_2018", "dense_2018", "dense_2018_30"]
     curves = analysis.load_curves()
@@ -221,12 +232,12 @@ def course_of_2018(runs):
     published = pd.read_csv(RESULTS / "published_2018_test_accuracy.csv")
 
     without_units = means_by_epochs(curves[curves.setting == "baseline"])
-    dense_units = means_by_epochs(curves[curves.setting == "activation"])
-    units_of_paper = means_by_epochs(curves[curves.setting == "channel"])
+    dense_units = means_by_epochs(curves[curves.setting == "activation"])  # a matrix over all activations, as in 2018
+    units_of_paper = means_by_epochs(curves[curves.setting == "channel"])  # as the paper has them, from the identity
     published_without = pd.DataFrame([means_of_windows(published.step, published.without_units_smoothed)])
     published_dense = pd.DataFrame([means_of_windows(published.step, published.with_units_smoothed)])
-    # Only one experiment has all 30 epochs of three seeds without units, and with those of the paper. So the levels are
-    # its own, that all windows of a row have the same runs. For dense units there is no such experiment.
+    # `setting_2018` has all 30 epochs of three seeds, without units and with those of the paper. These two rows use it
+    # alone, so that all their windows come from the same runs. No experiment has as much of the dense units.
     levels = {
         "without units": mean_by_seed(without_units.loc[["setting_2018"]]),
         "dense units": mean_by_seed(dense_units),
@@ -234,7 +245,7 @@ def course_of_2018(runs):
         "without units, published": published_without,
         "dense units, published": published_dense,
     }
-    differences = {
+    differences = {  # pandas subtracts the rows with the same experiment, seed and commit, and gives NaN for others
         "dense units, minus none": mean_by_seed(dense_units - without_units),
         "dense units, minus none, published": published_dense - published_without,
         "the paper's units, minus none": mean_by_seed((units_of_paper - without_units).loc[["setting_2018"]]),
@@ -256,7 +267,7 @@ def means_by_epochs(curves):
     """Return the `means_of_windows` of each run of one setting, with the index experiment, seed and commit."""
     names = ["experiment", "seed", "commit"]
     means = {run: means_of_windows(points.step, points.value) for run, points in curves.groupby(names)}
-    return pd.DataFrame(means.values(), index=pd.MultiIndex.from_tuples(means, names=names))
+    return pd.DataFrame(list(means.values()), index=pd.MultiIndex.from_tuples(list(means), names=names))
 
 
 def means_of_windows(steps, accuracies):
@@ -268,5 +279,5 @@ def means_of_windows(steps, accuracies):
 
 
 def mean_by_seed(table_of_runs):
-    """Return the means over the runs of each seed, without seeds that have a value in no window."""
+    """Return the means over the runs of each seed. Seeds without any value are left out."""
     return table_of_runs.groupby(level="seed").mean().dropna(how="all")

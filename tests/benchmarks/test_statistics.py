@@ -108,9 +108,9 @@ def test_predictions_of_images(tmp_path):
         "a|0|group": np.array([0, 0, 0]),
     }
     np.savez(tmp_path / "tiny.npz", **arrays, **{"b|0|mean_error": np.array([100, 300])})
-    assert analysis.of_images("tiny", "a", 0, ["item", "group"], tmp_path).tolist() == [1, 0.5, 0]
-    assert analysis.of_images("tiny", "b", 0, [], tmp_path).tolist() == [0.01, 0.03]
-    assert analysis.of_images("tiny", "a", 1, ["item", "group"], tmp_path) is None
+    assert analysis.scores_of_images("tiny", "a", 0, ["item", "group"], tmp_path).tolist() == [1, 0.5, 0]
+    assert analysis.scores_of_images("tiny", "b", 0, [], tmp_path).tolist() == [0.01, 0.03]
+    assert analysis.scores_of_images("tiny", "a", 1, ["item", "group"], tmp_path) is None
 
 
 def test_every_experiment_is_whole():
@@ -422,12 +422,15 @@ def test_curves_that_were_stored_twice_count_once(tmp_path, monkeypatch):
     assert analysis.load_curves().value.tolist() == [0.5, 0.5]
 
 
-def test_a_page_is_filled_between_its_marks(monkeypatch):
+def test_a_page_is_filled_between_its_marks(tmp_path, monkeypatch):
     monkeypatch.setitem(report.MAKERS, "value: x", lambda runs: "7")
     monkeypatch.setitem(report.MAKERS, "table: x", lambda runs: "| a |")
     page = "It is <!-- value: x -->6<!-- end -->.\n\n<!-- table: x --><!-- end -->\n"
     expected = "It is <!-- value: x -->7<!-- end -->.\n\n<!-- table: x -->\n| a |\n<!-- end -->\n"
-    assert report.fill(page, None) == expected == report.fill(expected, None)
+    path = tmp_path / "page.md"
+    for text in (page, expected):
+        path.write_text(text)
+        assert report.fill(path, None) == expected
 
 
 @pytest.mark.parametrize(
@@ -440,11 +443,13 @@ def test_a_page_is_filled_between_its_marks(monkeypatch):
         "<!-- value: unknown -->6<!-- end -->",
     ],
 )
-def test_a_mark_that_is_broken_or_unknown_is_refused(page, monkeypatch):
+def test_a_mark_that_is_broken_or_unknown_is_refused(page, tmp_path, monkeypatch):
     """To fill in up to the next end would lose what stands between."""
     monkeypatch.setitem(report.MAKERS, "value: x", lambda runs: "7")
-    with pytest.raises(SystemExit, match="mark"):
-        report.fill(page, None)
+    path = tmp_path / "page.md"
+    path.write_text(page)
+    with pytest.raises(SystemExit, match=r"page\.md has .* mark"):
+        report.fill(path, None)
 
 
 def test_the_group_of_the_predicted_item_by_hand(tmp_path, monkeypatch):
