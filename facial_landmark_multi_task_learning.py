@@ -17,8 +17,9 @@ from 0.9 for a column's own activations and 0.1 for the other's, at 100 times th
 the columns train alone first, as Misra et al. did (but with Adam). `--preset poster` trains the poster's network.
 
 --data_dir is the folder of MTFL (mmlab.ie.cuhk.edu.hk/projects/TCDCN.html): training.txt, testing.txt, and the photos.
-It can also hold the boxes of faces, trainImageList.txt and testImageList.txt, with the photos of the latter, from
-mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm. `read_attributes` and `read_boxes` tell how to list your own faces.
+It can also hold the boxes of the faces, from mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm: trainImageList.txt for the
+photos of MTFL, and testImageList.txt with photos of its own. The docstrings of `read_attributes` and `read_boxes` give
+the form of a line, for lists of your own.
 
 To go on with a run that was stopped, or to find the landmarks in photos with a network that was trained:
 
@@ -323,7 +324,7 @@ def build_network(args, classes, mean, variance):
 def convolution_block(args, x, block, column, level):
     """Convolution, batch norm, max-pool (in some blocks) and ReLU: (batch, h, w, c) to (batch, h', w', filters).
 
-    ReLU and max-pooling commute, so ReLU comes last and does a quarter of the work.
+    ReLU and max-pooling commute, so ReLU comes last. After a max-pool it does a quarter of the work.
     """
     filters = max(1, round(args.width * block.filters))
     convolution = layers.Conv2D(
@@ -351,7 +352,10 @@ def dense_block(args, x, column, level):
 
 
 def batch_norm(args, x, name):
-    """Batch norm over the global batch: by a fast kernel, or by Keras's code where several replicas share the batch."""
+    """Batch norm over the global batch: by a fast kernel, or for several replicas by Keras's code.
+
+    `FusedBatchNormalization` does either, and gives the same numbers.
+    """
     distributed = tf.distribute.has_strategy()  # false for one device, where TensorFlow's default strategy is used
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
@@ -473,8 +477,8 @@ def stitch(args, columns, place):
 def check_memory(columns, place):
     """Raise Failure if the machine has less memory than an `ActivationCrossStitch` at this place needs.
 
-    Without this check the system would end the process and not say why. Every place is checked alone. Neither the
-    memory of a GPU nor the limit of a container is looked at.
+    Without this check the system would end the process and not say why. It is a rough check: it does not add up the
+    places, and looks neither at the memory of a GPU nor at the limit of a container.
 
     Args:
         columns: {column: activations}, each (batch, ...).
@@ -664,7 +668,7 @@ def make_train_step(strategy, network, optimizers, args, classes, signature):
             total = tf.add_n(weighted) + weight_losses / strategy.num_replicas_in_sync
         optimizers.minimize(tape, total, network)  # TensorFlow's optimizers sum the gradients over the replicas
 
-        # The mean error is that of this batch, of augmented faces and with dropout.
+        # The mean error is that of this batch, with dropout, and of augmented faces unless --augment is False.
         distances = tf.norm(outputs["landmarks"] - labels["landmarks"], axis=-1)
         return {
             "summary/loss_total": total,
@@ -684,8 +688,8 @@ def compile_step(strategy, replica_step, signature):
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
         # Machines exchange a message for each tensor that they sum. So each replica first stacks its values into one
-        # vector. (Therefore the number of stop signals is a float, too.) It does so in a second `run`, so that
-        # `replica_step` can return its values by name.
+        # vector, here and not in `replica_step`, which can so return its values by name. (A vector holds floats only.
+        # Therefore the number of stop signals is a float, too.)
         tags = sorted(values)
         vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -884,8 +888,9 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients all the same. They
-    fade when the units have started: the mean by half in 7 steps, the square by half in 700.)
+    columns are pretrained, that of the units is 0. (One graph serves all epochs, so Adam collects the moments of their
+    gradients even then. These fade when the units have started: the mean by half in 7 steps, the square by half in
+    700.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -1028,7 +1033,7 @@ def metrics_of_interest(data):
 def summary_of_training(values):
     """Return loss and mean error of the training faces in a few words. `values` are means of what a step returns."""
     loss, error = values["summary/loss_total"], values["landmarks/mean_error_train"]
-    return f"training loss {loss:.4f}, mean error {error:.4f} (augmented)"
+    return f"training loss {loss:.4f}, training mean error {error:.4f}"
 
 
 def summary_of_evaluations(evaluations):
@@ -1103,8 +1108,8 @@ class Faces(NamedTuple):
     guessed: bool
 
 
-BOX_FACTOR = 1.78  # width of a box / width or height of its landmarks, whichever is larger; the median of MTFL's boxes
-MARGIN = 0.25  # the margin of a training face at each edge, as a part of its width; the augmentation needs it
+BOX_FACTOR = 1.78  # the width of a box over the larger extent of its landmarks, the median of MTFL's boxes
+MARGIN = 0.25  # training faces are cut out with pixels around their box, as a part of its width, for the augmentation
 WHAT_DATA_DIR_HOLDS = (
     "MTFL (http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: training.txt, testing.txt and their photos), with the "
     "boxes trainImageList.txt and testImageList.txt of http://mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm if at hand"
@@ -1114,8 +1119,8 @@ WHAT_DATA_DIR_HOLDS = (
 def prepare_data(args):
     """Read the lists and the faces, and hold out a part of the training faces for validation.
 
-    The splits are `train`, `validation` and, of `test` and `aflw`, those that are there. Only the training faces have
-    their margin. A photo that is tested on is not trained on, and identical photos are held out together.
+    The splits are `train`, `validation` and, of `test` and `aflw`, those that are there. Only the training faces have a
+    margin around their box. A photo that is tested on is not trained on, and identical photos are held out together.
 
     Raises:
         Failure: The data are missing or damaged, or do not fit the arguments.
@@ -1123,9 +1128,10 @@ def prepare_data(args):
     window = args.image_size + 2 * int(MARGIN * args.image_size)  # the side of a face with its margin
     lists = read_lists(args.data_dir)
     if lists["train"].guessed:
-        # Boxes that were made from the landmarks give them away. So those to train and validate on are moved a little,
-        # for each --seed in another way, so that results over seeds do not depend on one draw. Those to test on stay
-        # where they are, the same for every seed. Errors on them are too small, as `print_guessed_boxes` says.
+        # A box that was made from the landmarks tells where they are. So such boxes of training and validation faces
+        # are moved a little, in another way for each --seed, so that results over seeds do not depend on one draw. Such
+        # boxes of test faces stay where they are, the same for every seed. So the test errors are too small then, which
+        # `print_guessed_boxes` says.
         lists["train"] = lists["train"]._replace(boxes=jitter(lists["train"].boxes, args.seed))
     splits, photo_hashes = {}, {}
     for name, faces in lists.items():
@@ -1139,10 +1145,10 @@ def prepare_data(args):
     left_out = np.flatnonzero(np.isin(train_hashes, np.concatenate(list(photo_hashes.values()))))
     if len(left_out) > 0:
         say(f"{len(left_out)} training faces are left out: their photos are among those to test on")
-    rest, held_out = divide(args, train.labels["pose"], train_hashes, left_out)
-    validation = select(train, held_out)
+    to_train, to_validate = divide(args, train.labels["pose"], train_hashes, left_out)
+    validation = select(train, to_validate)
     splits["validation"] = validation._replace(images=crop_middle(validation.images, args.image_size))
-    splits = {"train": select(train, rest), **splits}
+    splits = {"train": select(train, to_train), **splits}
 
     guessed = [name for name, faces in lists.items() if faces.guessed]
     print_guessed_boxes(guessed)
@@ -1163,7 +1169,7 @@ def prepare_data(args):
 def read_lists(data_dir):
     """Return {split: `Faces`} of the lists in a folder.
 
-    Beside `train` there are two test sets. `test` holds the 3,466 faces of testImageList.txt, on which the poster's
+    Besides `train` there are two test sets. `test` holds the 3,466 faces of testImageList.txt, on which the poster's
     code was tested. They have boxes and no attributes. `aflw` holds the faces of MTFL's own testing.txt, which come
     from the data set AFLW. They have attributes and no boxes. One of the two has to be there.
     """
@@ -1202,7 +1208,8 @@ def read_rows(path):
 def read_attributes(path):
     """Return the `Faces` of a list in the form of training.txt, with boxes about their landmarks.
 
-    A line has x1..x5, y1..y5, counted from 1, then gender, smile, glasses and pose, whose classes count from 1.
+    A line has the path of a photo, x1..x5 and y1..y5 of the landmarks in pixels, the first pixel being 1, then gender,
+    smile, glasses and pose, whose classes are numbered from 1 in the order of TASKS.
     """
     paths, numbers = read_rows(path)
     points = numbers[:, :10].reshape(-1, 2, 5).transpose(0, 2, 1) - 1
@@ -1224,8 +1231,9 @@ def read_attributes(path):
 def read_boxes(path):
     """Return the `Faces`, without attributes, of a list in the form of trainImageList.txt.
 
-    A line has left, right, top and bottom, then x and y of each landmark, counted from 0. The listed boxes are square
-    within a pixel. We keep the width and the centre, and make the height equal to the width.
+    A line has the path of a photo, left, right, top and bottom of the box, then x and y of each landmark, all in
+    pixels, the first pixel being 0. The listed boxes are square to within a pixel. We keep the width and the centre,
+    and make the height equal to the width.
     """
     paths, numbers = read_rows(path)
     left, right, top, bottom = numbers[:, :4].T
@@ -1247,7 +1255,7 @@ def with_boxes(faces, path):
     box_of = dict(zip(listed.paths, listed.boxes))
     num_faces = collections.Counter(faces.paths)
     num_boxes = collections.Counter(listed.paths)
-    for photo in faces.paths:  # boxes are found by the path of the photo, so it must occur once in both lists
+    for photo in faces.paths:  # boxes are found by the path of the photo, so it must occur exactly once in each list
         if num_faces[photo] != 1 or num_boxes[photo] != 1:
             raise Failure(
                 f"{path} should have one box for each face of training.txt, and each photo one face; {photo} has "
@@ -1348,7 +1356,7 @@ def crop(photo, box, size):
         raise ValueError("its box lies outside the photo")
     if side > 20 * max(photo.size):
         raise ValueError("its box is more than 20 times as large as the photo")
-    reach = 1 + side / size  # how far the filter that computes a pixel of the face can reach beyond the square
+    reach = 1 + side / size  # the filter reaches beyond the square by one pixel of the face, and 1 is for rounding
     start_x, start_y = math.floor(left - reach), math.floor(top - reach)
     part = photo.crop((start_x, start_y, math.ceil(left + side + reach), math.ceil(top + side + reach)))
     square = (left - start_x, top - start_y, left - start_x + side, top - start_y + side)
@@ -1363,24 +1371,24 @@ def crop_middle(faces, size):
 
 
 def divide(args, poses, photo_hashes, left_out):
-    """Return the sorted indices of the faces to train on, --train_fraction of the rest, and of those to validate on.
+    """Return two arrays of sorted indices: of the faces to train on, and of those to validate on.
 
     The validation faces are stratified by `poses` (n,). Faces with equal `photo_hashes` (n,) stay together. Those at
-    the indices `left_out` are neither trained nor validated on.
+    the indices `left_out` are neither trained nor validated on. --train_fraction of the others are trained on.
     """
     # The number of a group is the index of its first face.
     _, first, inverse = np.unique(photo_hashes, return_index=True, return_inverse=True)
     groups = first[inverse]
     held_out = hold_out(poses, groups, args.validation_fraction)
-    held_out = np.setdiff1d(held_out, left_out)
-    rest = np.setdiff1d(np.arange(len(poses)), [*held_out, *left_out])
-    if len(rest) == 0 or len(held_out) == 0:
+    to_validate = np.setdiff1d(held_out, left_out)
+    others = np.setdiff1d(np.arange(len(poses)), [*held_out, *left_out])
+    if len(others) == 0 or len(to_validate) == 0:
         raise Failure(
             f"--data_dir {args.data_dir} with --validation_fraction {args.validation_fraction} leaves no face to train "
             "on, or none to validate on."
         )
-    rest = rest[stratified(poses[rest], args.train_fraction, seed=args.seed)]
-    return rest, held_out
+    to_train = others[stratified(poses[others], args.train_fraction, seed=args.seed)]
+    return to_train, to_validate
 
 
 def print_guessed_boxes(guessed):
@@ -1418,7 +1426,7 @@ def augment(faces, labels, random_numbers, size):
     Args:
         faces: uint8 faces with their margin (n, window, window, 1).
         labels: {"landmarks": points (n, 5, 2), attribute: labels (n,)}.
-        random_numbers: (n, 5), uniform in [-1, 1): mirror, angle, size, and the move to the right and down.
+        random_numbers: (n, 5), uniform in [-1, 1): for mirroring, angle, scale, and the move to the right and down.
         size: The side of a crop.
     """
     mirrored = random_numbers[:, 0] > 0
@@ -1456,7 +1464,7 @@ def augment(faces, labels, random_numbers, size):
 
 
 def decode_images(read, items, shape):
-    """Read images in parallel. Skip those that cannot be read, if they are at most 1 % of all, and name the first ones.
+    """Read images in parallel. Skip those that cannot be read, and name the first five of them.
 
     Args:
         read: A function that takes an item and returns a uint8 array of the given shape.
@@ -1465,6 +1473,9 @@ def decode_images(read, items, shape):
 
     Returns:
         The images (n, *shape), and the indices of their items (n,).
+
+    Raises:
+        Failure: More than 1 % of the images cannot be read.
     """
 
     def image_or_error(item):
@@ -1485,7 +1496,8 @@ def decode_images(read, items, shape):
                 kept.append(index)
             bar.update(index + 1)
     if skipped:
-        say(f"skipped {len(skipped)} of {len(items)} images that cannot be read: {'; '.join(skipped[:5])}")
+        more = "; ..." if len(skipped) > 5 else ""
+        say(f"skipped {len(skipped)} of {len(items)} images that cannot be read: {'; '.join(skipped[:5])}{more}")
     if len(skipped) > 0.01 * len(items):
         raise Failure(f"{len(skipped)} of {len(items)} images cannot be read, more than 1 %. The first: {skipped[0]}.")
     return images[: len(kept)], np.array(kept)
@@ -1507,15 +1519,16 @@ def select(split, indices):
     return Split(split.images[indices], {task: labels[indices] for task, labels in split.labels.items()})
 
 
-def stratified(labels, fraction, seed):
-    """Return the sorted indices of a random part that holds `fraction` of every class, and at least one of each.
+def stratified(strata, fraction, seed):
+    """Return the sorted indices of a random part that holds `fraction` of every stratum, and at least one of each.
 
-    (So a class with a single image is in this part, and not in the rest.)
+    `strata` (n,) has the stratum of each image. If it has a single image, this image is in the part, and not in the
+    rest.
     """
     random = np.random.default_rng(seed)
     chosen = []
-    for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
+    for stratum in np.unique(strata):
+        members = random.permutation(np.flatnonzero(strata == stratum))
         chosen.append(members[: max(1, round(fraction * len(members)))])
     return np.sort(np.concatenate(chosen))
 
@@ -1649,10 +1662,10 @@ def choose_strategy():
 
 
 def share_of_replica(batch):
-    """Return this replica's part of a global batch, a nested structure of tensors.
+    """Return this replica's part of a global batch. A batch is a nested structure of tensors.
 
-    The images are in memory, and slicing them by hand is simpler than a distributed dataset. The global batches
-    are the same for any number of replicas.
+    The images are in memory, and slicing them by hand is simpler than a distributed dataset. Every replica has the same
+    global batches.
     """
     context = tf.distribute.get_replica_context()
     replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
@@ -1909,7 +1922,7 @@ class Checkpoints:
                 self.check_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
-                # The checkpoint also holds a counter of the manager, and there is no manager yet. Do not warn about it.
+                # The checkpoint also holds a counter of the manager, which is made later. Do not warn about it.
                 status.expect_partial()
                 return int(self.step.numpy())
             # TensorFlow raises one or the other of these, depending on which part of the file is damaged.
@@ -2185,6 +2198,7 @@ def predict_pictures(args):
     The copies, PHOTO.landmarks.png, go to the folder --out; small photos are drawn larger. The face is in --box, or in
     the middle square. If a photo cannot be read or drawn, the others are predicted all the same.
     """
+    check_names(args.predict)
     if args.box and not (args.box[0] < args.box[1] and args.box[2] < args.box[3]):
         raise Failure(
             f"--box {' '.join(f'{x:g}' for x in args.box)}: left should be less than right, and top less than bottom."
@@ -2207,6 +2221,19 @@ def predict_pictures(args):
         except OSError as error:
             failures.append(f"{path}, whose landmarks cannot be drawn ({error})")
     report_failures(failures)
+
+
+def check_names(paths):
+    """Raise Failure if two photos have the same file name, since one drawing would replace the other."""
+    path_of = {}
+    for path in paths:
+        name = os.path.basename(path)
+        if name in path_of:
+            raise Failure(
+                f"--predict: {path_of[name]} and {path} have the same name, and so would their drawings. Predict them "
+                "one by one, with different folders as --out."
+            )
+        path_of[name] = path
 
 
 def box_of_face(args, photo):
@@ -2388,7 +2415,7 @@ def add_network_arguments(parser):
         "--network",
         choices=("cross_stitch", "single", "split"),
         default="cross_stitch",
-        help="two columns, the landmarks alone, or one trunk (--split_after fc_5)",
+        help="cross_stitch: two columns; single: the landmarks alone; split: one trunk, as by --split_after fc_5",
     )
 
     units = parser.add_argument_group("cross-stitch units")
@@ -2421,7 +2448,7 @@ def add_network_arguments(parser):
         "--pretrain_epoch",
         type=non_negative_int,
         default=0,
-        help="number of first epochs in which the columns train alone",
+        help="number of epochs, at the beginning, in which the columns train alone",
     )
 
     network.add_argument("--split_after", choices=UNIT_PLACES, help="place at which a trunk ends that all tasks share")
@@ -2469,7 +2496,7 @@ def add_training_arguments(parser):
         "--weight_reg_lambda",
         type=non_negative_float,
         default=1e-6,
-        help="weight of that loss; the default is meant for l2; for exp use 0.01",
+        help="weight of the loss of --weight_reg; the default is meant for l2; for exp use 0.01",
     )
     training.add_argument(
         "--preset",
@@ -2516,7 +2543,7 @@ def add_run_arguments(parser):
         "--resume",
         metavar="LOG_DIR",
         type=folder_path,
-        help="go on with the run in this folder; auto: with that in --log_dir, or begin it there",
+        help="go on with the run in this folder; auto: with that in --log_dir if there is one, else begin it there",
     )
 
     parser.add_argument(
@@ -2529,7 +2556,7 @@ def add_run_arguments(parser):
         nargs=4,
         type=float,
         metavar=edges,
-        help="box of the face in pixels, drawn as those of the training; else the middle square",
+        help="box of the face in pixels, about 1.8 times as wide as the landmarks; else the middle square",
     )
     parser.add_argument(
         "--out", metavar="FOLDER", type=os.path.expanduser, default=".", help="where --predict draws landmarks"
@@ -2572,7 +2599,7 @@ def check_arguments(args):
 
 
 def check_units(args):
-    """Raise Failure if all places of --cross_stitch_at are in the trunk of --split_after, where no unit can stand.
+    """Raise Failure if all places of --cross_stitch_at are in the trunk of --split_after, where there can be no unit.
 
     With a trunk up to the last place that is no error, since no place is left for units.
     """
@@ -2581,7 +2608,7 @@ def check_units(args):
         if later and not set(later) & set(args.cross_stitch_at):
             raise Failure(
                 f"--cross_stitch_at {' '.join(args.cross_stitch_at)}: after --split_after {args.split_after} units can "
-                f"only stand at {' '.join(later)}. To train without units use --cross_stitch_enabled False."
+                f"only be at {' '.join(later)}. To train without units use --cross_stitch_enabled False."
             )
 
 
@@ -2699,7 +2726,7 @@ def main(argv=None):
         last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
         message, status = last.split("\n")[0], FAILED
     has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
-    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would end like this again
+    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, to resume would lead to the same error
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status

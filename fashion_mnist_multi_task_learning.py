@@ -333,7 +333,10 @@ def dense_block(args, x, column, level):
 
 
 def batch_norm(args, x, name):
-    """Batch norm over the global batch: by a fast kernel, or by Keras's code where several replicas share the batch."""
+    """Batch norm over the global batch: by a fast kernel, or for several replicas by Keras's code.
+
+    `FusedBatchNormalization` does either, and gives the same numbers.
+    """
     distributed = tf.distribute.has_strategy()  # false for one device, where TensorFlow's default strategy is used
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
@@ -380,8 +383,8 @@ def stitch(args, columns, place):
 def check_memory(columns, place):
     """Raise Failure if the machine has less memory than an `ActivationCrossStitch` at this place needs.
 
-    Without this check the system would end the process and not say why. Every place is checked alone. Neither the
-    memory of a GPU nor the limit of a container is looked at.
+    Without this check the system would end the process and not say why. It is a rough check: it does not add up the
+    places, and looks neither at the memory of a GPU nor at the limit of a container.
 
     Args:
         columns: {column: activations}, each (batch, ...).
@@ -499,8 +502,8 @@ def compile_step(strategy, replica_step, signature):
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
         # Machines exchange a message for each tensor that they sum. So each replica first stacks its values into one
-        # vector. (Therefore the number of stop signals is a float, too.) It does so in a second `run`, so that
-        # `replica_step` can return its values by name.
+        # vector, here and not in `replica_step`, which can so return its values by name. (A vector holds floats only.
+        # Therefore the number of stop signals is a float, too.)
         tags = sorted(values)
         vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -694,8 +697,9 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients all the same. They
-    fade when the units have started: the mean by half in 7 steps, the square by half in 700.)
+    columns are pretrained, that of the units is 0. (One graph serves all epochs, so Adam collects the moments of their
+    gradients even then. These fade when the units have started: the mean by half in 7 steps, the square by half in
+    700.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -731,7 +735,7 @@ def make_predict(network):
     return predict
 
 
-# `train` is the same in all scripts. What follows is what it evaluates, logs and prints in this one.
+# `train` is the same in all scripts. The functions below are what it evaluates, logs and prints in this script.
 
 
 class Evaluation(NamedTuple):
@@ -1065,15 +1069,16 @@ def select(split, indices):
     return Split(split.images[indices], {task: labels[indices] for task, labels in split.labels.items()})
 
 
-def stratified(labels, fraction, seed):
-    """Return the sorted indices of a random part that holds `fraction` of every class, and at least one of each.
+def stratified(strata, fraction, seed):
+    """Return the sorted indices of a random part that holds `fraction` of every stratum, and at least one of each.
 
-    (So a class with a single image is in this part, and not in the rest.)
+    `strata` (n,) has the stratum of each image. If it has a single image, this image is in the part, and not in the
+    rest.
     """
     random = np.random.default_rng(seed)
     chosen = []
-    for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
+    for stratum in np.unique(strata):
+        members = random.permutation(np.flatnonzero(strata == stratum))
         chosen.append(members[: max(1, round(fraction * len(members)))])
     return np.sort(np.concatenate(chosen))
 
@@ -1184,10 +1189,10 @@ def choose_strategy():
 
 
 def share_of_replica(batch):
-    """Return this replica's part of a global batch, a nested structure of tensors.
+    """Return this replica's part of a global batch. A batch is a nested structure of tensors.
 
-    The images are in memory, and slicing them by hand is simpler than a distributed dataset. The global batches
-    are the same for any number of replicas.
+    The images are in memory, and slicing them by hand is simpler than a distributed dataset. Every replica has the same
+    global batches.
     """
     context = tf.distribute.get_replica_context()
     replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
@@ -1444,7 +1449,7 @@ class Checkpoints:
                 self.check_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
-                # The checkpoint also holds a counter of the manager, and there is no manager yet. Do not warn about it.
+                # The checkpoint also holds a counter of the manager, which is made later. Do not warn about it.
                 status.expect_partial()
                 return int(self.step.numpy())
             # TensorFlow raises one or the other of these, depending on which part of the file is damaged.
@@ -1870,7 +1875,7 @@ PRESETS = {  # {preset: {argument: its default}}; arguments on the command line 
     "default": {},
     # The units of Misra et al., for comparison, and not as a recommendation. They first trained the columns alone (by
     # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step, which is as much
-    # as the 0.1 from which the other tasks' alphas start.
+    # as the 0.1 that the other tasks share at first.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
     # The other defaults of this script are those of 2018. `output_layer` also adds batch norm of the logits.
     "2018": {"cross_stitch_unit": "activation", "bn_momentum": 0.999},
@@ -1921,7 +1926,7 @@ def add_network_arguments(parser):
         "--pretrain_epoch",
         type=non_negative_int,
         default=0,
-        help="number of first epochs in which the columns train alone",
+        help="number of epochs, at the beginning, in which the columns train alone",
     )
 
     network = parser.add_argument_group("network")
@@ -2005,7 +2010,7 @@ def add_run_arguments(parser):
         "--resume",
         metavar="LOG_DIR",
         type=folder_path,
-        help="go on with the run in this folder; auto: with that in --log_dir, or begin it there",
+        help="go on with the run in this folder; auto: with that in --log_dir if there is one, else begin it there",
     )
 
     parser.add_argument(
@@ -2037,7 +2042,7 @@ def check_arguments(args):
 
 
 def check_units(args):
-    """Raise Failure if all places of --cross_stitch_at are in the trunk of --split_after, where no unit can stand.
+    """Raise Failure if all places of --cross_stitch_at are in the trunk of --split_after, where there can be no unit.
 
     With a trunk up to the last place that is no error, since no place is left for units.
     """
@@ -2046,7 +2051,7 @@ def check_units(args):
         if later and not set(later) & set(args.cross_stitch_at):
             raise Failure(
                 f"--cross_stitch_at {' '.join(args.cross_stitch_at)}: after --split_after {args.split_after} units can "
-                f"only stand at {' '.join(later)}. To train without units use --cross_stitch_enabled False."
+                f"only be at {' '.join(later)}. To train without units use --cross_stitch_enabled False."
             )
 
 
@@ -2164,7 +2169,7 @@ def main(argv=None):
         last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
         message, status = last.split("\n")[0], FAILED
     has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
-    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would end like this again
+    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, to resume would lead to the same error
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status

@@ -1,4 +1,4 @@
-"""Train two networks side by side on faces, one to tell gender and one to tell age, joined by cross-stitch units.
+"""Train two networks side by side on faces, one to classify gender and one age, joined by cross-stitch units.
 
 Each task has its own column, a small convolutional network. A cross-stitch unit after each convolution block and after
 the fully connected layer mixes the activations of the columns with learned weights, so that the network itself finds
@@ -10,10 +10,10 @@ Train with cross-stitch units, then without, and compare the curves of the two r
     python gender_age_multi_task_learning.py --data_dir UTKFace --cross_stitch_enabled False
     python -m tensorboard.main --logdir tf_logs
 
-By default a unit has a matrix of weights for each channel, from each column to each, and starts as the identity. With
-`--preset paper` a unit starts from 0.9 for a task's own activations and from 0.1 for the others', and learns with 100
-times the learning rate of the columns. Together with --pretrain_epoch this is the recipe of Misra et al. (but with
-Adam). `--help` lists all arguments.
+By default a unit has, for each channel, a matrix of weights, with a row and a column for each task, and starts as the
+identity. With `--preset paper` a unit starts from 0.9 for a task's own activations, shares the other 0.1 among the
+other tasks, and learns with 100 times the learning rate of the columns. Together with --pretrain_epoch the units are
+trained as by Misra et al. (but with Adam). `--help` lists all arguments.
 
 --data_dir is the folder of UTKFace (the aligned and cropped faces), or of VGGFace2 (with its folders meta and test).
 From VGGFace2 only the 2,000 images that are labelled as young or mature are used. To train on your own faces, name the
@@ -327,7 +327,10 @@ def dense_block(args, x, column, level):
 
 
 def batch_norm(args, x, name):
-    """Batch norm over the global batch: by a fast kernel, or by Keras's code where several replicas share the batch."""
+    """Batch norm over the global batch: by a fast kernel, or for several replicas by Keras's code.
+
+    `FusedBatchNormalization` does either, and gives the same numbers.
+    """
     distributed = tf.distribute.has_strategy()  # false for one device, where TensorFlow's default strategy is used
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
@@ -363,8 +366,8 @@ def stitch(args, columns, place):
 def check_memory(columns, place):
     """Raise Failure if the machine has less memory than an `ActivationCrossStitch` at this place needs.
 
-    Without this check the system would end the process and not say why. Every place is checked alone. Neither the
-    memory of a GPU nor the limit of a container is looked at.
+    Without this check the system would end the process and not say why. It is a rough check: it does not add up the
+    places, and looks neither at the memory of a GPU nor at the limit of a container.
 
     Args:
         columns: {column: activations}, each (batch, ...).
@@ -424,9 +427,9 @@ def weights_of_tasks(args, classes):
 def make_train_step(strategy, network, optimizers, args, classes, signature):
     """Return the function that trains the network on one global batch.
 
-    That function takes a batch, (images, {task: labels}, random numbers), and the number of stop signals (Ctrl-C,
-    SIGTERM) that this process has received. It returns {tag: value} to be logged. Processes that train together have to
-    stop together, so the values also hold the sum of the stop signals over all replicas.
+    That function takes a batch, (images, {task: labels}, random numbers for `augment`), and returns {tag: value} to be
+    logged. Processes that train together also have to stop together. So each of them passes on how many stop signals
+    (Ctrl-C, SIGTERM) it has received, and finds the sum over all replicas among the values.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -514,8 +517,8 @@ def compile_step(strategy, replica_step, signature):
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
         # Machines exchange a message for each tensor that they sum. So each replica first stacks its values into one
-        # vector. (Therefore the number of stop signals is a float, too.) It does so in a second `run`, so that
-        # `replica_step` can return its values by name.
+        # vector, here and not in `replica_step`, which can so return its values by name. (A vector holds floats only.
+        # Therefore the number of stop signals is a float, too.)
         tags = sorted(values)
         vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -714,8 +717,9 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0. (Adam collects the moments of their gradients all the same. They
-    fade when the units have started: the mean by half in 7 steps, the square by half in 700.)
+    columns are pretrained, that of the units is 0. (One graph serves all epochs, so Adam collects the moments of their
+    gradients even then. These fade when the units have started: the mean by half in 7 steps, the square by half in
+    700.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -888,12 +892,12 @@ def prepare_data(args):
     attributes = {name: values[~contradictory] for name, values in attributes.items()}
 
     # All images of a group go into one split, and each split gets the same share of every stratum. Groups are people or
-    # identical pictures. (Where they are people, identical pictures are in one group, too: those that two people have
-    # were left out above.)
+    # identical pictures. (Where they are people, identical pictures stay together, too: a picture that two people have
+    # contradicts itself, and was left out above.)
     gender_and_decade = attributes["gender"] * 100 + attributes["age"] // 10
     if split_by == "identity":
-        # Everybody has as many young as mature images, so only the genders can get out of balance. (Of the images to
-        # train on, --train_fraction keeps single ones, so there the ages count as well.)
+        # Everybody has as many young as mature images, so only the genders can get out of balance. (But
+        # --train_fraction chooses images, and not people. So that choice is stratified by age, too.)
         strata, groups = attributes["gender"], attributes["identity"]
     else:
         strata, groups = gender_and_decade, copy_groups
@@ -917,7 +921,7 @@ def prepare_data(args):
     if is_vggface2 and split_by == "image":
         description["warning"] = (
             "--split image leaks: the same people are in training and test images, so the network can recognise people "
-            "instead of seeing gender and age. Use --split identity to judge it."
+            "instead of seeing gender and age. Use --split identity to measure how well it does with new people."
         )
     mean, variance = pixel_statistics(splits["train"].images)
     return Data(splits, classes, mean, variance, description)
@@ -973,7 +977,7 @@ def classes_of(args, task):
 
 
 def report_majority(splits, classes):
-    """Print how frequent the classes are, and return {task: accuracy on the test images} of the most frequent class."""
+    """Print how frequent the classes are, and return {task: test accuracy of always answering the most frequent}."""
     majority = {}
     for task, names in classes.items():
         train_counts = np.bincount(splits["train"].labels[task], minlength=len(names))
@@ -1005,7 +1009,7 @@ def list_utkface(data_dir):
     for path in files:
         path_of.setdefault(os.path.basename(path), path)
     if len(path_of) < len(files):
-        say(f"left out {len(files) - len(path_of)} of {len(files)} files, since other folders have files of that name")
+        say(f"left out {len(files) - len(path_of)} of {len(files)} files: other folders have files with the same names")
 
     paths, fields, broken = [], [], []
     for name in sorted(path_of):
@@ -1052,7 +1056,7 @@ def list_vggface2(data_dir):
     for name in names:
         identity = name.split("/")[-2] if "/" in name else ""
         if gender_of.get(identity) not in ("m", "f"):
-            raise Failure(f"{index}: {meta} tells no gender for the person in {name}.")
+            raise Failure(f"{index}: {meta} gives no gender for the person in {name}.")
         paths.append(os.path.join(data_dir, "test", name))
         genders.append(1 if gender_of[identity] == "f" else 0)
         ages.append(0 if seen[identity] < 10 else MATURE)
@@ -1089,7 +1093,7 @@ def read_face(path, size):
 
 
 def decode_images(read, items, shape):
-    """Read images in parallel. Skip those that cannot be read, if they are at most 1 % of all, and name the first ones.
+    """Read images in parallel. Skip those that cannot be read, and name the first five of them.
 
     Args:
         read: A function that takes an item and returns a uint8 array of the given shape.
@@ -1098,6 +1102,9 @@ def decode_images(read, items, shape):
 
     Returns:
         The images (n, *shape), and the indices of their items (n,).
+
+    Raises:
+        Failure: More than 1 % of the images cannot be read.
     """
 
     def image_or_error(item):
@@ -1118,7 +1125,8 @@ def decode_images(read, items, shape):
                 kept.append(index)
             bar.update(index + 1)
     if skipped:
-        say(f"skipped {len(skipped)} of {len(items)} images that cannot be read: {'; '.join(skipped[:5])}")
+        more = "; ..." if len(skipped) > 5 else ""
+        say(f"skipped {len(skipped)} of {len(items)} images that cannot be read: {'; '.join(skipped[:5])}{more}")
     if len(skipped) > 0.01 * len(items):
         raise Failure(f"{len(skipped)} of {len(items)} images cannot be read, more than 1 %. The first: {skipped[0]}.")
     return images[: len(kept)], np.array(kept)
@@ -1133,8 +1141,8 @@ def find_copies(images, attributes):
     """
     digests = [hashlib.sha256(image).digest() for image in images]
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
-    # A group is numbered by its first image, and not by its digest, which depends on --image_size. So the split is the
-    # same for all sizes at which the same pictures are identical.
+    # A group is numbered by its first image, and not by its digest, which depends on --image_size. So the split does
+    # not change with the size, unless other pictures become identical.
     copy_groups = first[inverse]
     facts = np.stack(list(attributes.values()), axis=1)
     differs = (facts != facts[copy_groups]).any(axis=1)
@@ -1172,15 +1180,16 @@ def select(split, indices):
     return Split(split.images[indices], {task: labels[indices] for task, labels in split.labels.items()})
 
 
-def stratified(labels, fraction, seed):
-    """Return the sorted indices of a random part that holds `fraction` of every class, and at least one of each.
+def stratified(strata, fraction, seed):
+    """Return the sorted indices of a random part that holds `fraction` of every stratum, and at least one of each.
 
-    (So a class with a single image is in this part, and not in the rest.)
+    `strata` (n,) has the stratum of each image. If it has a single image, this image is in the part, and not in the
+    rest.
     """
     random = np.random.default_rng(seed)
     chosen = []
-    for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
+    for stratum in np.unique(strata):
+        members = random.permutation(np.flatnonzero(strata == stratum))
         chosen.append(members[: max(1, round(fraction * len(members)))])
     return np.sort(np.concatenate(chosen))
 
@@ -1314,10 +1323,10 @@ def choose_strategy():
 
 
 def share_of_replica(batch):
-    """Return this replica's part of a global batch, a nested structure of tensors.
+    """Return this replica's part of a global batch. A batch is a nested structure of tensors.
 
-    The images are in memory, and slicing them by hand is simpler than a distributed dataset. The global batches
-    are the same for any number of replicas.
+    The images are in memory, and slicing them by hand is simpler than a distributed dataset. Every replica has the same
+    global batches.
     """
     context = tf.distribute.get_replica_context()
     replica, replicas = context.replica_id_in_sync_group, context.num_replicas_in_sync
@@ -1574,7 +1583,7 @@ class Checkpoints:
                 self.check_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
-                # The checkpoint also holds a counter of the manager, and there is no manager yet. Do not warn about it.
+                # The checkpoint also holds a counter of the manager, which is made later. Do not warn about it.
                 status.expect_partial()
                 return int(self.step.numpy())
             # TensorFlow raises one or the other of these, depending on which part of the file is damaged.
@@ -1978,7 +1987,7 @@ PRESETS = {  # {preset: {argument: its default}}; arguments on the command line 
     "default": {},
     # The units of Misra et al., for comparison, and not as a recommendation. They first trained the columns alone (by
     # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step, which is as much
-    # as the 0.1 from which the other tasks' alphas start.
+    # as the 0.1 that the other tasks share at first.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
 }
 
@@ -2029,7 +2038,7 @@ def add_network_arguments(parser):
         "--pretrain_epoch",
         type=non_negative_int,
         default=0,
-        help="number of first epochs in which the columns train alone",
+        help="number of epochs, at the beginning, in which the columns train alone",
     )
 
     network = parser.add_argument_group("network")
@@ -2102,7 +2111,7 @@ def add_run_arguments(parser):
         "--validation_fraction",
         type=fraction_below_one,
         default=0.0,
-        help="part of the faces to hold out, after the test faces",
+        help="part of the faces to hold out, of those that are not test faces",
     )
 
     output = parser.add_argument_group("output")
@@ -2123,7 +2132,7 @@ def add_run_arguments(parser):
         "--resume",
         metavar="LOG_DIR",
         type=folder_path,
-        help="go on with the run in this folder; auto: with that in --log_dir, or begin it there",
+        help="go on with the run in this folder; auto: with that in --log_dir if there is one, else begin it there",
     )
 
     parser.add_argument(
@@ -2160,7 +2169,7 @@ def check_arguments(args):
 
 
 def check_units(args):
-    """Raise Failure if all places of --cross_stitch_at are in the trunk of --split_after, where no unit can stand.
+    """Raise Failure if all places of --cross_stitch_at are in the trunk of --split_after, where there can be no unit.
 
     With a trunk up to the last place that is no error, since no place is left for units.
     """
@@ -2169,7 +2178,7 @@ def check_units(args):
         if later and not set(later) & set(args.cross_stitch_at):
             raise Failure(
                 f"--cross_stitch_at {' '.join(args.cross_stitch_at)}: after --split_after {args.split_after} units can "
-                f"only stand at {' '.join(later)}. To train without units use --cross_stitch_enabled False."
+                f"only be at {' '.join(later)}. To train without units use --cross_stitch_enabled False."
             )
 
 
@@ -2287,7 +2296,7 @@ def main(argv=None):
         last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
         message, status = last.split("\n")[0], FAILED
     has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
-    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would end like this again
+    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, to resume would lead to the same error
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status

@@ -564,3 +564,9 @@ def test_photos_in_a_folder_that_cannot_be_written(landmark_script, tmp_path, mo
     told = capsys.readouterr()
     assert photos[0] in told.err and photos[1] not in told.err and "two.png.landmarks.png" in told.out
     assert Path("two.png.landmarks.png").is_file()
+
+
+def test_photos_with_one_name_are_refused_before_one_is_drawn_over_the_other(landmark_script, capsys):
+    assert landmark_script.main(["--predict", "a/me.jpg", "b/you.jpg", "b/me.jpg", "--model=m"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("error: ") and "a/me.jpg" in told and "b/me.jpg" in told and "you" not in told
