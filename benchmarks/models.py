@@ -1,4 +1,4 @@
-"""Measure trained networks that `python -m benchmarks run EXPERIMENT --keep_models` has left in its folder of runs.
+"""Measure networks again that `python -m benchmarks run EXPERIMENT --keep_models` has trained and kept.
 
     python -m benchmarks average EXPERIMENT       # the accuracy of two networks whose predictions are averaged
     python -m benchmarks exchange EXPERIMENT      # the accuracy without the exchange between the columns
@@ -20,7 +20,9 @@ from .experiments import EXPERIMENTS, LANDMARKS
 
 
 def average(name, folder):
-    """Measure the averaged predictions of two networks, for every two seeds of a setting.
+    """Measure the averaged predictions of two networks, for every pair of seeds of a setting.
+
+    To train twice and to average is another way to spend the computation that a second column takes.
 
     Args:
         name: The name of an experiment.
@@ -43,14 +45,16 @@ def average(name, folder):
 
 
 def exchange(name, folder):
-    """Measure trained networks without the exchange between their columns, beside the same networks as they are.
+    """Measure trained networks without the exchange between their columns, and compare with the unchanged networks.
 
-    Without exchange, alpha_ij is zero where i and j differ: in each cross-stitch unit alone, and then in all at once. A
-    row of the table tells what the network reaches without exchange, what it reaches as it is, the mean of the
-    alpha_ii, and the root mean square of the other alphas. (The mean of the others would hide what they do, since some
-    are positive and some negative.) The row of all units has the mean over the alphas of all.
+    Without exchange, alpha_ij, which is what column i takes of column j, is zero where i and j differ: in each
+    cross-stitch unit alone, and then in all at once. Nothing else changes, so the network is not adapted to it. A row
+    of the table tells what the network reaches without exchange, what it reaches as it is, the mean of the alpha_ii,
+    and the root mean square of the other alphas. (The mean of the others would hide what they do, since some are
+    positive and some negative.) The row "all" is over the alphas of all units together.
 
-    Dense units are left out: their alpha is a matrix of blocks, and not of the shape (columns, columns, ...).
+    Networks with `ActivationCrossStitch` units are left out: their alpha is a matrix of blocks, and not of the shape
+    (columns, columns, ...).
 
     Args:
         name: The name of an experiment, whose stitched settings have one run.
@@ -83,8 +87,8 @@ def exchange(name, folder):
                 for unit_name in cut:
                     units[unit_name].alpha.assign(alphas[unit_name])
 
-                mean_of_own = np.concatenate([alphas[x][own[x]] for x in cut]).mean()
-                others = np.concatenate([alphas[x][~own[x]] for x in cut])
+                mean_of_own = np.concatenate([alphas[unit][own[unit]] for unit in cut]).mean()
+                others = np.concatenate([alphas[unit][~own[unit]] for unit in cut])
                 rms_of_others = np.sqrt(np.mean(others**2))
                 for measure, value in without.items():
                     if measure not in setting.untrained:
@@ -104,8 +108,7 @@ def kept_models(name, setting_name, run_number, folder):
     paths = {}
     for path in sorted(Path(folder, name).absolute().glob(f"*-seed*/run{run_number}/model.keras")):
         seed = json.loads((path.parent / "results.json").read_text())["seed"]
-        # The pattern finds the folders of all settings. Only this one has the folder that belongs to the setting.
-        if path.parent.parent == run.folder_of(folder, name, setting_name, seed):
+        if path.parent.parent == run.folder_of(folder, name, setting_name, seed):  # the folder is not another setting's
             paths[seed] = path
     return paths
 
@@ -135,8 +138,8 @@ def evaluate(script, outputs, test):
         test: The test images and labels.
 
     Returns:
-        {task: accuracy}. For landmarks {"mean_error": the mean distance from their places, in widths of the face's
-        box}.
+        {task: accuracy}. For landmarks {"mean_error": the mean distance from their true places, in widths of the face's
+        box}, and nothing of the attributes.
     """
     if script == LANDMARKS:
         points = np.mean([output["landmarks"] for output in outputs], axis=0)
@@ -150,7 +153,13 @@ def evaluate(script, outputs, test):
 
 
 def add_rows(file_name, rows):
-    """Add rows to a table of the results. A row whose first five columns, its key, are in the table is left out."""
+    """Add rows to a table of the results. A row whose first five columns, its key, are in the table is left out.
+
+    Raises:
+        SystemExit: There are no rows, since no models were kept.
+    """
+    if not rows:
+        raise SystemExit("error: no kept models were found. Train with --keep_models, and name the same --folder.")
     path = run.RESULTS / file_name  # the file with the names of its columns is in the repository
     with run.locked():  # other processes may store their results at the same time
         stored = {tuple(row[:5]) for row in csv.reader(path.read_text().splitlines())}

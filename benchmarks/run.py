@@ -1,9 +1,10 @@
 """Train what is missing of an experiment, seed by seed, and store each finished run at once.
 
-A process of the script trains a setting with a seed. If the setting trains its tasks apart, each task has a process,
-one after the other. What they measured is stored as one record. You can stop at any time: a record is never made twice,
-and a process that was interrupted is resumed in its folder. Several commands may train different seeds at the same
-time; they store under a lock.
+An experiment names one of the three scripts at the top of the repository, and several settings, which are arguments of
+this script. Every setting is trained with every seed, by the script in a process of its own. (A setting that trains
+each task by itself has a process for each, one after the other.) What was measured of a setting with a seed is stored
+as one record. You can stop at any time: what is stored is not trained again, and a process that was interrupted is
+resumed in its folder. Several commands may train different seeds at the same time; they store under a lock.
 """
 
 import contextlib
@@ -29,14 +30,16 @@ from .experiments import EXPERIMENTS, FACES, LANDMARKS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-OF_ONE_RUN = ("seed", "log_dir", "data_dir")  # arguments that say nothing about the setting
-CURVES = ["experiment", "setting", "seed", "run", "tag", "step", "value"]  # columns of curves.csv.gz
+NOT_OF_THE_SETTING = ("seed", "log_dir", "data_dir")  # arguments that differ between the seeds of a setting
+PARTS = ("test", "aflw", "validation")  # the parts of the data on which scripts measure; aflw is MTFL's own test set
+CURVE_COLUMNS = ["experiment", "setting", "seed", "run", "tag", "step", "value"]  # of curves.csv.gz, in its first line
 
 
 def run_experiment(name, seeds, settings, data_dir, folder, keep_models):
     """Train what is missing of some settings of an experiment, or of all of them if `settings` is None.
 
-    An experiment that is not stored keeps its runs in `folder`, and its table is printed.
+    The results of an experiment with `stored=False`, which is for trying things out, are not added to those in the
+    repository. They stay in `folder`, and their table is printed.
     """
     experiment = EXPERIMENTS[name]
     settings = settings or list(experiment.settings)
@@ -59,7 +62,11 @@ def run_experiment(name, seeds, settings, data_dir, folder, keep_models):
             minutes = (time.monotonic() - began) / len(records) * (len(todo) - number) / 60
             left = f", about {minutes:.0f} minutes left"
         print(f"{name}: {setting}, seed {seed} ({number + 1} of {len(todo)}{left})", flush=True)
-        same = same_run(name, setting, seed, commit, data_dir) if experiment.stored else None
+        if experiment.stored and checked_out_commit() != commit:
+            raise SystemExit(f"error: this began at commit {commit}, and another one is checked out now.")
+        same = None
+        if experiment.stored and not keep_models:  # a copy would leave no model
+            same = same_run(name, setting, seed, commit, data_dir)
         if same is not None:
             print(f"  copied from {same['experiment']}, {same['setting']}, which is the same run", flush=True)
             store(*copy_of(same, name, setting))
@@ -75,7 +82,7 @@ def run_experiment(name, seeds, settings, data_dir, folder, keep_models):
 
 
 def check_commit(name, seeds, records, commit):
-    """Refuse to train a seed if runs with this seed are stored that another commit trained.
+    """Refuse a seed of which another commit has already trained runs.
 
     Settings are compared seed by seed, and only if one commit trained them.
     """
@@ -92,8 +99,8 @@ def check_arguments(name, data_dir):
     """Let the script itself judge the arguments of every setting, before hours are spent on the first."""
     experiment = EXPERIMENTS[name]
     script = load_script(experiment.script)
-    for setting, of_setting in experiment.settings.items():
-        for arguments in of_setting.runs:
+    for setting, definition in experiment.settings.items():
+        for arguments in definition.runs:
             try:
                 script.parse_arguments(command_line({**arguments, "data_dir": data_dir, "log_dir": "unused"}))
             except script.Failure as failure:
@@ -101,7 +108,7 @@ def check_arguments(name, data_dir):
 
 
 def same_run(name, setting, seed, commit, data_dir):
-    """Return the stored record of another experiment whose run is this one, or None.
+    """Return the record of an identical run that another experiment has stored, or None.
 
     Script, arguments, seed, commit, data and versions are the same, so that training again would give the same bits.
     """
@@ -115,7 +122,7 @@ def same_run(name, setting, seed, commit, data_dir):
         if record["experiment"] in others and record["seed"] == seed and record["commit"] == commit
     ]
     if not candidates:
-        return None  # the data need not be read
+        return None  # this saves reading the data
 
     script = load_script(experiment.script)
     described = []
@@ -157,7 +164,7 @@ def copy_of(record, name, setting):
 
 def common_arguments(description):
     """Return the arguments in a run.json or results.json that the seeds of a setting have in common."""
-    return {name: value for name, value in description["arguments"].items() if name not in OF_ONE_RUN}
+    return {name: value for name, value in description["arguments"].items() if name not in NOT_OF_THE_SETTING}
 
 
 def load_script(name):
@@ -178,14 +185,15 @@ def command_line(arguments):
 
 
 def checked_out_commit():
-    """Return the commit that is checked out. Refuse to begin if there is none, or if a script was changed since."""
+    """Return the commit that is checked out. Refuse to go on if there is none, or if Python files differ from it."""
     git = ["git", "-C", str(ROOT)]
     found = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
     changed = subprocess.run([*git, "status", "--porcelain", "--", "*.py"], capture_output=True, text=True).stdout
     if found.returncode != 0:
         raise SystemExit("error: results are stored with their commit, and this is not a git repository.")
     if changed.strip():
-        raise SystemExit(f"error: results are stored with their commit; commit these first: {changed.split()[1]}, ...")
+        files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines())
+        raise SystemExit(f"error: results are stored with their commit; first commit or set aside {files}.")
     return found.stdout.strip()
 
 
@@ -211,56 +219,60 @@ def claim_folder(folder, script, commit):
 def train(name, setting, seed, commit, data_dir, folder):
     """Train a setting with a seed, and return its record, its curves and its predictions."""
     experiment = EXPERIMENTS[name]
-    of_setting = experiment.settings[setting]
+    definition = experiment.settings[setting]
     claim_folder(folder_of(folder, name, setting, seed), experiment.script, commit)
-    record = {"experiment": name, "setting": setting, "seed": seed, "commit": commit}
-    arguments_of_runs, measures, curves, predictions = [], {}, [], {}
-    for number, arguments in enumerate(of_setting.runs):
+    key = {"experiment": name, "setting": setting, "seed": seed, "commit": commit}
+    facts, arguments_of_runs, measures, curves, predictions = {}, [], {}, [], {}
+    for number, arguments in enumerate(definition.runs):
         log_dir = folder_of(folder, name, setting, seed) / f"run{number}"
         results = run_script(experiment.script, {**arguments, "seed": seed, "data_dir": data_dir}, log_dir)
         if results is None:
-            return of_diverged_run(record, log_dir, arguments_of_runs), [], {}
+            return {**key, **facts_of_diverged_run(log_dir, arguments_of_runs)}, [], {}
         arguments_of_runs.append(common_arguments(results))
         measures |= measures_of(results)
         points = read_curves(log_dir)
         curves += [(name, setting, seed, number, *point) for point in points]
         accuracies = [value for tag, _, value in points if tag == "summary/accuracy_test"]
-        if len(accuracies) > 10 and len(of_setting.runs) == 1:  # the curve of a single task is not that of the mean
+        # late/accuracy averages the last ten evaluations, since single ones jump. It is that of the mean of the tasks,
+        # which the curve of a process with a single task does not show.
+        if len(accuracies) > 10 and len(definition.runs) == 1:
             measures["late/accuracy"] = statistics.fmean(accuracies[-10:])
         if experiment.stored:
             predictions |= predict(experiment.script, log_dir, results)
-        record |= {
+        facts = {
             "versions": results["versions"],
             "data_sha256": results["data"]["sha256"],
             "sizes": results["data"]["sizes"],
-            "parameters": record.get("parameters", 0) + results["parameters"],
-            "steps": results["steps"],  # of each run; all are equally long
-            "images_per_second": results["images_per_second"],
-            "seconds": record.get("seconds", 0) + seconds_of(log_dir),
+            "parameters": facts.get("parameters", 0) + results["parameters"],
+            "steps": results["steps"],  # of each process; all train for as many
+            "images_per_second": results["images_per_second"],  # of the last process
+            "seconds": facts.get("seconds", 0) + seconds_of(log_dir),
         }
-    if len(of_setting.runs) > 1:  # the mean of tasks that were trained apart
+    if len(definition.runs) > 1:  # the mean of tasks that were trained apart, of which each measured its own accuracy
         for part in {key.split("/")[0] for key in measures}:
             tasks = [
                 value for key, value in measures.items() if key.startswith(f"{part}/") and key != f"{part}/accuracy"
             ]
             measures[f"{part}/accuracy"] = statistics.fmean(tasks)
-    untrained = {f"{part}/{what}" for part in ("test", "aflw", "validation") for what in of_setting.untrained}
-    if "accuracy" in of_setting.untrained:
+    # A script also measures tasks whose loss has the weight zero, which says nothing.
+    untrained = {f"{part}/{what}" for part in PARTS for what in definition.untrained}
+    if "accuracy" in definition.untrained:
         untrained.add("late/accuracy")
-    kept = {key: value for key, value in measures.items() if key not in untrained}
-    predictions = {task: x for task, x in predictions.items() if task not in of_setting.untrained}
-    return {**record, "arguments": arguments_of_runs, "measures": kept}, curves, predictions
+    kept = {name: value for name, value in measures.items() if name not in untrained}
+    predictions = {task: classes for task, classes in predictions.items() if task not in definition.untrained}
+    return {**key, **facts, "arguments": arguments_of_runs, "measures": kept}, curves, predictions
 
 
-def of_diverged_run(record, log_dir, arguments_of_runs):
-    """Return the record of a setting whose loss did not stay finite.
+def facts_of_diverged_run(log_dir, arguments_of_runs):
+    """Return what is stored of a setting whose loss did not stay finite in `log_dir`.
 
-    It has no measures. TABLES.md names it below the table. `arguments_of_runs` are those of the runs before.
+    There are no measures. TABLES.md names the run below the table. `arguments_of_runs` has the arguments of the
+    setting's earlier processes, which ended well.
     """
     begun = json.loads((log_dir / "run.json").read_text())
     facts = {"versions": begun["versions"], "data_sha256": begun["data"]["sha256"], "sizes": begun["data"]["sizes"]}
     arguments = [*arguments_of_runs, common_arguments(begun)]
-    return {**record, **facts, "arguments": arguments, "measures": {}, "diverged": True}
+    return {**facts, "arguments": arguments, "measures": {}, "diverged": True}
 
 
 def run_script(script, arguments, log_dir):
@@ -282,14 +294,17 @@ def run_script(script, arguments, log_dir):
         raise SystemExit(f"error: {' '.join(command)} ended with status {finished.returncode}: {last}")
     results = json.loads((log_dir / "results.json").read_text())
     if "SAMPLE" in results["data"].get("warning", ""):
-        raise SystemExit("error: Fashion-MNIST was not found, and figures from its sample say nothing about it.")
+        raise SystemExit(
+            "error: Fashion-MNIST was not found, and figures from its sample say nothing about it. Provide it as "
+            f"README.md says, remove {log_dir.parent}, and begin again."
+        )
     return results
 
 
 def measures_of(results):
     """Return {part/name: number} of the measures in a results.json."""
     measures = {}
-    for part in ("test", "aflw", "validation"):
+    for part in PARTS:
         for name, value in results.get(part, {}).items():
             if name == "landmarks":
                 measures |= {f"{part}/landmarks/{landmark}": error for landmark, error in value.items()}
@@ -299,20 +314,21 @@ def measures_of(results):
 
 
 def seconds_of(log_dir):
-    """Return the time between a run's first file and its results, with the pauses if it was resumed."""
+    """Return the time between a run's first file and its results, which has the pauses in it if it was resumed."""
     return round(os.path.getmtime(log_dir / "results.json") - os.path.getmtime(log_dir / "run.json"), 1)
 
 
 def read_curves(log_dir):
     """Return [(tag, step, value), ...] of a run's measures on test and validation images and of its mean alphas.
 
-    The histograms of alpha, whose tags end with /alpha, are left out.
+    The histograms of alpha, whose tags end with /alpha, are left out. A step that was logged twice, since the run was
+    interrupted after its last checkpoint, is there once: TensorBoard's reader drops the first.
     """
     from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
     from tensorboard.util.tensor_util import make_ndarray
 
-    all_of_them = {"tensors": 0}  # 0 is no limit
-    events = EventAccumulator(str(log_dir), size_guidance=all_of_them, tensor_size_guidance=None).Reload()
+    no_limit = {"tensors": 0}
+    events = EventAccumulator(str(log_dir), size_guidance=no_limit, tensor_size_guidance=None).Reload()
     points = []
     for tag in events.Tags()["tensors"]:
         if tag.endswith(("_test", "_validation")) or (tag.startswith("units/") and not tag.endswith("/alpha")):
@@ -358,21 +374,28 @@ def locked():
 
 def read_records():
     """Return the stored records, a list of dicts."""
-    path = RESULTS / "runs.jsonl"
-    if not path.exists():
-        return []
     with locked():
-        text = path.read_text()
-    return [json.loads(line) for line in text.splitlines()]
+        return records_in_file()
+
+
+def records_in_file():
+    """Return the stored records, for a process that holds the lock."""
+    path = RESULTS / "runs.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def store(record, curves, predictions):
-    """Add a run to the stored ones: its predictions, its curves, and its record.
+    """Add a run to the stored ones, unless it is there: its predictions, its curves, and last its record.
 
-    The record comes last. If this is killed before, the run has no record, is finished again from its folder, and its
-    curves are stored twice; `analysis.load_curves` drops the first of them.
+    If the process is killed before it has written the record, the next command stores the run again from its folder.
+    Its curves are then in the file twice, and `analysis.load_curves` drops the first of them.
     """
+    key = [record[name] for name in ("experiment", "setting", "seed")]
     with locked():
+        if any([other[name] for name in ("experiment", "setting", "seed")] == key for other in records_in_file()):
+            print("  another process has stored this run in the meantime; it is not stored again", flush=True)
+            return
         store_predictions(record, predictions)
         store_curves(curves)
         with open(RESULTS / "runs.jsonl", "a") as file:
@@ -397,11 +420,11 @@ def store_predictions(record, predictions):
     if path.exists():
         with np.load(path) as file:
             arrays = dict(file)
-    for task, x in predictions.items():
-        if task.startswith("truth|"):
-            arrays.setdefault(task, x)
+    for name, array in predictions.items():
+        if name.startswith("truth|"):
+            arrays.setdefault(name, array)
         else:
-            arrays[f"{record['setting']}|{record['seed']}|{task}"] = x
+            arrays[f"{record['setting']}|{record['seed']}|{name}"] = array
     path.parent.mkdir(exist_ok=True)
     partial = f"{path}.partial.npz"  # NumPy wants the ending
     np.savez_compressed(partial, **arrays)
@@ -409,15 +432,15 @@ def store_predictions(record, predictions):
 
 
 def print_table(experiment, name, records):
-    """Print the mean of each setting that was trained, and how it differs from the baseline, with the interval."""
+    """Print the mean of each setting that was trained, and its difference from the baseline with its 95 % interval."""
     runs = analysis.table_of(records)
-    column = next(key for key, measure in experiment.measures.items() if measure == experiment.primary)
+    (column,) = (column for column, measure in experiment.measures.items() if measure == experiment.primary)
     print(f"\n{experiment.title}: {column}, in %")
     for setting in experiment.settings:
-        accuracies = analysis.values(runs, name, setting, experiment.primary)
-        if not len(accuracies):
+        values = analysis.values(runs, name, setting, experiment.primary)
+        if not len(values):
             continue
-        line = f"{setting:20} {100 * accuracies.mean():6.2f}"
+        line = f"{setting:20} {100 * values.mean():6.2f}"
         pairs = analysis.differences(runs, name, setting, experiment.baseline, experiment.primary)
         if setting != experiment.baseline and len(pairs):
             mean, (low, high), _ = analysis.interval(pairs.to_numpy())
@@ -426,7 +449,7 @@ def print_table(experiment, name, records):
                 line += f", 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
             else:
                 line += ", too few seeds for an interval"
-        print(f"{line}   ({len(accuracies)} seeds)")
+        print(f"{line}   ({len(values)} seeds)")
 
 
 def needs_data(name):

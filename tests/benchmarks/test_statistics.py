@@ -183,6 +183,27 @@ def tiny(monkeypatch, tmp_path):
     return experiment
 
 
+def test_a_run_is_stored_once(tiny):
+    """Also if two processes have trained it at once; the first one counts."""
+    (record,) = records(baseline=[0.5])
+    for accuracy in (0.5, 0.6):
+        record["measures"] = {"test/accuracy": accuracy}
+        run.store(record, [("tiny", "baseline", 0, 0, "tag", 1, accuracy)], {"item": np.zeros(3, np.uint8)})
+    assert [stored["measures"]["test/accuracy"] for stored in run.read_records()] == [0.5]
+    assert len(pd.read_csv(run.RESULTS / "curves.csv.gz", names=run.CURVE_COLUMNS)) == 1
+
+
+def test_a_commit_in_the_meantime_ends_the_command(tiny, small, tmp_path, monkeypatch):
+    """A record must not carry the commit of the command's start if another one trained it."""
+    commits = iter(["abc", "abc", "xyz"])
+    monkeypatch.setattr(run, "checked_out_commit", lambda: next(commits))
+    monkeypatch.setattr(run, "same_run", lambda *_: None)
+    monkeypatch.setattr(run, "train", lambda *_: (records(baseline=[0.5])[0], [], {}))
+    with pytest.raises(SystemExit, match=r"commit abc.* another"):
+        run.run_experiment("tiny", [0], None, str(small), str(tmp_path), keep_models=False)
+    assert len(run.read_records()) == 1
+
+
 @pytest.mark.parametrize("measure, sign", [("test/accuracy", 1), ("test/mean_error", -1)])
 def test_readme_table_by_hand(tiny, monkeypatch, measure, sign):
     """Differences 1, 2, 3 points, ± 2.48: bold if the interval is above zero. An error that falls is a gain."""
@@ -225,10 +246,12 @@ def test_a_run_of_the_runner(tiny, small, tmp_path, monkeypatch):
     with np.load(tmp_path / "results" / "predictions" / "tiny.npz") as file:
         right = [np.mean(file[f"stitched|0|{task}"] == file[f"truth|{task}"]) for task in ("item", "group")]
     assert right == pytest.approx([results["test"]["item"], results["test"]["group"]])
-    curves = pd.read_csv(tmp_path / "results" / "curves.csv.gz", names=run.CURVES)
+    curves = pd.read_csv(tmp_path / "results" / "curves.csv.gz", names=run.CURVE_COLUMNS)
     assert set(curves.setting) == {"baseline", "stitched"} and "units/pool_1/item_from_group" in set(curves.tag)
     run.run_experiment("tiny", [1], ["stitched"], str(small), str(tmp_path / "runs"), keep_models=True)
     check_measures_of_models(tmp_path, small, monkeypatch)
+    with pytest.raises(SystemExit, match="keep_models"):
+        models.average("tiny", "elsewhere")
     monkeypatch.setattr(run, "train", lambda *_: pytest.fail("a stored run was trained again"))
     run.run_experiment("tiny", [0], None, str(small), str(tmp_path / "runs"), keep_models=True)
     with pytest.raises(SystemExit, match="stiched"):
@@ -291,6 +314,11 @@ def test_a_run_that_two_experiments_have_is_trained_once(tiny, small, tmp_path, 
     of_another_seed = [("none", 1, "abc"), ("other", 1, "abc")]
     of_another_commit = [("none", 0, "xyz"), ("other", 0, "xyz")]
     assert trained == [("other", 0, "abc"), *of_another_seed, *of_another_commit]
+    trained.clear()
+    monkeypatch.setattr(run, "checked_out_commit", lambda: "abc")
+    monkeypatch.setitem(EXPERIMENTS, "tiny_four", EXPERIMENTS["tiny_three"])
+    run.run_experiment("tiny_four", [0], ["none"], *args[1:3], keep_models=True)
+    assert trained == [("none", 0, "abc")]  # a copy would have no model
 
     first, copied = (
         next(record for record in run.read_records() if (record["setting"], record["seed"]) == (setting, 0))
@@ -301,7 +329,7 @@ def test_a_run_that_two_experiments_have_is_trained_once(tiny, small, tmp_path, 
     with np.load(predictions / "tiny.npz") as old, np.load(predictions / "tiny_too.npz") as new:
         assert set(new) == {"truth|item", "truth|group", "none|0|item", "none|0|group"}
         assert all(np.array_equal(new[key], old[key.replace("none", "baseline")]) for key in new)
-    curves = pd.read_csv(tmp_path / "results" / "curves.csv.gz", names=run.CURVES)
+    curves = pd.read_csv(tmp_path / "results" / "curves.csv.gz", names=run.CURVE_COLUMNS)
     points = [
         curves[curves.setting == setting][["seed", "run", "tag", "step", "value"]] for setting in ("baseline", "none")
     ]
@@ -414,7 +442,7 @@ def test_two_processes_that_store_at_once_lose_nothing(tmp_path):
 
 def test_curves_that_were_stored_twice_count_once(tmp_path, monkeypatch):
     """A run that was killed after its curves, but before its record, is finished and stored again."""
-    (tmp_path / "curves.csv.gz").write_bytes(gzip.compress((",".join(run.CURVES) + "\n").encode()))
+    (tmp_path / "curves.csv.gz").write_bytes(gzip.compress((",".join(run.CURVE_COLUMNS) + "\n").encode()))
     monkeypatch.setattr(run, "RESULTS", tmp_path)
     monkeypatch.setattr(analysis, "RESULTS", tmp_path)
     for value in (0.25, 0.5):
