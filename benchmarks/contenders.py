@@ -2,11 +2,12 @@
 
 "The script" is fashion_mnist_multi_task_learning.py, whose network all contenders have.
 
-    train(batches)   trains a step on each batch, the indices of its images, and returns the seconds of each step. Only
-                     `Fit` leaves out the first step, since it contains what Model.fit does once.
-    loss             the loss of the last step, without L2
-    weights(), load  get and set the weights, under the names and in the layouts of the script's network, so that all
-                     contenders can begin from the same ones
+    train(batches)  takes one training step for each row of `batches`, an array (steps, batch) of the indices of images,
+                    and returns the seconds of each step. Only `Fit` does not report its first step, whose time includes
+                    what Model.fit does once.
+    loss            the loss of the last step, without L2
+    weights()       returns the weights under the names and in the layouts of the script's network
+    load(weights)   sets them, so that all contenders can begin from the same ones
 
 `Floor` has `train` alone. Each contender runs in a process of its own, and imports TensorFlow or PyTorch there.
 """
@@ -19,7 +20,7 @@ import time
 import numpy as np
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-TASKS = ["item", "group", "item_again", "group_again"]  # the first n_tasks of them are trained
+TASKS = ["item", "group", "item_again", "group_again"]  # the first n_tasks of them are trained; it can be four
 CLASSES = [10, 3, 10, 3]
 REG_LAMBDA, LEARNING_RATE = 1e-5, 1e-3
 IMAGES = 12_000
@@ -53,15 +54,15 @@ class Ours:
         script.configure_tensorflow(self.args, n_tasks)
         keras.utils.set_random_seed(0)
         images, labels = make_data()
-        self.mean, self.deviation = images.mean(axis=0), images.std(axis=0)
+        self.mean, self.variance = images.mean(axis=0), images.std(axis=0) ** 2
         self.data = images, dict(zip(self.tasks, labels.T))
         self.network = self.build(keep_prob)
         self.prepare_training()
 
     def build(self, keep_prob):
         """Return the network. Its dropout is that of the flags."""
-        classes = {task: range(n) for task, n in zip(self.tasks, CLASSES)}  # only the number of names counts
-        return self.script.build_network(self.args, classes, self.mean, self.deviation**2)
+        classes = {task: range(n) for task, n in zip(self.tasks, CLASSES)}  # in place of names, whose number matters
+        return self.script.build_network(self.args, classes, self.mean, self.variance)
 
     def prepare_training(self):
         """Make the training step."""
@@ -89,7 +90,7 @@ class Ours:
         for batch in batches:
             began = time.perf_counter()
             images, labels = self.data
-            num_stop_signals = 0.0
+            num_stop_signals = 0.0  # the script's step also sums the requests to stop; here there are none
             labels_of_batch = {task: labels[task][batch] for task in labels}
             values = self.step((images[batch], labels_of_batch), num_stop_signals)
             values = {tag: float(value) for tag, value in values.items()}
@@ -111,7 +112,7 @@ class Fit(Ours):
 
         stitch = self.script.CrossStitch
         images = layers.Input((28, 28, 1), dtype="uint8")
-        columns = [layers.Normalization((1, 2, 3), self.mean, self.deviation**2)(images)] * len(self.tasks)
+        columns = [layers.Normalization((1, 2, 3), self.mean, self.variance)(images)] * len(self.tasks)
         for level, filters in ((1, 32), (2, 64)):
             for t, task in enumerate(self.tasks):
                 x = layers.Conv2D(filters, 3, padding="same", **kernel(f"{task}.conv_{level}"))(columns[t])
@@ -155,7 +156,7 @@ class Fit(Ours):
         targets = {task: labels[task][chosen] for task in tasks}
         options = {"batch_size": batches.shape[1], "shuffle": False, "verbose": 0, "callbacks": [clock]}
         self.network.fit(images[chosen], targets, **options)
-        self.loss = float(clock.losses[-1])  # a mean over the epoch, which is one step where losses are compared
+        self.loss = float(clock.losses[-1])  # the mean over the epoch; where losses are compared, it is a single step
         return list(np.diff(clock.times))
 
 
@@ -168,7 +169,7 @@ class Torch:
 
         torch.set_num_threads(threads)
         torch.manual_seed(0)
-        self.torch, self.tasks, self.half = torch, TASKS[:n_tasks], precision != "float32"
+        self.torch, self.tasks, self.bfloat16 = torch, TASKS[:n_tasks], precision == "bfloat16"
         images, labels = make_data()
         layout = torch.contiguous_format if how == "torch eager" else torch.channels_last
         self.layout = layout
@@ -182,7 +183,7 @@ class Torch:
                 self.alpha = nn.Parameter(mix[:, :, None] * torch.ones(channels))
 
             def forward(self, xs):
-                # Autocast computes these products in float32. Casting alpha to bfloat16 first takes as long.
+                # With autocast alpha stays in float32, and so are these products. To cast it first takes as long.
                 shape = [-1] + [1] * (xs[0].ndim - 2)  # PyTorch's channels come before height and width
                 return [sum(self.alpha[i, j].view(shape) * x for j, x in enumerate(xs)) for i in range(n_tasks)]
 
@@ -266,7 +267,7 @@ class Torch:
             began = time.perf_counter()
             self.optimizer.zero_grad(set_to_none=True)
             chosen = torch.from_numpy(batch)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
                 outputs = self.forward(self.images[chosen])
             pairs = zip(outputs, self.labels[chosen].T)
             loss = sum(torch.nn.functional.cross_entropy(x.float(), y) for x, y in pairs)
@@ -278,7 +279,10 @@ class Torch:
 
 
 class Floor:
-    """The step's matrix products alone, at the speed of one large product in float32. A yardstick, no strict bound."""
+    """The time that the step's matrix products would take at the speed of a large one, 2048 x 2048, in float32.
+
+    It is a yardstick, and no strict bound.
+    """
 
     def __init__(self, n_tasks):
         import tensorflow as tf
@@ -287,6 +291,7 @@ class Floor:
 
     def train(self, batches):
         """Time one large product for each batch; return these seconds, scaled to the operations of a step."""
+        # The multiplications for an image in the forward product of each layer.
         conv_1, conv_2, fc_3 = 28 * 28 * 9 * 32, 14 * 14 * 9 * 32 * 64, 3136 * 1024
         # A layer has three products: forward, and the gradients of its weights and of its inputs. The inputs of conv_1
         # are the images, which need no gradient.
@@ -304,8 +309,8 @@ def make(contender, n_tasks, keep_prob, threads, flags):
     """Return the contender with a name. `flags` of the script are for ours alone, which also ignores `threads`."""
     if contender == "floor":
         return Floor(n_tasks)
-    name, half = contender.removesuffix(IN_BFLOAT16), contender.endswith(IN_BFLOAT16)
-    precision = "bfloat16" if half else "float32"
+    name = contender.removesuffix(IN_BFLOAT16)
+    precision = "bfloat16" if contender.endswith(IN_BFLOAT16) else "float32"
     if name in TORCH:
         return Torch(n_tasks, keep_prob, precision, name, threads)
     if name == FIT:

@@ -1,4 +1,4 @@
-"""Measure the parts of a training step on several machines, with two processes on this one.
+"""Measure what a training step on several machines consists of, with one or two processes on this machine.
 
     python benchmarks/machines.py --json benchmarks/results/machines.json     # about two minutes, on an idle machine
 
@@ -6,7 +6,8 @@ SPEED.md estimates the time of a step on N machines as a sum: the computation on
 gradients over the machines, and the messages of synchronised batch norm. This program measures these parts of
 fashion_mnist_multi_task_learning.py ("the script"), in processes that join a cluster by TF_CONFIG:
 
-    alone       the computation by batch size: one process with all cores, with the synchronised batch norm of a cluster
+    alone       the computation by batch size: a cluster of one process with all cores, so that its batch norm is the
+                synchronised one
     half        one process with half of the cores, at half of the batch: the computation of each process in `together`
     exchange    two processes with half of the cores each that only sum the gradients
     statistics  two processes with half of the cores each that only sum the statistics of one batch norm layer, which is
@@ -14,7 +15,10 @@ fashion_mnist_multi_task_learning.py ("the script"), in processes that join a cl
     together    two processes with half of the cores each that train
     messages    the number of sums over the processes in a step of `together`
 
-The estimate can be checked: `together` should take half + exchange + messages * statistics. SPEED.md has both.
+The estimate can be checked: `together` should take half + exchange + messages * statistics. SPEED.md has both. (The few
+sums of gradients and losses are among the messages, too; nearly all are those of batch norm.) The halves are the first
+and the second half of the logical cores. Where two of these share a physical core, the halves may, too, and `half` is
+then faster alone than beside the other.
 """
 
 import argparse
@@ -114,7 +118,7 @@ def measure(what, batch, cores_of_processes, repetitions=20):
     processes = []
     for index, cores in enumerate(cores_of_processes):
         config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        # The script sets this when it is run, but not when it is imported, as here.
+        # The script sets the variable of the allocator when it is run, but not when it is imported, as here.
         environment = {**os.environ, "TF_CONFIG": json.dumps(config), "TF_CPU_ALLOCATOR_USE_BFC": "true"}
         command = [sys.executable, os.path.abspath(__file__), "--worker", what, "--batch", str(batch)]
         command += ["--repetitions", str(repetitions), "--cores", *map(str, cores)]

@@ -1,27 +1,31 @@
-"""Measure how fast the stitched Fashion-MNIST network trains, beside the same network in PyTorch and Keras.
+"""Measure how fast the stitched Fashion-MNIST network trains, compared with the same network in PyTorch and Keras.
 
     pip install -r benchmarks/requirements.txt     # PyTorch, its CPU build where there is a choice
     python benchmarks/throughput.py --json benchmarks/results/throughput.json
 
-Contenders, each in a process of its own, measured in turns on an otherwise idle machine:
+It first compares all contenders, then times ours with each kind of sharing between the tasks, and last ours by the
+number of tasks and the size of a batch. The contenders, each in a process of its own, are measured in turns on an
+otherwise idle machine:
 
     ours                  the training step of fashion_mnist_multi_task_learning.py ("the script"), imported from it
     keras fit             Keras's own layers and optimizer with our cross-stitch layer, trained by Model.fit
     torch eager           PyTorch, with the images' channels before height and width
     torch channels_last   PyTorch, with the channels last
-    torch compile         the same, by torch.compile
+    torch compile         the same, compiled by torch.compile
     … bfloat16            in mixed precision: ours by --precision bfloat16, the last two of PyTorch by its autocast
     floor                 the step's float32 matrix products alone, at the speed of one large product
 
-PyTorch trains with its fused Adam. L2 is its weight decay, which has the same gradient.
+PyTorch trains with its fused Adam, whose weight decay does what the L2 loss of the script does: it has the same
+gradient. Ours and Keras compute and return the accuracies and losses of a step, too, PyTorch only its loss.
 
-Before anything is timed, every contender but the floor trains one real step from the same weights, without dropout. The
+Before anything is timed, every contender but the floor trains one step from the same weights, without dropout. The
 program ends with an error if the loss or the change of the weights is not that of ours.
 
-In this comparison each contender has the settings of the memory allocator with which it is fastest: freed memory is
-given back to the system, as by default, or it is kept, as PyTorch's tuning guide advises. The peers also have the
-better of one thread and all; the script chooses its number of threads itself. What is measured of ours alone, after
-that, has the default allocator.
+When the contenders are compared, each has the settings of the C library's memory allocator with which it is fastest:
+freed memory is given back to the system, as by default, or it is kept for the next step. The peers, which are PyTorch
+and Keras, also have the better of one thread and all; the script chooses its number of threads itself. What is measured
+of ours alone has the default allocator. (The script turns on TensorFlow's own allocator when it is run, but not when it
+is imported, as here.)
 """
 
 import argparse
@@ -98,7 +102,7 @@ class Worker:
         command = [sys.executable, os.path.abspath(__file__), "--worker", contender, "--n_tasks", str(n_tasks)]
         command += ["--threads", str(threads or os.cpu_count()), f"--flags={' '.join(flags)}"]
         self.name = name or contender
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it is closed with the worker)
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (it is closed when this program ends)
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.errors, "text": True}
         environment = {**os.environ, **ALLOCATORS[allocator]}
         self.process = subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
@@ -184,8 +188,8 @@ def compare(args):
     settings = {}
     for name in ALL:
         tried = {}
-        counts = {None} if name.startswith(OURS) else {1, os.cpu_count()}
-        for threads, allocator in itertools.product(counts, ALLOCATORS):
+        thread_counts = {None} if name.startswith(OURS) else {1, os.cpu_count()}
+        for threads, allocator in itertools.product(thread_counts, ALLOCATORS):
             worker = Worker(name, threads=threads, allocator=allocator)
             worker.ask(steps=3, batch=args.n_batch_size)
             tried[threads, allocator] = statistics.median(worker.ask(steps=args.steps, batch=args.n_batch_size))
@@ -196,7 +200,7 @@ def compare(args):
         print(f"  {name:28} fastest with {words}, allocator {allocator}", flush=True)
         workers[name].stop()
         workers[name] = Worker(name, threads=threads, allocator=allocator)
-        # Its start would disturb the next trial, so wait for it. After the answer the worker is halted.
+        # Wait until it has started, since its start would disturb the next trial. After the answer it is halted.
         workers[name].ask(steps=3, batch=args.n_batch_size)
     print("in turns")
     in_turns = [*workers.values(), Worker("floor")]
@@ -211,8 +215,9 @@ def compare(args):
 
     print(f"\n{'':28}{'ms a step':>10}{'fastest':>9}{'slowest':>9}{'images/s':>10}{'time / ours':>13}")
     for name, values in seconds.items():
-        times = "".join(f"{1e3 * f(values):>{w}.1f}" for f, w in ((statistics.median, 10), (min, 9), (max, 9)))
-        print(f"{name:28}{times}{args.n_batch_size / medians[name]:>10,.0f}{ratio(name, OURS):>13.2f}")
+        middle, fastest, slowest = 1e3 * medians[name], 1e3 * min(values), 1e3 * max(values)
+        images_per_second = args.n_batch_size / medians[name]
+        print(f"{name:28}{middle:10.1f}{fastest:9.1f}{slowest:9.1f}{images_per_second:10,.0f}{ratio(name, OURS):13.2f}")
     peers = [name for name in ALL if not name.startswith(OURS)]
     best = min((name for name in peers if not name.endswith(IN_BFLOAT16)), key=medians.get)
     best_in_bfloat16 = min((name for name in peers if name.endswith(IN_BFLOAT16)), key=medians.get)
@@ -244,28 +249,32 @@ def compare_sharing(args):
 def scale(args):
     """Measure ours by batch size and by number of tasks, and return what --json writes."""
     print("\nours by batch size and by number of tasks")
-    workers = {n: Worker(OURS, n_tasks=n) for n in range(1, len(TASKS) + 1)}
-    batches = {batch: [] for batch in (32, 64, 128, 256, 512, 1024)}
-    tasks = {n: [] for n in workers}
-    for batch in batches:
+    workers = {n: Worker(OURS, n_tasks=n) for n in range(1, len(TASKS) + 1)}  # with one task there are no units
+    seconds_of_batch = {batch: [] for batch in (32, 64, 128, 256, 512, 1024)}  # for each image
+    seconds_of_tasks = {n: [] for n in workers}  # for each step
+    for batch in seconds_of_batch:
         workers[2].ask(steps=3, batch=batch)
     for worker in workers.values():
         worker.ask(steps=3, batch=args.n_batch_size)
     for _ in range(args.rounds):
-        for batch, values in batches.items():
+        for batch, values in seconds_of_batch.items():
             steps = max(3, args.steps * args.n_batch_size // batch)  # about as many images for each size
             values.append(statistics.median(workers[2].ask(steps=steps, batch=batch)) / batch)
-        for n, values in tasks.items():
+        for n, values in seconds_of_tasks.items():
             values.append(statistics.median(workers[n].ask(steps=args.steps, batch=args.n_batch_size)))
     for worker in workers.values():
         worker.stop()
-    for batch, values in batches.items():
+    for batch, values in seconds_of_batch.items():
         print(f"  batch {batch:5}: {1e6 * statistics.median(values):7.1f} µs an image")
-    for n, values in tasks.items():
+    for n, values in seconds_of_tasks.items():
         print(f"  tasks {n}: {1e3 * statistics.median(values):7.1f} ms a step")
-    ratio = statistics.median(b / a for a, b in zip(tasks[2], tasks[4]))
+    ratio = statistics.median(four / two for two, four in zip(seconds_of_tasks[2], seconds_of_tasks[4]))
     print(f"  four tasks take {ratio:.2f} times as long as two")
-    return {"seconds_per_image_by_batch": batches, "seconds_per_step_by_tasks": tasks, "four_tasks_to_two": ratio}
+    return {
+        "seconds_per_image_by_batch": seconds_of_batch,
+        "seconds_per_step_by_tasks": seconds_of_tasks,
+        "four_tasks_to_two": ratio,
+    }
 
 
 def processor():
