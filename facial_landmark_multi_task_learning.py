@@ -17,9 +17,8 @@ from 0.9 for a column's own activations and 0.1 for the other's, at 100 times th
 the columns train alone first, as Misra et al. did (but with Adam). `--preset poster` trains the poster's network.
 
 --data_dir is the folder of MTFL (mmlab.ie.cuhk.edu.hk/projects/TCDCN.html): training.txt, testing.txt, and the photos.
-It can also hold the boxes of the faces, from mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm: trainImageList.txt for the
-photos of MTFL, and testImageList.txt with photos of its own. The docstrings of `read_attributes` and `read_boxes` give
-the form of a line, for lists of your own.
+The boxes of the faces can be there, too, from mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm: trainImageList.txt, and
+testImageList.txt with its photos. For lists of your own, see the docstrings of `read_attributes` and `read_boxes`.
 
 To go on with a run that was stopped, or to find the landmarks in photos with a network that was trained:
 
@@ -42,7 +41,6 @@ References:
     Misra, Shrivastava, Gupta, Hebert: Cross-stitch Networks for Multi-task Learning. CVPR 2016, arXiv:1604.03539.
     Bhuin, Chadha, Tan: Related Weights in Cross-stitch Network for Multi-task Learning. Poster, CMU. There is a copy of
     its code at github.com/ManushGupta/682-project.
-    The TensorFlow implementation of 2018: github.com/helloyide/Cross-stitch-Networks-for-Multi-task-Learning.
     Zhang, Luo, Loy, Tang: Facial Landmark Detection by Deep Multi-task Learning. ECCV 2014 (MTFL).
     Sun, Wang, Tang: Deep Convolutional Network Cascade for Facial Point Detection. CVPR 2013 (boxes, and a test set).
 """
@@ -141,8 +139,7 @@ class Block(NamedTuple):
 
 BLOCKS = [Block(32, 3, True), Block(48, 3, True), Block(64, 3, True), Block(80, 3, False)]
 DENSE_SIZE = 256  # the size of the fully connected layer
-# The places where there can be a cross-stitch unit, and where a trunk can end. "pool_4" comes after the fourth block,
-# which has no pooling.
+# The places where there can be a cross-stitch unit, and where a trunk can end. At "pool_4" there is no pooling.
 UNIT_PLACES = ("pool_1", "pool_2", "pool_3", "pool_4", "fc_5")
 
 
