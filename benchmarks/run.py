@@ -314,7 +314,7 @@ def measures_of(results):
 
 
 def seconds_of(log_dir):
-    """Return the time between a run's first file and its results, which has the pauses in it if it was resumed."""
+    """Return the time of a run, or of its last part if it was resumed, since every process writes run.json anew."""
     return round(os.path.getmtime(log_dir / "results.json") - os.path.getmtime(log_dir / "run.json"), 1)
 
 
