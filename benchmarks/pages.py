@@ -52,7 +52,7 @@ README_ROWS = {
     ],
     "faces, 8 epochs, a confirmation": [None, ("faces_confirmation", HALF), None, None],
     "landmarks, 20 epochs": [("recipe_landmarks", IDENTITY), None, ("recipe_landmarks", RECIPE), None],
-    "landmarks, 60 epochs": [("landmarks_60", "cross-stitch"), None, None, None],
+    "landmarks, 60 epochs, older runs": [("landmarks_60", "cross-stitch"), None, None, None],
 }
 
 # ---- RESULTS.md
@@ -271,6 +271,7 @@ GAINS = {
     "setting of 2018": ("setting_2018", IDENTITY, "baseline", "late/accuracy"),
     "half on faces": ("sharing_faces", HALF, "baseline", "test/accuracy"),
     "half on faces, confirmation": ("faces_confirmation", HALF, "baseline", "test/accuracy"),
+    "half minus identity on faces": ("sharing_faces", HALF, IDENTITY, "test/accuracy"),
     "half on faces, older": ("gender_age_decaying", HALF, "baseline", "test/accuracy"),
     "half minus trunk on faces": ("sharing_faces", HALF, TRUNK, "test/accuracy"),
     "half minus split on faces": ("sharing_faces", HALF, "split after pool_2", "test/accuracy"),

@@ -362,15 +362,15 @@ def half_on_faces_over_images(runs):
     return in_brackets(analysis.over_seeds_and_images(np.concatenate(differences)))
 
 
-def recipe_minus(runs, setting):
-    """Return what the recipe gains over a setting of `sharing_garments`, with its interval, on all garments.
+def difference_on_all_garments(runs, sharing, recipe):
+    """Return what a setting of `sharing_garments` gains over one of `recipe_garments`, with its interval.
 
     `gains` takes pairs within one experiment only. Both experiments have copies of the same runs as baseline, so the
     baseline cancels if one gain is subtracted from the other.
     """
-    recipe = gains(runs, "recipe_garments", RECIPE, "baseline", "test/accuracy")
-    other = gains(runs, "sharing_garments", setting, "baseline", "test/accuracy")
-    return with_interval(*analysis.interval((recipe - other).dropna().to_numpy())[:2])
+    gains_of_sharing = gains(runs, "sharing_garments", sharing, "baseline", "test/accuracy")
+    gains_of_recipe = gains(runs, "recipe_garments", recipe, "baseline", "test/accuracy")
+    return with_interval(*analysis.interval((gains_of_sharing - gains_of_recipe).dropna().to_numpy())[:2])
 
 
 def p_of_half_minus_trunk_on_all(runs):
@@ -414,8 +414,9 @@ MAKERS = {
         analysis.values(runs, "setting_2018", "baseline", "late/accuracy").mean()
     ),
     "value: half on faces, together, over images": half_on_faces_over_images,
-    "value: recipe minus half on all": lambda runs: recipe_minus(runs, HALF),
-    "value: recipe minus trunk on all": lambda runs: recipe_minus(runs, TRUNK),
+    "value: half minus recipe on all": lambda runs: difference_on_all_garments(runs, HALF, RECIPE),
+    "value: half minus identity on all": lambda runs: difference_on_all_garments(runs, HALF, IDENTITY),
+    "value: trunk minus recipe on all": lambda runs: difference_on_all_garments(runs, TRUNK, RECIPE),
     "value: p of half minus trunk on all": p_of_half_minus_trunk_on_all,
 }
 # (Each function keeps its own comparison by a default argument, since a loop's variable is looked up only when called.)

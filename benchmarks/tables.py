@@ -229,7 +229,7 @@ def course_of_2018(runs):
     curves = curves[curves.experiment.isin(experiments) & (curves.tag == "summary/accuracy_test")]
     of_run = ["experiment", "setting", "seed"]
     curves = curves.merge(runs[[*of_run, "commit"]], on=of_run, validate="many_to_one")
-    published = pd.read_csv(RESULTS / "published_2018_test_accuracy.csv")
+    published = pd.read_csv(RESULTS / "published_2018_test_accuracy.csv").dropna()  # some points could not be read
 
     without_units = means_by_epochs(curves[curves.setting == "baseline"])
     dense_units = means_by_epochs(curves[curves.setting == "activation"])  # a matrix over all activations, as in 2018
