@@ -30,29 +30,44 @@ ONE_WIDE, ONE = "one network, twice as wide, no L2", "one network, no L2"
 # ---- README.md
 
 # The table: {label of the row: [(experiment, setting) for each of README_COLUMNS, or None if it was not run]}.
-README_COLUMNS = ["units from the identity", "units from one half", "the paper's recipe", "one trunk"]
+README_COLUMNS = [
+    "units from the identity",
+    "units from one half",
+    "the paper's recipe",
+    "one trunk",
+    "one trunk, equal weights",
+]
 README_ROWS = {
     "all garments, 15 epochs": [
         ("recipe_garments", IDENTITY),
         ("sharing_garments", HALF),
         ("recipe_garments", RECIPE),
         ("sharing_garments", TRUNK),
+        ("sharing_garments", EQUAL_TRUNK),
     ],
     "a quarter of the garments, 12 epochs": [
         ("sharing_garments_25", IDENTITY),
         ("sharing_garments_25", HALF),
         None,
         ("sharing_garments_25", TRUNK),
+        ("sharing_garments_25", EQUAL_TRUNK),
     ],
     "faces, 8 epochs": [
         ("sharing_faces", IDENTITY),
         ("sharing_faces", HALF),
         ("recipe_faces", RECIPE),
         ("sharing_faces", TRUNK),
+        ("sharing_faces", EQUAL_TRUNK),
     ],
-    "faces, 8 epochs, a confirmation": [None, ("faces_confirmation", HALF), None, None],
-    "landmarks, 20 epochs": [("recipe_landmarks", IDENTITY), None, ("recipe_landmarks", RECIPE), None],
-    "landmarks, 60 epochs, older runs": [("landmarks_60", "cross-stitch"), None, None, None],
+    "faces, 8 epochs, a confirmation": [None, ("faces_confirmation", HALF), None, None, None],
+    "landmarks, 20 epochs": [
+        ("recipe_landmarks", IDENTITY),
+        ("sharing_landmarks", HALF),
+        ("recipe_landmarks", RECIPE),
+        ("sharing_landmarks", TRUNK),
+        ("sharing_landmarks", EQUAL_TRUNK),
+    ],
+    "landmarks, 60 epochs, older runs": [("landmarks_60", "cross-stitch"), None, None, None, None],
 }
 
 # ---- RESULTS.md
@@ -64,6 +79,7 @@ MAIN_ROWS = {
         ("units from one half", "sharing_garments", HALF),
         ("units, the paper's recipe", "recipe_garments", RECIPE),
         ("one trunk", "sharing_garments", TRUNK),
+        ("one trunk, equal weights", "sharing_garments", EQUAL_TRUNK),
     ],
     "all garments, 15 epochs, older runs": [
         ("units from the identity", "decaying_15", IDENTITY),
@@ -95,6 +111,7 @@ MAIN_ROWS = {
         ("one trunk up to the second pooling layer", "sharing_faces", "split after pool_2"),
         ("one trunk", "sharing_faces", TRUNK),
         ("one trunk, equal weights", "sharing_faces", EQUAL_TRUNK),
+        ("single networks", "sharing_faces", SINGLE),
     ],
     "faces, 8 epochs, a confirmation": [
         ("units from one half", "faces_confirmation", HALF),
@@ -105,7 +122,10 @@ MAIN_ROWS = {
     ],
     "landmarks, 20 epochs": [
         ("units from the identity", "recipe_landmarks", IDENTITY),
+        ("units from one half", "sharing_landmarks", HALF),
         ("units, the paper's recipe", "recipe_landmarks", RECIPE),
+        ("one trunk", "sharing_landmarks", TRUNK),
+        ("one trunk, equal weights", "sharing_landmarks", EQUAL_TRUNK),
     ],
     "landmarks, 20 epochs, older runs": [
         ("units from the identity", "landmarks", "cross-stitch"),
@@ -135,6 +155,7 @@ SHARING = {
     "sharing_garments_25": "a quarter of the garments",
     "sharing_garments": "all garments",
     "sharing_faces": "faces",
+    "sharing_landmarks": "landmarks",
 }
 SHARING_ROWS = {
     "baseline": "separate columns",
@@ -164,6 +185,7 @@ SHARING_TESTS = {
         ("separate columns", "baseline"),
     ],
     "sharing_garments": [
+        ("one trunk, equal weights", EQUAL_TRUNK),
         ("one trunk, the split chosen on a quarter", TRUNK),
         ("separate columns", "baseline"),
     ],
@@ -173,6 +195,28 @@ SHARING_TESTS = {
         ("separate columns", "baseline"),
     ],
 }
+
+# The same by task, on garments: {label of the row: (setting, other one)}, in these experiments with {head of a column}.
+BY_TASK = {
+    "units from one half, minus separate columns": (HALF, "baseline"),
+    "units from one half, minus one trunk": (HALF, TRUNK),
+    "units from one half, minus one trunk, equal weights": (HALF, EQUAL_TRUNK),
+}
+BY_TASK_EXPERIMENTS = {"sharing_garments_25": "a quarter", "sharing_garments": "all"}
+
+SHARING_TESTS_ON_LANDMARKS = {  # a family of their own: {label of the row: comparison}
+    "units from the identity, minus one trunk": ("sharing_landmarks", IDENTITY, TRUNK, "test/mean_error"),
+    "units from the identity, minus one trunk, equal weights": (
+        "sharing_landmarks",
+        IDENTITY,
+        EQUAL_TRUNK,
+        "test/mean_error",
+    ),
+    "units from one half, minus units from the identity": ("sharing_landmarks", HALF, IDENTITY, "test/mean_error"),
+}
+
+# Runs of another experiment with the same baseline, where a setting of SHARING_ROWS was only trained there.
+ALSO_IN = {("sharing_garments", IDENTITY): "recipe_garments"}
 
 # The paper's recipe and its parts: {experiment: head of its column}, and {setting: label of its row}.
 RECIPE_EXPERIMENTS = {"recipe_garments": "all garments", "recipe_faces": "faces", "recipe_landmarks": "landmarks"}
@@ -206,6 +250,14 @@ FURTHER_CONTROLS = {
     "faces, `age`: units from one half, minus separate columns": ("gender_age_decaying", HALF, "baseline", "test/age"),
     "faces, `age`: from a second column without a task": ("gender_age_decaying", NO_GENDER, "baseline", "test/age"),
     "faces, `age`: from the labels of `gender` in addition": ("gender_age_decaying", HALF, NO_GENDER, "test/age"),
+    "faces, `gender`: units from one half, minus separate columns": (
+        "faces_confirmation",
+        HALF,
+        "baseline",
+        "test/gender",
+    ),
+    "faces, `gender`: from a second column without a task": ("faces_confirmation", NO_AGE, "baseline", "test/gender"),
+    "faces, `gender`: from the labels of `age` in addition": ("faces_confirmation", HALF, NO_AGE, "test/gender"),
     "landmarks: units from the identity, minus separate columns": (
         "landmarks_width",
         STITCHED,
@@ -260,9 +312,11 @@ GAINS = {
     "half minus wide single networks": ("sharing_garments_25", HALF, WIDE_SINGLE, "test/accuracy"),
     "wide trunk minus wide single networks": ("sharing_garments_25", WIDE_TRUNK, WIDE_SINGLE, "test/accuracy"),
     "trunk minus single networks": ("sharing_garments_25", TRUNK, SINGLE, "test/accuracy"),
+    "half on a tenth": ("scarce_10", HALF, "baseline", "test/accuracy"),
     "recipe on a tenth": ("scarce_10", "channel, as in the paper", "baseline", "test/accuracy"),
     "half on all": ("sharing_garments", HALF, "baseline", "test/accuracy"),
     "half on all, older": ("decaying_15", HALF, "baseline", "test/accuracy"),
+    "half minus equal trunk on all": ("sharing_garments", HALF, EQUAL_TRUNK, "test/accuracy"),
     "half minus trunk on all": ("sharing_garments", HALF, TRUNK, "test/accuracy"),
     "identity on all": ("recipe_garments", IDENTITY, "baseline", "test/accuracy"),
     "identity on all, older": ("decaying_15", IDENTITY, "baseline", "test/accuracy"),
@@ -272,10 +326,13 @@ GAINS = {
     "half on faces": ("sharing_faces", HALF, "baseline", "test/accuracy"),
     "half on faces, confirmation": ("faces_confirmation", HALF, "baseline", "test/accuracy"),
     "half minus identity on faces": ("sharing_faces", HALF, IDENTITY, "test/accuracy"),
+    "half on a quarter, item": ("sharing_garments_25", HALF, "baseline", "test/item"),
+    "half on all, item": ("sharing_garments", HALF, "baseline", "test/item"),
     "half on faces, older": ("gender_age_decaying", HALF, "baseline", "test/accuracy"),
     "half minus trunk on faces": ("sharing_faces", HALF, TRUNK, "test/accuracy"),
     "half minus split on faces": ("sharing_faces", HALF, "split after pool_2", "test/accuracy"),
     "half minus equal trunk on faces": ("sharing_faces", HALF, EQUAL_TRUNK, "test/accuracy"),
+    "single networks on faces": ("sharing_faces", SINGLE, "baseline", "test/accuracy"),
     "recipe on faces": ("recipe_faces", RECIPE, "baseline", "test/accuracy"),
     "recipe minus identity on faces": ("recipe_faces", RECIPE, IDENTITY, "test/accuracy"),
     "identity on landmarks": ("recipe_landmarks", IDENTITY, "baseline", "test/mean_error"),
@@ -287,8 +344,12 @@ GAINS = {
     "0.9 minus identity on landmarks": ("recipe_landmarks", "init 0.9", IDENTITY, "test/mean_error"),
     "rate × 100 minus identity on landmarks": ("recipe_landmarks", "units' rate × 100", IDENTITY, "test/mean_error"),
     "identity on landmarks, older": ("landmarks", "cross-stitch", "two columns", "test/mean_error"),
-    "trunk on landmarks": ("landmarks", "one network, split", "two columns", "test/mean_error"),
-    "identity minus trunk on landmarks": ("landmarks", "cross-stitch", "one network, split", "test/mean_error"),
+    "half on landmarks": ("sharing_landmarks", HALF, "baseline", "test/mean_error"),
+    "trunk on landmarks": ("sharing_landmarks", TRUNK, "baseline", "test/mean_error"),
+    "equal trunk on landmarks": ("sharing_landmarks", EQUAL_TRUNK, "baseline", "test/mean_error"),
+    "half minus identity on landmarks": ("sharing_landmarks", HALF, IDENTITY, "test/mean_error"),
+    "identity minus trunk on landmarks": ("sharing_landmarks", IDENTITY, TRUNK, "test/mean_error"),
+    "identity minus equal trunk on landmarks": ("sharing_landmarks", IDENTITY, EQUAL_TRUNK, "test/mean_error"),
     "identity on landmarks, 60 epochs": ("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
     "landmarks, from a column": ("landmarks_width", NO_ATTRIBUTES, TWO_COLUMNS, "test/mean_error"),
     "landmarks, from labels": ("landmarks_width", STITCHED, NO_ATTRIBUTES, "test/mean_error"),

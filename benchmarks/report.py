@@ -15,6 +15,9 @@ from .analysis import RESULTS, gains
 from .experiments import EXPERIMENTS
 from .markdown import in_brackets, mean_and_deviation, p_value, percent, table, with_interval
 from .pages import (
+    ALSO_IN,
+    BY_TASK,
+    BY_TASK_EXPERIMENTS,
     CONTROLS,
     EXCHANGE,
     FACES_TOGETHER,
@@ -34,6 +37,7 @@ from .pages import (
     SHARING,
     SHARING_ROWS,
     SHARING_TESTS,
+    SHARING_TESTS_ON_LANDMARKS,
     SPLIT_CHOICES,
     SPLIT_ROWS,
     TIMED_AS,
@@ -164,6 +168,7 @@ def gain_cells(runs, experiments, setting):
     """
     cells = []
     for experiment in experiments:
+        experiment = ALSO_IN.get((experiment, setting), experiment)
         spec = EXPERIMENTS[experiment]
         seeds_of_baseline = len(analysis.values(runs, experiment, spec.baseline, spec.primary))
         if setting == spec.baseline:
@@ -221,14 +226,29 @@ def training_sizes_table(runs):
 def sharing_tests_table(runs):
     """Return the table of the comparisons that PROTOCOL.md fixed beforehand, which are one family for Holm's method."""
     rows, p_values = [], []
-    for experiment, words in SHARING.items():
-        for other_words, other in SHARING_TESTS[experiment]:
+    for experiment, others in SHARING_TESTS.items():
+        for other_words, other in others:
             pairs = gains(runs, experiment, HALF, other, "test/accuracy")
             mean, bounds, p = analysis.interval(pairs.to_numpy())
-            rows.append([f"{words}: minus {other_words}", with_interval(mean, bounds), str(len(pairs))])
+            label = f"{SHARING[experiment]}: minus {other_words}"
+            rows.append([label, with_interval(mean, bounds), str(len(pairs))])
             p_values.append(p)
     head = ["units from one half", "points", "pairs", "p", "p (Holm)"]
     return table(head, with_p_values(rows, p_values))
+
+
+def by_task_table(runs):
+    """Return the table of what units from one half gain over others, for each task of the garments."""
+    head = [f"`{task}`, {words}" for words in BY_TASK_EXPERIMENTS.values() for task in ("item", "group")]
+    rows = []
+    for label, (setting, other) in BY_TASK.items():
+        cells = [
+            gain_with_interval(runs, experiment, setting, other, f"test/{task}")
+            for experiment in BY_TASK_EXPERIMENTS
+            for task in ("item", "group")
+        ]
+        rows.append([label, *cells])
+    return table(["points", *head], rows)
 
 
 def controls_table(runs):
@@ -242,10 +262,10 @@ def controls_table(runs):
     return table(["", "points", "pairs (seeds)", "p", "p (Holm)"], with_p_values(rows, p_values))
 
 
-def further_controls_table(runs):
-    """Return the table of controls on faces and landmarks, as gains."""
+def comparisons_table(runs, comparisons):
+    """Return a table of {label: comparison}, as gains. They are one family for Holm's method."""
     rows, p_values = [], []
-    for label, comparison in FURTHER_CONTROLS.items():
+    for label, comparison in comparisons.items():
         pairs = gains(runs, *comparison)
         mean, bounds, p = analysis.interval(pairs.to_numpy())
         rows.append([label, with_interval(mean, bounds), str(len(pairs))])
@@ -362,20 +382,33 @@ def half_on_faces_over_images(runs):
     return in_brackets(analysis.over_seeds_and_images(np.concatenate(differences)))
 
 
-def difference_on_all_garments(runs, sharing, recipe):
-    """Return what a setting of `sharing_garments` gains over one of `recipe_garments`, with its interval.
+def difference_on_all_garments(runs, one, other):
+    """Return what one (experiment, setting) gains over another one on all garments, with its interval.
 
-    `gains` takes pairs within one experiment only. Both experiments have copies of the same runs as baseline, so the
-    baseline cancels if one gain is subtracted from the other.
+    `gains` takes pairs within one experiment only. But `sharing_garments` and `recipe_garments` have copies of the same
+    runs as baseline, so the baseline cancels if one gain is subtracted from the other.
     """
-    gains_of_sharing = gains(runs, "sharing_garments", sharing, "baseline", "test/accuracy")
-    gains_of_recipe = gains(runs, "recipe_garments", recipe, "baseline", "test/accuracy")
-    return with_interval(*analysis.interval((gains_of_sharing - gains_of_recipe).dropna().to_numpy())[:2])
+    first, second = (
+        gains(runs, experiment, setting, "baseline", "test/accuracy") for experiment, setting in (one, other)
+    )
+    return with_interval(*analysis.interval((first - second).dropna().to_numpy())[:2])
+
+
+def p_of_recipe(runs, experiment):
+    """Return the p-value of the recipe's gain in an experiment, corrected for all settings that were run there."""
+    spec = EXPERIMENTS[experiment]
+    p_values = {}
+    for setting in spec.settings:
+        pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
+        if setting != spec.baseline and len(pairs):
+            p_values[setting] = analysis.interval(pairs.to_numpy())[2]
+    corrected = dict(zip(p_values, analysis.holm(list(p_values.values()))))
+    return p_value(corrected[RECIPE])
 
 
 def p_of_half_minus_trunk_on_all(runs):
     """Return the corrected p-value of units from one half minus one trunk on all garments."""
-    tests = [(experiment, other) for experiment in SHARING for _, other in SHARING_TESTS[experiment]]
+    tests = [(experiment, other) for experiment, others in SHARING_TESTS.items() for _, other in others]
     p_values = [
         analysis.interval(gains(runs, experiment, HALF, other, "test/accuracy").to_numpy())[2]
         for experiment, other in tests
@@ -389,11 +422,13 @@ MAKERS = {
     "table: main": main_table,
     "table: sharing": sharing_table,
     "table: sharing tests": sharing_tests_table,
+    "table: by task": by_task_table,
     "table: splits": splits_table,
     "table: recipe": recipe_table,
     "table: exchange": exchange_table,
     "table: controls": controls_table,
-    "table: further controls": further_controls_table,
+    "table: further controls": lambda runs: comparisons_table(runs, FURTHER_CONTROLS),
+    "table: sharing tests on landmarks": lambda runs: comparisons_table(runs, SHARING_TESTS_ON_LANDMARKS),
     "table: group of item": lambda runs: group_of_item_table(),
     "table: training sizes": training_sizes_table,
     "table: 2018": course_of_2018,
@@ -414,10 +449,19 @@ MAKERS = {
         analysis.values(runs, "setting_2018", "baseline", "late/accuracy").mean()
     ),
     "value: half on faces, together, over images": half_on_faces_over_images,
-    "value: half minus recipe on all": lambda runs: difference_on_all_garments(runs, HALF, RECIPE),
-    "value: half minus identity on all": lambda runs: difference_on_all_garments(runs, HALF, IDENTITY),
-    "value: trunk minus recipe on all": lambda runs: difference_on_all_garments(runs, TRUNK, RECIPE),
+    "value: half minus recipe on all": lambda runs: difference_on_all_garments(
+        runs, ("sharing_garments", HALF), ("recipe_garments", RECIPE)
+    ),
+    "value: half minus identity on all": lambda runs: difference_on_all_garments(
+        runs, ("sharing_garments", HALF), ("recipe_garments", IDENTITY)
+    ),
+    "value: recipe minus trunk on all": lambda runs: difference_on_all_garments(
+        runs, ("recipe_garments", RECIPE), ("sharing_garments", TRUNK)
+    ),
     "value: p of half minus trunk on all": p_of_half_minus_trunk_on_all,
+    "value: p of recipe on all": lambda runs: p_of_recipe(runs, "recipe_garments"),
+    "value: p of recipe on faces": lambda runs: p_of_recipe(runs, "recipe_faces"),
+    "value: p of recipe on landmarks": lambda runs: p_of_recipe(runs, "recipe_landmarks"),
 }
 # (Each function keeps its own comparison by a default argument, since a loop's variable is looked up only when called.)
 for name, comparison in GAINS.items():
