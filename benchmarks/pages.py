@@ -347,7 +347,6 @@ GAINS = {
     "half on landmarks": ("sharing_landmarks", HALF, "baseline", "test/mean_error"),
     "trunk on landmarks": ("sharing_landmarks", TRUNK, "baseline", "test/mean_error"),
     "equal trunk on landmarks": ("sharing_landmarks", EQUAL_TRUNK, "baseline", "test/mean_error"),
-    "half minus identity on landmarks": ("sharing_landmarks", HALF, IDENTITY, "test/mean_error"),
     "identity minus trunk on landmarks": ("sharing_landmarks", IDENTITY, TRUNK, "test/mean_error"),
     "identity minus equal trunk on landmarks": ("sharing_landmarks", IDENTITY, EQUAL_TRUNK, "test/mean_error"),
     "identity on landmarks, 60 epochs": ("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
