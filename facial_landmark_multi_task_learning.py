@@ -685,7 +685,7 @@ def compile_step(strategy, replica_step, signature):
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
         # Machines exchange a message for each tensor that they sum. So each replica first stacks its values into one
-        # vector, here and not in `replica_step`, which can so return its values by name. (A vector holds floats only.
+        # vector. This is done here, so that `replica_step` can return its values by name. (A vector holds floats only.
         # Therefore the number of stop signals is a float, too.)
         tags = sorted(values)
         vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
