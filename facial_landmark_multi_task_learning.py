@@ -1106,7 +1106,7 @@ class Faces(NamedTuple):
 
 
 BOX_FACTOR = 1.78  # the width of a box over the larger extent of its landmarks, the median of MTFL's boxes
-MARGIN = 0.25  # training faces are cut out with pixels around their box, as a part of its width, for the augmentation
+MARGIN = 0.25  # what is cut out around the box of a training face, as a part of its width; the augmentation needs it
 WHAT_DATA_DIR_HOLDS = (
     "MTFL (http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: training.txt, testing.txt and their photos), with the "
     "boxes trainImageList.txt and testImageList.txt of http://mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm if at hand"

@@ -176,26 +176,40 @@ TIMED_AS = {  # {setting: the name under which throughput.py timed its steps}
     EQUAL_TRUNK: "one trunk, equal weights",
     WIDE_TRUNK: "one trunk, double width",
 }
-# The tests of PROTOCOL.md. Each compares units from one half with another setting: {experiment: [(label, setting)]}.
-# The chosen split is that of SPLIT_CHOICES with the highest accuracy on validation images.
+# The tests of PROTOCOL.md, one family for Holm's method: {label of the row: comparison}. The chosen split is that of
+# SPLIT_CHOICES with the highest accuracy on validation images.
+ONE_TRUNK_ON_ALL = "all garments: one half minus one trunk, the split chosen on a quarter"
 SHARING_TESTS = {
-    "sharing_garments_25": [
-        ("one trunk, equal weights", EQUAL_TRUNK),
-        ("one trunk, which is the chosen split", TRUNK),
-        ("separate columns", "baseline"),
-    ],
-    "sharing_garments": [
-        ("one trunk, equal weights", EQUAL_TRUNK),
-        ("one trunk, the split chosen on a quarter", TRUNK),
-        ("separate columns", "baseline"),
-    ],
-    "sharing_faces": [
-        ("one trunk, equal weights", EQUAL_TRUNK),
-        ("one trunk up to the second pooling layer, the chosen split", "split after pool_2"),
-        ("separate columns", "baseline"),
-    ],
+    "a quarter of the garments: one half minus one trunk, equal weights": (
+        "sharing_garments_25",
+        HALF,
+        EQUAL_TRUNK,
+        "test/accuracy",
+    ),
+    "a quarter of the garments: one half minus one trunk, which is the chosen split": (
+        "sharing_garments_25",
+        HALF,
+        TRUNK,
+        "test/accuracy",
+    ),
+    "a quarter of the garments: one half minus separate columns": (
+        "sharing_garments_25",
+        HALF,
+        "baseline",
+        "test/accuracy",
+    ),
+    "all garments: one half minus one trunk, equal weights": ("sharing_garments", HALF, EQUAL_TRUNK, "test/accuracy"),
+    ONE_TRUNK_ON_ALL: ("sharing_garments", HALF, TRUNK, "test/accuracy"),
+    "all garments: one half minus separate columns": ("sharing_garments", HALF, "baseline", "test/accuracy"),
+    "faces: one half minus one trunk, equal weights": ("sharing_faces", HALF, EQUAL_TRUNK, "test/accuracy"),
+    "faces: one half minus one trunk up to the second pooling layer, the chosen split": (
+        "sharing_faces",
+        HALF,
+        "split after pool_2",
+        "test/accuracy",
+    ),
+    "faces: one half minus separate columns": ("sharing_faces", HALF, "baseline", "test/accuracy"),
 }
-
 # The same by task, on garments: {label of the row: (setting, other one)}, in these experiments with {head of a column}.
 BY_TASK = {
     "units from one half, minus separate columns": (HALF, "baseline"),

@@ -28,6 +28,7 @@ from .pages import (
     HALF,
     IDENTITY,
     MAIN_ROWS,
+    ONE_TRUNK_ON_ALL,
     POOLED_GAINS,
     README_COLUMNS,
     README_ROWS,
@@ -223,20 +224,6 @@ def training_sizes_table(runs):
 # ---- the tables of RESULTS.md: tests and controls
 
 
-def sharing_tests_table(runs):
-    """Return the table of the comparisons that PROTOCOL.md fixed beforehand, which are one family for Holm's method."""
-    rows, p_values = [], []
-    for experiment, others in SHARING_TESTS.items():
-        for other_words, other in others:
-            pairs = gains(runs, experiment, HALF, other, "test/accuracy")
-            mean, bounds, p = analysis.interval(pairs.to_numpy())
-            label = f"{SHARING[experiment]}: minus {other_words}"
-            rows.append([label, with_interval(mean, bounds), str(len(pairs))])
-            p_values.append(p)
-    head = ["units from one half", "points", "pairs", "p", "p (Holm)"]
-    return table(head, with_p_values(rows, p_values))
-
-
 def by_task_table(runs):
     """Return the table of what units from one half gain over others, for each task of the garments."""
     head = [f"`{task}`, {words}" for words in BY_TASK_EXPERIMENTS.values() for task in ("item", "group")]
@@ -394,26 +381,22 @@ def difference_on_all_garments(runs, one, other):
     return with_interval(*analysis.interval((first - second).dropna().to_numpy())[:2])
 
 
+def corrected_p(runs, comparisons, label):
+    """Return the p-value of one of {label: comparison}, corrected by Holm's method for those that were run."""
+    p_values = {}
+    for name, comparison in comparisons.items():
+        pairs = gains(runs, *comparison)
+        if len(pairs):
+            p_values[name] = analysis.interval(pairs.to_numpy())[2]
+    corrected = dict(zip(p_values, analysis.holm(list(p_values.values()))))
+    return p_value(corrected[label])
+
+
 def p_of_recipe(runs, experiment):
     """Return the p-value of the recipe's gain in an experiment, corrected for all settings that were run there."""
     spec = EXPERIMENTS[experiment]
-    p_values = {}
-    for setting in spec.settings:
-        pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
-        if setting != spec.baseline and len(pairs):
-            p_values[setting] = analysis.interval(pairs.to_numpy())[2]
-    corrected = dict(zip(p_values, analysis.holm(list(p_values.values()))))
-    return p_value(corrected[RECIPE])
-
-
-def p_of_half_minus_trunk_on_all(runs):
-    """Return the corrected p-value of units from one half minus one trunk on all garments."""
-    tests = [(experiment, other) for experiment, others in SHARING_TESTS.items() for _, other in others]
-    p_values = [
-        analysis.interval(gains(runs, experiment, HALF, other, "test/accuracy").to_numpy())[2]
-        for experiment, other in tests
-    ]
-    return p_value(analysis.holm(p_values)[tests.index(("sharing_garments", TRUNK))])
+    others = [setting for setting in spec.settings if setting != spec.baseline]
+    return corrected_p(runs, {name: (experiment, name, spec.baseline, spec.primary) for name in others}, RECIPE)
 
 
 # {a mark: the function that makes its content from the runs}
@@ -421,7 +404,7 @@ MAKERS = {
     "table: readme": readme_table,
     "table: main": main_table,
     "table: sharing": sharing_table,
-    "table: sharing tests": sharing_tests_table,
+    "table: sharing tests": lambda runs: comparisons_table(runs, SHARING_TESTS),
     "table: by task": by_task_table,
     "table: splits": splits_table,
     "table: recipe": recipe_table,
@@ -458,7 +441,7 @@ MAKERS = {
     "value: recipe minus trunk on all": lambda runs: difference_on_all_garments(
         runs, ("recipe_garments", RECIPE), ("sharing_garments", TRUNK)
     ),
-    "value: p of half minus trunk on all": p_of_half_minus_trunk_on_all,
+    "value: p of half minus trunk on all": lambda runs: corrected_p(runs, SHARING_TESTS, ONE_TRUNK_ON_ALL),
     "value: p of recipe on all": lambda runs: p_of_recipe(runs, "recipe_garments"),
     "value: p of recipe on faces": lambda runs: p_of_recipe(runs, "recipe_faces"),
     "value: p of recipe on landmarks": lambda runs: p_of_recipe(runs, "recipe_landmarks"),
