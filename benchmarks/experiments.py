@@ -611,6 +611,31 @@ EXPERIMENTS = {
         "test/accuracy",
         comparisons=(Comparison("test/accuracy", "init 0.5", "channel"),),
     ),
+    "garments_25_confirmation": Experiment(
+        "Fashion-MNIST, 25 % of the training images, 12 epochs, in bfloat16, new seeds",
+        GARMENTS,
+        of(
+            QUARTER,
+            {
+                "baseline": BASELINE,
+                "init 0.5": ONE_HALF,
+                "trunk": TRUNK_OF_GARMENTS,
+                "trunk, equal weights": {**TRUNK_OF_GARMENTS, **EQUAL_WEIGHTS},
+            },
+        ),
+        ACCURACY,
+        "test/accuracy",
+        comparisons=tuple(
+            Comparison("test/accuracy", "init 0.5", trunk) for trunk in ("trunk", "trunk, equal weights")
+        ),
+    ),
+    "garments_15_confirmation": Experiment(
+        "Fashion-MNIST, all 60,000 training images, 15 epochs, in bfloat16, new seeds",
+        GARMENTS,
+        of({**decaying(15), **BFLOAT16}, {"baseline": BASELINE, "init 0.5": ONE_HALF}),
+        ACCURACY,
+        "test/accuracy",
+    ),
     # ---- to try it; its results are never stored
     "quick": Experiment(
         "Fashion-MNIST, 10 % of the training images, 6 epochs",
