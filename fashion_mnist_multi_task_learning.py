@@ -11,10 +11,11 @@ Train with cross-stitch units, then without, and compare the curves of the two r
     python fashion_mnist_multi_task_learning.py --cross_stitch_enabled False
     python -m tensorboard.main --logdir tf_logs
 
-By default a unit has a 2 x 2 matrix of weights for each channel, and starts as the identity. With `--preset paper`
-a unit starts from 0.9 for a task's own activations and from 0.1 for the other's, and learns with 100 times the learning
+By default a unit has a 2 x 2 matrix of weights for each channel, and starts as the identity. With `--preset paper` a
+unit starts from 0.9 for a task's own activations and from 0.1 for the other's, and learns with 100 times the learning
 rate of the columns. Together with --pretrain_epoch this is the recipe of Misra et al. (but with Adam). `--preset 2018`
-trains the network of the TensorFlow 1 implementation. `--help` lists all arguments.
+trains the network of the TensorFlow 1 implementation. These presets are for comparison. In our runs a start from 0.5
+with a decaying learning rate did better than the defaults (see README.md). `--help` lists all arguments.
 
 The script looks for Fashion-MNIST on this machine, and downloads it if it is missing. If that fails, it says so and
 trains on the sample in the folder `data` beside this script, if that is there. To train on your own data, put train.npz
@@ -22,7 +23,8 @@ and test.npz into a folder and add --data_dir FOLDER. Each file holds `images`, 
 width, channels), and for every task an array of labels, integers starting at 0, named after the task. A further array,
 for instance `item_names` for the task `item`, can hold the names of the classes.
 
-To go on with a run that was stopped, or to classify pictures with a network that was trained:
+Each run has a folder of its own in tf_logs, or the one that --log_dir names; it is called LOG_DIR here. To go on with a
+run that was stopped, or to classify pictures with a network that was trained:
 
     python fashion_mnist_multi_task_learning.py --resume LOG_DIR
     python fashion_mnist_multi_task_learning.py --predict PICTURE ... --model LOG_DIR/model.keras
@@ -98,7 +100,7 @@ if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hide most of TensorFlow's notes
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # allocate GPU memory only as it is needed
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # reuse freed memory, which makes a step faster
-    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24))  # let it take more than 64 GB, its default limit
+    os.environ.setdefault("TF_CPU_BFC_MEM_LIMIT_IN_MB", str(2**24))  # 16 TB, so no limit; the default is 64 GB
 
 import keras
 
@@ -234,9 +236,9 @@ class ActivationCrossStitch(CrossStitch):
     identity times the initial alpha_ij of `CrossStitch`.
 
     `alpha` grows with the fourth power of the images' side. After a first block with 32 filters, images of 28 x 28
-    pixels give a D of 6,272. For two columns `alpha` then has 157 million entries, and training it takes 2.5 GB. With
-    40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later places in
-    --cross_stitch_at.
+    pixels give a D of 6,272. For two columns `alpha` then has 157 million entries. With its gradient and Adam's moments
+    it takes 2.5 GB. With 40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later
+    places in --cross_stitch_at.
     """
 
     def call(self, xs):
@@ -332,11 +334,11 @@ def dense_block(args, x, column, level):
 
 
 def batch_norm(args, x, name):
-    """Batch norm over the global batch: by a fast kernel, or for several replicas by Keras's code.
+    """Batch norm. `FusedBatchNormalization`, below, is Keras's layer, but faster on one device.
 
-    `FusedBatchNormalization` does either, and gives the same numbers.
+    With several replicas its statistics are those of the global batch, so the network learns the same.
     """
-    distributed = tf.distribute.has_strategy()  # false for one device, where TensorFlow's default strategy is used
+    distributed = tf.distribute.has_strategy()  # false where one process trains on one device
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
 
 
@@ -400,7 +402,7 @@ def check_memory(columns, place):
 
 
 def end_trunk(args, columns, place, names):
-    """End the trunk at the place of --split_after: each of the columns `names` goes on from its activations."""
+    """At the place of --split_after, replace the trunk by the columns `names`, which all start from its activations."""
     if place != args.split_after:
         return columns
     return {name: columns["trunk"] for name in names}
@@ -517,7 +519,7 @@ class Optimizers:
     Scaling the gradients of the units instead would do nothing, since Adam divides by their size.
 
     TensorFlow 1's Adam has a fused kernel. It updates 6.5 million weights in 5 ms on 2 cores, where Keras's Adam takes
-    15 ms. An `Optimizers` has to be created in the scope of the strategy.
+    15 ms. An `Optimizers` creates variables, so it has to be created in the scope of the strategy.
     """
 
     def __init__(self):
@@ -600,7 +602,6 @@ def train(args, resumed):
     record["parameters"] = sum(math.prod(v.shape) for v in network.trainable_variables)
 
     training = data.splits["train"]
-    to_evaluate = {name: split for name, split in data.splits.items() if name != "train"}
     steps_per_epoch = math.ceil(len(training.images) / args.n_batch_size)
     last_step = args.n_epoch * steps_per_epoch
     eval_every = args.eval_every or steps_per_epoch
@@ -649,7 +650,7 @@ def train(args, resumed):
                     evaluate_now = step % eval_every == 0 or step == last_step
                     if evaluate_now:  # every process evaluates: the others would only have to wait for the chief
                         speeds.append(meter.images_per_second())
-                        evaluations = {name: evaluate(predict, split) for name, split in to_evaluate.items()}
+                        evaluations = evaluate_all(predict, data.splits)
                         log_evaluations(step, evaluations)
                         if step == last_step:
                             log_confusions(step, confusions_to_log(evaluations), data.classes)
@@ -664,7 +665,7 @@ def train(args, resumed):
                         raise Failure(f"stopped at step {step} of {last_step}", exit_status_of(stop_signals))
 
         if evaluations is None:  # the run was killed after its last checkpoint and before it wrote its results
-            evaluations = {name: evaluate(predict, split) for name, split in to_evaluate.items()}
+            evaluations = evaluate_all(predict, data.splits)
         if is_chief:
             finish_run(record, network, evaluations, step, speeds)
             checkpoints.keep_last()
@@ -681,7 +682,7 @@ def batches_of_epoch(args, split, epoch, strategy):
     order = np.random.default_rng([args.seed, epoch]).permutation(size)
     for start in range(0, size, args.n_batch_size):
         indices = order[start : start + args.n_batch_size]
-        repetitions = math.ceil(strategy.num_replicas_in_sync / len(indices))  # mostly 1
+        repetitions = math.ceil(strategy.num_replicas_in_sync / len(indices))  # almost always 1
         indices = np.tile(indices, repetitions)
         yield split.images[indices], {task: labels[indices] for task, labels in split.labels.items()}
 
@@ -734,15 +735,20 @@ def make_predict(network):
     return predict
 
 
-# `train` is the same in all scripts. The functions below are what it evaluates, logs and prints in this script.
+def evaluate_all(predict, splits):
+    """Return {name: `Evaluation`} of all splits but that of the training images."""
+    return {name: evaluate(predict, split) for name, split in splits.items() if name != "train"}
+
+
+# `train` is the same in all scripts. The functions below tell it what to evaluate, log and print in this one.
 
 
 class Evaluation(NamedTuple):
     """What was measured on one split.
 
-    `measures` is {task: accuracy}, and has the mean over the tasks as `accuracy` (no task has that name). `confusions`
-    is {task: confusion matrix (classes, classes)}, which counts images; its rows are the true classes, its columns the
-    predicted ones.
+    `measures` is {task: accuracy}, and has the mean over the tasks as `accuracy`. (No task has that name. The mean is
+    called summary/accuracy_SPLIT in TensorBoard, and "overall" in what is printed.) `confusions` is {task: confusion
+    matrix (classes, classes)}, which counts images; its rows are the true classes, its columns the predicted ones.
     """
 
     measures: dict
@@ -988,7 +994,7 @@ def read_npz(folder, name):
         arrays = {}
         with np.load(path, allow_pickle=False) as file:
             for key in file:
-                arrays[key] = np.asarray(file[key])  # a member that is no array comes as bytes
+                arrays[key] = np.asarray(file[key])  # a member of the zip file that is not an array comes as bytes
                 if holds_class_names(key, file):
                     arrays[key] = arrays[key].astype(str)
         return arrays
@@ -1071,7 +1077,7 @@ def select(split, indices):
 def stratified(strata, fraction, seed):
     """Return the sorted indices of a random part that holds `fraction` of every stratum, and at least one of each.
 
-    `strata` (n,) has the stratum of each image. If it has a single image, this image is in the part, and not in the
+    `strata` (n,) has the stratum of each image. A stratum with a single image goes into the part, and not into the
     rest.
     """
     random = np.random.default_rng(seed)
@@ -1117,7 +1123,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
         if not training or not self.trainable or self.synchronized:
             return super().call(inputs, training=training)
 
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # in float32
+        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)  # always float32
         maps = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]  # the kernel takes four dimensions only
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             maps, gamma, beta, epsilon=self.epsilon, is_training=True
@@ -1142,7 +1148,7 @@ def available_cores():
         if quota != "max":
             cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):
-        pass  # there is no quota, or no version 2 of Linux's cgroups to tell it
+        pass  # no quota is set, or the system is not Linux with version 2 of cgroups
     return cores
 
 
@@ -1324,8 +1330,9 @@ def check_agreement(strategy, facts):
     if "TF_CONFIG" not in os.environ:
         return
     checksums = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
-    of_replicas = strategy.run(tf.function(lambda: tf.constant([checksums], tf.int64)))  # (1, facts) in each replica
-    gathered = strategy.gather(of_replicas, axis=0).numpy()  # (replicas, facts)
+    # `gather` exchanges what replicas have computed. Here each computes a constant, the row of its checksums.
+    row_of_replica = strategy.run(tf.function(lambda: tf.constant([checksums], tf.int64)))  # (1, facts)
+    gathered = strategy.gather(row_of_replica, axis=0).numpy()  # (replicas, facts)
     differing = [name for name, gathered_fact in zip(facts, gathered.T) if len(set(gathered_fact)) > 1]
     if differing:
         raise Failure(f"TF_CONFIG: the processes differ in {', '.join(differing)}; these must be the same in all.")
@@ -1334,6 +1341,8 @@ def check_agreement(strategy, facts):
 @contextlib.contextmanager
 def collected_stop_signals():
     """A context in which Ctrl-C and SIGTERM do not end the program, but are added to the list that it yields.
+
+    `train` looks at the list after each step, and ends the run when its state has been saved.
 
     Only the main thread can set signal handlers. A program that calls `main` from another thread, as Ray Train does,
     has its own ways to end a run.
@@ -1363,18 +1372,18 @@ def claim_folder(args, resumed):
 
     A run first makes the folder `checkpoints`. A folder can only be made once, so of two runs that begin at the same
     time in one place the second fails. With --resume auto, a folder `checkpoints` alone is accepted: an earlier process
-    was killed before it wrote run.json, and this one begins anew. (Two processes that resume one run at the same time
-    are not noticed.)
+    was killed before it wrote run.json, and this one starts the run from the beginning. (So with --resume auto, or if
+    two processes resume one run, the second is not noticed.)
     """
     if resumed:
         return
-    begin_anew = args.resume == "auto"
+    may_exist = args.resume == "auto"
     try:
         os.makedirs(args.log_dir, exist_ok=True)
         of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*|checkpoints")
         found = [name for name in os.listdir(args.log_dir) if of_a_run.fullmatch(name)]
-        if not found or (begin_anew and found == ["checkpoints"]):
-            os.makedirs(os.path.join(args.log_dir, "checkpoints"), exist_ok=begin_anew)
+        if not found or (may_exist and found == ["checkpoints"]):
+            os.makedirs(os.path.join(args.log_dir, "checkpoints"), exist_ok=may_exist)
             return
     except OSError as error:
         raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
@@ -1412,6 +1421,7 @@ def facts_to_agree_on(record, resumed):
     return {
         "arguments": {name: value for name, value in record["arguments"].items() if name not in may_differ},
         "data": record["data"]["sha256"],
+        "classes": record["classes"],
         "versions": record["versions"],
         "run to resume": resumed is not None,
     }
@@ -1428,7 +1438,8 @@ class Checkpoints:
         self.folder = os.path.join(log_dir, "checkpoints")
         self.variables = network.variables
         self.step = tf.Variable(0, dtype=tf.int64)
-        weights = [v.value for v in network.variables]  # `Checkpoint(model=network)` saves no seeds of dropout
+        # A list of variables, since `Checkpoint(model=network)` would leave out the state of dropout's random numbers.
+        weights = [v.value for v in network.variables]
         self.checkpoint = tf.train.Checkpoint(step=self.step, weights=weights, optimizers=optimizers.adams)
         self.manager = None
 
@@ -1556,7 +1567,7 @@ def log_setting(record, graph, metrics):
         tf.summary.text(tag, [(name, str(value)) for name, value in record[tag].items()], step=0)
     simple = (bool, int, float, str)
     values = {name: x if isinstance(x, simple) else str(x) for name, x in record["arguments"].items()}
-    tf.summary.experimental.set_step(0)  # of the next two calls, which have no argument for it
+    tf.summary.experimental.set_step(0)  # the next two calls take the step from here
     hparams.hparams_config([hparams.HParam(name) for name in values], [hparams.Metric(tag) for tag in metrics])
     hparams.hparams(values)
 
@@ -1873,8 +1884,8 @@ def folder_path(text):
 PRESETS = {  # {preset: {argument: its default}}; arguments on the command line take precedence
     "default": {},
     # The units of Misra et al., for comparison, and not as a recommendation. They first trained the columns alone (by
-    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step, which is as much
-    # as the 0.1 that the other tasks share at first.
+    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step: by 0.1, which is
+    # as much as it takes of the other tasks at the start.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
     # The other defaults of this script are those of 2018. `output_layer` also adds batch norm of the logits.
     "2018": {"cross_stitch_unit": "activation", "bn_momentum": 0.999},
@@ -1967,7 +1978,7 @@ def add_training_arguments(parser):
         "--preset",
         choices=PRESETS,
         default="default",
-        help="paper: units as in Misra et al.; 2018: units, batch norm and its use on logits as in the code of 2018",
+        help="paper: units as in Misra et al.; 2018: units and batch norm, also of the logits, as in the code of 2018",
     )
     training.add_argument(
         "--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images"
@@ -2138,7 +2149,7 @@ def default_log_dir(args, parser):
 
 
 def check_log_dir(log_dir):
-    """Raise Failure for a path that TensorFlow would not understand as Python does.
+    """Raise Failure for a path that TensorFlow would understand differently from Python.
 
     TensorFlow takes some characters for a pattern, and :// for an address.
     """
@@ -2168,7 +2179,7 @@ def main(argv=None):
         last = (str(error).strip() or type(error).__name__).split("\n\n")[-1]
         message, status = last.split("\n")[0], FAILED
     has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
-    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, to resume would lead to the same error
+    if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would fail again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
     print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
     return status

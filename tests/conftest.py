@@ -42,8 +42,20 @@ def write_folder(folder, train, test):
     return folder
 
 
+TRAINED = ("finished", "stopped", "whole", "continued")  # fixtures of several tests that train a network
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for the groups
 def pytest_collection_modifyitems(items):
-    """Begin with the slow tests, so that none of them is left when the other processes have nothing more to do."""
+    """Run the tests that share a trained network in one process, so that it is trained once; the slow tests first.
+
+    (The slow tests come first, so that none of them is left when the other processes have nothing more to do.)
+    """
+    for item in items:
+        for name in TRAINED:
+            if name in item.fixturenames:
+                which = item.callspec.params.get(name, "") if hasattr(item, "callspec") else ""
+                item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__}.{name}.{which}"))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

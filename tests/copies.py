@@ -19,7 +19,7 @@ SHARED = {  # (the original, the copies): the names of functions and classes
         CrossStitch LayerCrossStitch ActivationCrossStitch
         dense_block batch_norm stitch check_memory end_trunk units_of
         cross_entropy l2_loss compile_step Optimizers
-        train signature_of learning_rates start_units make_predict
+        train signature_of learning_rates start_units make_predict evaluate_all
         Data select stratified pixel_statistics sha256_of read_image
         FusedBatchNormalization available_cores size_of_thread_pool
         configure_tensorflow choose_strategy share_of_replica

@@ -121,6 +121,13 @@ def test_workers_that_do_not_agree_are_refused(script, small, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_workers_have_to_agree_on_the_names_of_classes(script):
+    """The checksum of the data leaves the names out, but their number is that of the network's outputs."""
+    record = {"arguments": {}, "data": {"sha256": "0"}, "classes": {"item": ["shirt", "coat"]}, "versions": {}}
+    other = {**record, "classes": {"item": ["shirt", "coat", "bag"]}}
+    assert script.facts_to_agree_on(record, None) != script.facts_to_agree_on(other, None)
+
+
 def test_a_worker_that_waits_says_for_whom_and_can_be_stopped(small, tmp_path):
     addresses = [*cluster_of(1), "no-such-host.invalid:2222"]
     worker = start_worker(addresses, 0, *flags(small, tmp_path / "run"))
