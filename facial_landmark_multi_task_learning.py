@@ -817,7 +817,7 @@ def train(args, resumed):
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
                 done = step % steps_per_epoch  # 0, except in an epoch that was interrupted
-                for batch in itertools.islice(batches_of_epoch(args, training, epoch, strategy), done, None):
+                for batch in batches_of_epoch(args, training, epoch, strategy, first_batch=done):
                     values = train_step(batch, float(len(stop_signals)))
                     values = {tag: float(value) for tag, value in values.items()}  # waits until the step is done
                     step += 1
@@ -853,7 +853,7 @@ def train(args, resumed):
             checkpoints.keep_last()
 
 
-def batches_of_epoch(args, split, epoch, strategy):
+def batches_of_epoch(args, split, epoch, strategy, first_batch=0):
     """Yield the batches of an epoch: images (batch, ...), {task: labels (batch, ...)}, random numbers for `augment`.
 
     The order of the images and the random numbers, float32 (batch, NUM_RANDOM_NUMBERS), depend on the seed and the
@@ -866,7 +866,7 @@ def batches_of_epoch(args, split, epoch, strategy):
     random = np.random.default_rng([args.seed, epoch])
     order = random.permutation(size)
     random_numbers = random.uniform(-1, 1, (size, NUM_RANDOM_NUMBERS)).astype(np.float32)
-    for start in range(0, size, args.n_batch_size):
+    for start in range(first_batch * args.n_batch_size, size, args.n_batch_size):
         indices = order[start : start + args.n_batch_size]
         repetitions = math.ceil(strategy.num_replicas_in_sync / len(indices))  # almost always 1
         indices = np.tile(indices, repetitions)
@@ -1072,7 +1072,7 @@ class Split(NamedTuple):
     """One split of the data: uint8 faces (n, height, width, 1), and their labels by task.
 
     The labels `landmarks` are float32 points (n, 5, 2), x and y, in coordinates of the face's box. Those of an
-    attribute are int64 (n,); they are missing where nobody knows them.
+    attribute are int64 (n,). A split without them has only `landmarks`.
     """
 
     images: np.ndarray
@@ -1098,19 +1098,21 @@ class Faces(NamedTuple):
     """The faces that a list names.
 
     `paths` are the files of the photos. `boxes` (n, 3) are left, top and side, and `points` (n, 5, 2) the landmarks, x
-    and y, all in pixels of the photo; the centre of its first pixel is at (0, 0). `attributes` is {attribute: int64
-    (n,)}, empty where they are unknown. `guessed` says that the boxes were made from the landmarks.
+    and y, all in pixels of the photo; the centre of its first pixel is at (0, 0). `missing` (n,) says where a landmark
+    is marked as missing. `attributes` is {attribute: int64 (n,)}, empty where they are unknown. `guessed` says that the
+    boxes were made from the landmarks.
     """
 
     paths: list
     boxes: np.ndarray
     points: np.ndarray
+    missing: np.ndarray
     attributes: dict
     guessed: bool
 
 
-BOX_FACTOR = 1.78  # the width of a box over the larger extent of its landmarks, the median of MTFL's boxes
-MARGIN = 0.25  # what is cut out around the box of a training face, as a part of its width; the augmentation needs it
+BOX_FACTOR = 1.78  # the width of a box divided by the larger extent of its landmarks: the median of MTFL's boxes
+MARGIN = 0.25  # what is cut out on each side of a training face's box, as a part of its width, for the augmentation
 WHAT_DATA_DIR_HOLDS = (
     "MTFL (http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: training.txt, testing.txt and their photos), with the "
     "boxes trainImageList.txt and testImageList.txt of http://mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm if at hand"
@@ -1129,10 +1131,9 @@ def prepare_data(args):
     window = args.image_size + 2 * int(MARGIN * args.image_size)  # the side of a face with its margin
     lists = read_lists(args.data_dir)
     if lists["train"].guessed:
-        # A box that was made from the landmarks tells where they are. So such boxes of training and validation faces
-        # are moved a little, in another way for each --seed, so that results over seeds do not depend on one draw. Such
-        # boxes of test faces stay where they are, the same for every seed. So the test errors are too small then, which
-        # `print_guessed_boxes` says.
+        # Boxes that were made from the landmarks give them away. So those of training and validation faces are moved
+        # at random, in another way for each --seed. Those of test faces stay where they are, the same for every seed,
+        # so the test errors are too small then. `print_guessed_boxes` says so.
         lists["train"] = lists["train"]._replace(boxes=jitter(lists["train"].boxes, args.seed))
     splits, photo_hashes = {}, {}
     for name, faces in lists.items():
@@ -1199,7 +1200,7 @@ def read_rows(path):
             rows = np.loadtxt(path, dtype=str, comments=None, ndmin=2, encoding="utf-8-sig")
         numbers = rows[:, 1:].astype(float)
         if numbers.shape[1] != 14 or not np.isfinite(numbers).all():
-            raise ValueError(f"a line has {numbers.shape[1]} numbers, or one that is not finite")
+            raise ValueError(f"each line has {numbers.shape[1]} numbers, or one of them is not finite")
     except (OSError, ValueError) as error:
         raise Failure(f"{path} should list faces, a path and 14 numbers in each line ({error}).") from None
     folder = os.path.dirname(path)
@@ -1213,7 +1214,8 @@ def read_attributes(path):
     smile, glasses and pose, whose classes are numbered from 1 in the order of TASKS.
     """
     paths, numbers = read_rows(path)
-    points = numbers[:, :10].reshape(-1, 2, 5).transpose(0, 2, 1) - 1
+    marks = numbers[:, :10].reshape(-1, 2, 5).transpose(0, 2, 1)
+    points = marks - 1
     attributes = {}
     for column, (task, names) in enumerate(TASKS.items(), start=10):
         wrong = ~np.isin(numbers[:, column], range(1, len(names) + 1))
@@ -1223,10 +1225,7 @@ def read_attributes(path):
                 f"{path}, face {first + 1}: {task} is {numbers[first, column]:g}, and should be from 1 to {len(names)}."
             )
         attributes[task] = numbers[:, column].astype(np.int64) - 1
-    equal = (points == points[:, :1]).all(axis=(1, 2))
-    if equal.any():
-        raise Failure(f"{path}, face {equal.argmax() + 1}: its five landmarks are all in one place.")
-    return Faces(paths, boxes_around(points), points, attributes, guessed=True)
+    return Faces(paths, boxes_around(points), points, any_missing(marks), attributes, guessed=True)
 
 
 def read_boxes(path):
@@ -1247,7 +1246,16 @@ def read_boxes(path):
         )
     side = right - left
     boxes = np.stack([left, (top + bottom - side) / 2, side], axis=1)
-    return Faces(paths, boxes, numbers[:, 4:].reshape(-1, 5, 2), {}, guessed=False)
+    points = numbers[:, 4:].reshape(-1, 5, 2)
+    return Faces(paths, boxes, points, any_missing(points), {}, guessed=False)
+
+
+def any_missing(marks):
+    """Return for each face whether a landmark is missing, which lists mark as -1 -1 or 0 0.
+
+    `marks` (n, 5, 2) are the landmarks as they are written in a list.
+    """
+    return ((marks == -1).all(axis=2) | (marks == 0).all(axis=2)).any(axis=1)
 
 
 def with_boxes(faces, path):
@@ -1268,43 +1276,52 @@ def with_boxes(faces, path):
 def without_impossible(name, faces):
     """Return `faces` without those whose landmarks cannot be right, and print how many were dropped.
 
-    Lists mark a landmark that is missing as -1 -1 or 0 0, and the network would learn this as a place. Real landmarks
-    lie in their box or close to it. One that is farther outside than half of the box's width is a mistake.
+    A network would be trained to predict the marks of missing landmarks. Real landmarks lie in their box or close to
+    it. One that is farther outside than half of the box's width is a mistake.
     """
-    counted_from_1 = bool(faces.attributes)  # lists with attributes are in the form of training.txt
-    marks = faces.points + 1 if counted_from_1 else faces.points  # as they are written in the list
-    missing = ((marks == -1).all(axis=2) | (marks == 0).all(axis=2)).any(axis=1)
+    in_one_place = (faces.points == faces.points[:, :1]).all(axis=(1, 2))
     in_box = to_box(faces.points, faces.boxes)
     far = ((in_box < -0.5) | (in_box > 1.5)).any(axis=(1, 2))
-    impossible = missing | far
+    impossible = faces.missing | in_one_place | far
     if not impossible.any():
         return faces
     first = int(impossible.argmax())
-    what = "is missing" if missing[first] else "lies far from its box"
-    say(f"{name}: skipped {impossible.sum()} of {len(impossible)} faces; a landmark of {faces.paths[first]} {what}")
+    if faces.missing[first]:
+        what = f"a landmark of {faces.paths[first]} is missing"
+    elif in_one_place[first]:
+        what = f"all landmarks of {faces.paths[first]} are in one place"
+    else:
+        what = f"a landmark of {faces.paths[first]} lies far from its box"
+    say(f"{name}: skipped {impossible.sum()} of {len(impossible)} faces; {what}")
     if impossible.all():
-        raise Failure(f"{name}: no face is left; a landmark of {faces.paths[first]} {what}.")
+        raise Failure(f"{name}: no face is left; {what}.")
     kept = np.flatnonzero(~impossible)
     return Faces(
         [faces.paths[index] for index in kept],
         faces.boxes[kept],
         faces.points[kept],
+        faces.missing[kept],
         {task: labels[kept] for task, labels in faces.attributes.items()},
         faces.guessed,
     )
 
 
 def boxes_around(points):
-    """Return the boxes (n, 3), left, top and side, around points (n, 5, 2): BOX_FACTOR times their larger extent."""
+    """Return the boxes (n, 3), left, top and side, around points (n, 5, 2): BOX_FACTOR times their larger extent.
+
+    If all points are in one place, the side is 1 pixel.
+    """
     low, high = points.min(axis=1), points.max(axis=1)
     side = BOX_FACTOR * (high - low).max(axis=1, keepdims=True)
+    side = np.where(side > 0, side, 1)
     return np.concatenate([(low + high - side) / 2, side], axis=1)
 
 
 def jitter(boxes, seed):
     """Return the boxes (n, 3) moved by up to 8 % of their side and scaled by up to 15 %, at random.
 
-    A box made from the landmarks would give them away. We assume that boxes of a face detector vary by about as much.
+    A box made from the landmarks would give them away. We assume that the boxes of a face detector vary by about as
+    much as these 8 % and 15 %.
     """
     draws = np.random.default_rng(seed).uniform(-1, 1, boxes.shape)
     side = boxes[:, 2:] * np.exp(0.15 * draws[:, 2:])
@@ -1415,7 +1432,7 @@ def report_majority(splits):
     return majority
 
 
-NUM_RANDOM_NUMBERS = 5  # those that `augment` needs for each face
+NUM_RANDOM_NUMBERS = 5  # `augment` needs so many for each face
 
 
 def augment(faces, labels, random_numbers, size):
@@ -1447,8 +1464,10 @@ def augment(faces, labels, random_numbers, size):
     last_pose = len(TASKS["pose"]) - 1
     pose = tf.where(mirrored, last_pose - labels["pose"], labels["pose"])
 
-    # A pixel at u in the crop comes from inverse · (u - move · size) in the face, both seen from the middle. The centre
-    # of pixel k is at k.
+    # The raw operation computes each pixel of the crop from a place in the face. It takes this map as eight numbers:
+    # two rows of a matrix, each followed by an offset, and two zeros for "no perspective". Seen from the middle of crop
+    # and face, a pixel at u comes from inverse · (u - move · size). Pixel 0 of the crop, whose centre is at 0, is at (1
+    # - size) / 2 if it is seen from the middle.
     inverse = tf.transpose(turn, (0, 2, 1)) / zoom[:, None, None]  # the transpose of an orthogonal matrix inverts it
     first_pixel = tf.fill([2], (1 - size) / 2) - move * size
     offset = tf.einsum("nij,nj->ni", inverse, first_pixel) + (faces.shape[1] - 1) / 2

@@ -635,7 +635,7 @@ def train(args, resumed):
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
                 done = step % steps_per_epoch  # 0, except in an epoch that was interrupted
-                for batch in itertools.islice(batches_of_epoch(args, training, epoch, strategy), done, None):
+                for batch in batches_of_epoch(args, training, epoch, strategy, first_batch=done):
                     values = train_step(batch, float(len(stop_signals)))
                     values = {tag: float(value) for tag, value in values.items()}  # waits until the step is done
                     step += 1
@@ -671,7 +671,7 @@ def train(args, resumed):
             checkpoints.keep_last()
 
 
-def batches_of_epoch(args, split, epoch, strategy):
+def batches_of_epoch(args, split, epoch, strategy, first_batch=0):
     """Yield the batches of an epoch: images (batch, height, width, channels) and {task: labels (batch,)}.
 
     The order of the images depends on the seed and the epoch alone, so that a resumed run can go on within an epoch.
@@ -680,7 +680,7 @@ def batches_of_epoch(args, split, epoch, strategy):
     """
     size = len(split.images)
     order = np.random.default_rng([args.seed, epoch]).permutation(size)
-    for start in range(0, size, args.n_batch_size):
+    for start in range(first_batch * args.n_batch_size, size, args.n_batch_size):
         indices = order[start : start + args.n_batch_size]
         repetitions = math.ceil(strategy.num_replicas_in_sync / len(indices))  # almost always 1
         indices = np.tile(indices, repetitions)

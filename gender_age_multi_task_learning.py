@@ -10,10 +10,10 @@ Train with cross-stitch units, then without, and compare the curves of the two r
     python gender_age_multi_task_learning.py --data_dir UTKFace --cross_stitch_enabled False
     python -m tensorboard.main --logdir tf_logs
 
-By default a unit has, for each channel, a matrix of weights, with a row and a column for each task, and starts as the
-identity. With `--preset paper` a unit starts from 0.9 for a task's own activations, shares the other 0.1 among the
-other tasks, and learns with 100 times the learning rate of the columns. Together with --pretrain_epoch the units are
-trained as by Misra et al. (but with Adam). `--help` lists all arguments.
+For T tasks a unit has, by default, a T x T matrix of weights for each channel, and starts as the identity. With
+`--preset paper` a unit starts from 0.9 for a task's own activations, divides the other 0.1 among the other tasks, and
+learns with 100 times the learning rate of the columns. Together with --pretrain_epoch this is the recipe of Misra et
+al. (but with Adam). `--help` lists all arguments.
 
 --data_dir is the folder of UTKFace (the aligned and cropped faces), or of VGGFace2 (with its folders meta and test).
 From VGGFace2 only the 2,000 images that are labelled as young or mature are used. To train on your own faces, name the
@@ -473,7 +473,7 @@ def make_train_step(strategy, network, optimizers, args, classes, signature):
     return compile_step(strategy, replica_step, signature)
 
 
-NUM_RANDOM_NUMBERS = 3  # those that `augment` needs for each image
+NUM_RANDOM_NUMBERS = 3  # `augment` needs so many for each image
 
 
 def augment(images, random_numbers):
@@ -648,7 +648,7 @@ def train(args, resumed):
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
                 done = step % steps_per_epoch  # 0, except in an epoch that was interrupted
-                for batch in itertools.islice(batches_of_epoch(args, training, epoch, strategy), done, None):
+                for batch in batches_of_epoch(args, training, epoch, strategy, first_batch=done):
                     values = train_step(batch, float(len(stop_signals)))
                     values = {tag: float(value) for tag, value in values.items()}  # waits until the step is done
                     step += 1
@@ -684,7 +684,7 @@ def train(args, resumed):
             checkpoints.keep_last()
 
 
-def batches_of_epoch(args, split, epoch, strategy):
+def batches_of_epoch(args, split, epoch, strategy, first_batch=0):
     """Yield the batches of an epoch: images (batch, ...), {task: labels (batch, ...)}, random numbers for `augment`.
 
     The order of the images and the random numbers, float32 (batch, NUM_RANDOM_NUMBERS), depend on the seed and the
@@ -697,7 +697,7 @@ def batches_of_epoch(args, split, epoch, strategy):
     random = np.random.default_rng([args.seed, epoch])
     order = random.permutation(size)
     random_numbers = random.uniform(-1, 1, (size, NUM_RANDOM_NUMBERS)).astype(np.float32)
-    for start in range(0, size, args.n_batch_size):
+    for start in range(first_batch * args.n_batch_size, size, args.n_batch_size):
         indices = order[start : start + args.n_batch_size]
         repetitions = math.ceil(strategy.num_replicas_in_sync / len(indices))  # almost always 1
         indices = np.tile(indices, repetitions)
@@ -894,13 +894,13 @@ def prepare_data(args):
     images, copy_groups = images[~contradictory], copy_groups[~contradictory]
     attributes = {name: values[~contradictory] for name, values in attributes.items()}
 
-    # All images of a group go into one split, and each split gets the same share of every stratum. Groups are people or
-    # identical pictures. (Where they are people, identical pictures stay together, too: a picture that two people have
-    # contradicts itself, and was left out above.)
-    gender_and_decade = attributes["gender"] * 100 + attributes["age"] // 10
+    # All images of a group go into one split, and each split gets the same share of every stratum. Groups are people,
+    # or identical pictures. Identical pictures stay together in both cases: if two people had the same picture, it
+    # would be contradictory, and was left out above. --train_fraction always chooses single images, by
+    # `gender_and_decade`.
+    gender_and_decade = attributes["gender"] * 100 + attributes["age"] // 10  # a number for each gender and decade
     if split_by == "identity":
-        # Everybody has as many young as mature images, so only the genders can get out of balance. (But
-        # --train_fraction chooses images, and not people. So that choice is stratified by age, too.)
+        # Everybody has as many young as mature images, so only the genders can get out of balance.
         strata, groups = attributes["gender"], attributes["identity"]
     else:
         strata, groups = gender_and_decade, copy_groups
@@ -1144,8 +1144,8 @@ def find_copies(images, attributes):
     """
     digests = [hashlib.sha256(image).digest() for image in images]
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
-    # A group is numbered by its first image, and not by its digest, which depends on --image_size. So the split does
-    # not change with the size, unless other pictures become identical.
+    # A group has the number of its first image. `hold_out` draws groups in the order of their numbers. If these came
+    # from the digests, which depend on --image_size, each size would have another split.
     copy_groups = first[inverse]
     facts = np.stack(list(attributes.values()), axis=1)
     differs = (facts != facts[copy_groups]).any(axis=1)

@@ -186,7 +186,6 @@ BAD_LISTS = {
         (b"a.jpg 1 2 3 4 5 6 7 8 9 ten 1 1 1 1\n", "ten"),
         (b"a.jpg 7 9 7 7 7 9 9 9 9 9 1 1 1 1\nb.jpg 1\n", "row 2"),
         (b"a.jpg 1 2 3 4 5 6 7 8 9 10 1 3 1 1\n", "face 1: smile is 3"),
-        (b"a.jpg 7 7 7 7 7 9 9 9 9 9 1 1 1 1\n", "face 1"),
         (b"\xff\xfe\x00", ""),
     ],
     "trainImageList.txt": [
@@ -213,16 +212,28 @@ def test_landmarks_that_are_missing_are_not_learned_as_a_place(landmark_script, 
     training = tmp_path / "gaps" / "training.txt"
     rows = [line.split() for line in training.read_bytes().decode().splitlines() if line.strip()]
     rows[4][2], rows[4][7] = mark.split()  # x2 and y2
+    rows[9][1:11] = 5 * mark.split()[:1] + 5 * mark.split()[1:]  # all of this face
     training.write_text("".join(f"{' '.join(row)}\n" for row in rows))
     tested = tmp_path / "gaps" / "testImageList.txt"
     rows = [line.split() for line in tested.read_text().splitlines()]
     rows[3][7:9] = mark.split()  # x2 y2
     tested.write_text("".join(f"{' '.join(row)}\n" for row in rows))
     sizes = prepare(landmark_script, tmp_path / "gaps").description["sizes"]
-    assert sizes["train"] + sizes["validation"] == 299 and sizes["test"] == 59
+    assert sizes["train"] + sizes["validation"] == 298 and sizes["test"] == 59
     out = capsys.readouterr().out
-    assert "train: skipped 1 of 300 faces" in out and "Face_00004.jpg" in out
+    assert "train: skipped 2 of 300 faces" in out and "Face_00004.jpg" in out
     assert "test: skipped 1 of 60 faces" in out and "00003_1.jpg" in out
+
+
+def test_landmarks_that_are_all_in_one_place_are_a_mistake(landmark_script, mtfl, tmp_path, capsys):
+    """In a list without boxes, too, where a box around them would have no size."""
+    shutil.copytree(mtfl, tmp_path / "one_place")
+    tested = tmp_path / "one_place" / "testing.txt"
+    rows = [line.split() for line in tested.read_text().splitlines() if line.strip()]
+    rows[2][1:11] = 5 * ["7"] + 5 * ["9"]
+    tested.write_text("".join(f"{' '.join(row)}\n" for row in rows))
+    assert prepare(landmark_script, tmp_path / "one_place").description["sizes"]["aflw"] == 39
+    assert "aflw: skipped 1 of 40 faces" in capsys.readouterr().out
 
 
 def test_a_landmark_far_from_its_box_is_a_mistake(landmark_script, mtfl, tmp_path, capsys):
