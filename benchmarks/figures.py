@@ -75,7 +75,7 @@ def draw_differences(runs):
 
 
 def draw_rows(axes, runs, groups):
-    """Draw the rows of some groups of MAIN_ROWS below each other."""
+    """Draw the rows of some groups of MAIN_ROWS below each other, without those with fewer than three pairs."""
     place = 0
     for title, group in groups.items():
         axes.text(-0.02, place, title, ha="right", va="center", weight="bold", transform=axes.get_yaxis_transform())
@@ -83,6 +83,8 @@ def draw_rows(axes, runs, groups):
         for label, experiment, setting in group:
             spec = EXPERIMENTS[experiment]
             pairs = analysis.differences(runs, experiment, setting, spec.baseline, spec.primary)
+            if len(pairs) < 3:
+                continue
             sign = -100 if analysis.lower_is_better(spec.primary) else 100  # an error that falls is a gain
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
             colour = "#2a6fbb" if label.startswith("units") else "#c4722a"
@@ -132,8 +134,8 @@ def draw_alphas(curves):
     """Draw the mean alpha of each unit over training, from three beginnings."""
     panels = {
         "channel": "from the identity",
-        "init 0.5": "from one half",
-        "channel, as in the paper": "the paper's recipe",
+        "init 0.5": "from 0.5",
+        "channel, as in the paper": "recipe after the paper",
     }
     figure, axes_of = pyplot().subplots(1, 3, figsize=(8.6, 3.6), sharey=True)
     widths = {"pool_1": 4, "pool_2": 2.4, "fc_3": 1.2}  # one line may hide another

@@ -51,7 +51,8 @@ def exchange(name, folder):
     cross-stitch unit alone, and then in all at once. Nothing else changes, so the network is not adapted to it. A row
     of the table tells what the network reaches without exchange, what it reaches as it is, the mean of the alpha_ii,
     and the root mean square of the other alphas. (The mean of the others would hide what they do, since some are
-    positive and some negative.) The row "all" is over the alphas of all units together.
+    positive and some negative.) The last number is the root mean square of alpha - start, where start is the alpha from
+    which --cross_stitch_init lets a unit begin. The row "all" is over the alphas of all units together.
 
     Networks with `ActivationCrossStitch` units are left out: their alpha is a matrix of blocks, and not of the shape
     (columns, columns, ...).
@@ -77,6 +78,8 @@ def exchange(name, folder):
             as_it_is = evaluate(script, [network.predict(test.images, verbose=0)], test)
             alphas = {unit_name: unit.alpha.numpy() for unit_name, unit in units.items()}
             own = {unit_name: own_alphas(alpha) for unit_name, alpha in alphas.items()}
+            init = json.loads((path.parent / "results.json").read_text())["arguments"]["cross_stitch_init"]
+            changes = {unit_name: alphas[unit_name] - unit.alpha_from_init(init) for unit_name, unit in units.items()}
 
             units_to_cut = {unit_name: [unit_name] for unit_name in units}
             units_to_cut["all"] = list(units)
@@ -90,10 +93,12 @@ def exchange(name, folder):
                 mean_of_own = np.concatenate([alphas[unit][own[unit]] for unit in cut]).mean()
                 others = np.concatenate([alphas[unit][~own[unit]] for unit in cut])
                 rms_of_others = np.sqrt(np.mean(others**2))
+                changes_of_cut = np.concatenate([changes[unit].ravel() for unit in cut])
+                rms_of_changes = np.sqrt(np.mean(changes_of_cut**2))
                 for measure, value in without.items():
                     if measure not in setting.untrained:
                         key = [name, setting_name, f"test/{measure}", seed, label]
-                        rows.append([*key, value, as_it_is[measure], mean_of_own, rms_of_others])
+                        rows.append([*key, value, as_it_is[measure], mean_of_own, rms_of_others, rms_of_changes])
     add_rows("exchange.csv", rows)
 
 

@@ -7,19 +7,21 @@ attributes of a face. A measure such as test/item is the accuracy of this task o
 over the tasks, and late/accuracy is its mean over the last ten evaluations. MTFL's own test faces come from the data
 set AFLW; aflw/pose is the accuracy of the pose on them.
 
-Older runs have other versions of the libraries. The pages keep them beside newer ones, so that no result is dropped.
+Older runs were made before PROTOCOL.md was written. They have tables of their own, so that no result is dropped. Those
+of `decaying_15` are left out there: its runs give the same accuracies as seeds 0-2 of `sharing_garments` and
+`recipe_garments`, to the last digit.
 """
 
 # The settings of experiments.py that the pages name most often. "baseline" is two columns without units that are
 # trained together, by the sum of their losses.
 IDENTITY = "channel"  # units that start as the identity; each channel has alphas of its own, hence the name
-HALF = "init 0.5"  # units whose alphas all start at one half
+HALF = "init 0.5"  # units whose alphas all start at 0.5
 NO_GROUP, NO_ITEM = "init 0.5, group not trained", "init 0.5, item not trained"
 NO_GENDER, NO_AGE = "init 0.5, gender not trained", "init 0.5, age not trained"
 RECIPE = "recipe, × 100"  # the paper's: columns trained alone first, then units from 0.9 at 100 times the columns' rate
-TRUNK = "trunk"  # one network for all tasks up to the output layers, as wide as a column: half the weights of two
-EQUAL_TRUNK = "trunk, equal weights"  # 1.41 times as wide, with as many weights as two columns
-WIDE_TRUNK = "trunk, double width"  # twice as wide, with twice the weights of two columns
+TRUNK = "trunk"  # one network for all tasks up to the output layers, as wide as a column: half the parameters of two
+EQUAL_TRUNK = "trunk, equal weights"  # 1.41 times as wide: as many parameters as two columns
+WIDE_TRUNK = "trunk, double width"  # twice as wide: twice the parameters of two columns
 SINGLE = "single-task"  # a network for each task, trained in a run of its own
 WIDE_SINGLE = "single-task, double width"
 # Settings of the landmarks that are trained without L2 loss.
@@ -32,10 +34,10 @@ ONE_WIDE, ONE = "one network, twice as wide, no L2", "one network, no L2"
 # The table: {label of the row: [(experiment, setting) for each of README_COLUMNS, or None if it was not run]}.
 README_COLUMNS = [
     "units from the identity",
-    "units from one half",
-    "the paper's recipe",
+    "units from 0.5",
+    "recipe after the paper",
     "one trunk",
-    "one trunk, equal weights",
+    "one trunk, equal size",
 ]
 README_ROWS = {
     "all garments, 15 epochs": [
@@ -45,12 +47,20 @@ README_ROWS = {
         ("sharing_garments", TRUNK),
         ("sharing_garments", EQUAL_TRUNK),
     ],
+    "all garments, 15 epochs, new seeds": [None, ("garments_15_confirmation", HALF), None, None, None],
     "a quarter of the garments, 12 epochs": [
         ("sharing_garments_25", IDENTITY),
         ("sharing_garments_25", HALF),
         None,
         ("sharing_garments_25", TRUNK),
         ("sharing_garments_25", EQUAL_TRUNK),
+    ],
+    "a quarter of the garments, 12 epochs, new seeds": [
+        None,
+        ("garments_25_confirmation", HALF),
+        None,
+        ("garments_25_confirmation", TRUNK),
+        ("garments_25_confirmation", EQUAL_TRUNK),
     ],
     "faces, 8 epochs": [
         ("sharing_faces", IDENTITY),
@@ -59,7 +69,7 @@ README_ROWS = {
         ("sharing_faces", TRUNK),
         ("sharing_faces", EQUAL_TRUNK),
     ],
-    "faces, 8 epochs, a confirmation": [None, ("faces_confirmation", HALF), None, None, None],
+    "faces, 8 epochs, new seeds": [None, ("faces_confirmation", HALF), None, None, None],
     "landmarks, 20 epochs": [
         ("recipe_landmarks", IDENTITY),
         ("sharing_landmarks", HALF),
@@ -76,68 +86,99 @@ README_ROWS = {
 MAIN_ROWS = {
     "all garments, 15 epochs": [
         ("units from the identity", "recipe_garments", IDENTITY),
-        ("units from one half", "sharing_garments", HALF),
-        ("units, the paper's recipe", "recipe_garments", RECIPE),
+        ("units from 0.5", "sharing_garments", HALF),
+        ("units, recipe after the paper", "recipe_garments", RECIPE),
         ("one trunk", "sharing_garments", TRUNK),
-        ("one trunk, equal weights", "sharing_garments", EQUAL_TRUNK),
+        ("one trunk, equal size", "sharing_garments", EQUAL_TRUNK),
     ],
-    "all garments, 15 epochs, older runs": [
-        ("units from the identity", "decaying_15", IDENTITY),
-        ("units from one half", "decaying_15", HALF),
-    ],
-    "all garments, 30 epochs, older runs": [
-        ("units from the identity", "decaying", IDENTITY),
-        ("units from one half", "decaying", HALF),
+    "all garments, 15 epochs, new seeds": [
+        ("units from 0.5", "garments_15_confirmation", HALF),
     ],
     "a quarter of the garments, 12 epochs": [
         ("units from the identity", "sharing_garments_25", IDENTITY),
-        ("units from one half", "sharing_garments_25", HALF),
+        ("units from 0.5", "sharing_garments_25", HALF),
         ("one trunk", "sharing_garments_25", TRUNK),
-        ("one trunk, equal weights", "sharing_garments_25", EQUAL_TRUNK),
+        ("one trunk, equal size", "sharing_garments_25", EQUAL_TRUNK),
         ("one trunk, twice as wide", "sharing_garments_25", WIDE_TRUNK),
         ("single networks", "sharing_garments_25", SINGLE),
         ("single networks, twice as wide", "sharing_garments_25", WIDE_SINGLE),
     ],
-    "a tenth of the garments, 30 epochs, older runs": [
-        ("units from the identity", "scarce_10", IDENTITY),
-        ("units from one half", "scarce_10", HALF),
-        ("units that stay at one half", "scarce_10", "init 0.5, α fixed"),
-        ("units, the paper's recipe", "scarce_10", "channel, as in the paper"),
+    "a quarter of the garments, 12 epochs, new seeds": [
+        ("units from 0.5", "garments_25_confirmation", HALF),
+        ("one trunk", "garments_25_confirmation", TRUNK),
+        ("one trunk, equal size", "garments_25_confirmation", EQUAL_TRUNK),
     ],
     "faces, 8 epochs": [
         ("units from the identity", "sharing_faces", IDENTITY),
-        ("units from one half", "sharing_faces", HALF),
-        ("units, the paper's recipe", "recipe_faces", RECIPE),
+        ("units from 0.5", "sharing_faces", HALF),
+        ("units, recipe after the paper", "recipe_faces", RECIPE),
         ("one trunk up to the second pooling layer", "sharing_faces", "split after pool_2"),
         ("one trunk", "sharing_faces", TRUNK),
-        ("one trunk, equal weights", "sharing_faces", EQUAL_TRUNK),
+        ("one trunk, equal size", "sharing_faces", EQUAL_TRUNK),
         ("single networks", "sharing_faces", SINGLE),
     ],
-    "faces, 8 epochs, a confirmation": [
-        ("units from one half", "faces_confirmation", HALF),
-    ],
-    "faces, 8 epochs, older runs": [
-        ("units from the identity", "gender_age_decaying", IDENTITY),
-        ("units from one half", "gender_age_decaying", HALF),
+    "faces, 8 epochs, new seeds": [
+        ("units from 0.5", "faces_confirmation", HALF),
     ],
     "landmarks, 20 epochs": [
         ("units from the identity", "recipe_landmarks", IDENTITY),
-        ("units from one half", "sharing_landmarks", HALF),
-        ("units, the paper's recipe", "recipe_landmarks", RECIPE),
+        ("units from 0.5", "sharing_landmarks", HALF),
+        ("units, recipe after the paper", "recipe_landmarks", RECIPE),
         ("one trunk", "sharing_landmarks", TRUNK),
-        ("one trunk, equal weights", "sharing_landmarks", EQUAL_TRUNK),
+        ("one trunk, equal size", "sharing_landmarks", EQUAL_TRUNK),
     ],
-    "landmarks, 20 epochs, older runs": [
+}
+# The same for older runs: a table, without a figure.
+OLDER_ROWS = {
+    "all garments, 30 epochs": [
+        ("units from the identity", "decaying", IDENTITY),
+        ("units from 0.5", "decaying", HALF),
+    ],
+    "a tenth of the garments, 30 epochs": [
+        ("units from the identity", "scarce_10", IDENTITY),
+        ("units from 0.5", "scarce_10", HALF),
+        ("units that stay at 0.5", "scarce_10", "init 0.5, α fixed"),
+        ("units, recipe after the paper", "scarce_10", "channel, as in the paper"),
+    ],
+    "faces, 8 epochs, another split into training and test images": [
+        ("units from the identity", "gender_age_decaying", IDENTITY),
+        ("units from 0.5", "gender_age_decaying", HALF),
+    ],
+    "landmarks, 20 epochs": [
         ("units from the identity", "landmarks", "cross-stitch"),
         ("units, columns related by a quadratic loss", "landmarks", "cross-stitch, related weights, l2"),
         ("units, columns related by an exponential loss", "landmarks", "cross-stitch, related weights, exp"),
         ("one network, landmarks alone", "landmarks", "one network, landmarks alone"),
         ("one trunk", "landmarks", "one network, split"),
     ],
-    "landmarks, 60 epochs, older runs": [
+    "landmarks, 60 epochs": [
         ("units from the identity", "landmarks_60", "cross-stitch"),
         ("one network, landmarks alone", "landmarks_60", "one network, landmarks alone"),
     ],
+}
+
+# The confirmations on garments, one family for Holm's method: {label of the row: (experiment with new seeds, earlier
+# one, setting, other one)}, in the mean accuracy of the tasks.
+CONFIRMATIONS = {
+    "a quarter: units from 0.5, minus separate columns": (
+        "garments_25_confirmation",
+        "sharing_garments_25",
+        HALF,
+        "baseline",
+    ),
+    "all images: units from 0.5, minus separate columns": (
+        "garments_15_confirmation",
+        "sharing_garments",
+        HALF,
+        "baseline",
+    ),
+    "a quarter: units from 0.5, minus one trunk": ("garments_25_confirmation", "sharing_garments_25", HALF, TRUNK),
+    "a quarter: units from 0.5, minus one trunk, equal size": (
+        "garments_25_confirmation",
+        "sharing_garments_25",
+        HALF,
+        EQUAL_TRUNK,
+    ),
 }
 
 # How far a trunk for all tasks goes: {experiment: head of its column}, and {label of the row: the name of the layer in
@@ -160,10 +201,10 @@ SHARING = {
 SHARING_ROWS = {
     "baseline": "separate columns",
     IDENTITY: "units from the identity",
-    HALF: "units from one half",
+    HALF: "units from 0.5",
     "split after pool_2": "one trunk up to the second pooling layer",
     TRUNK: "one trunk",
-    EQUAL_TRUNK: "one trunk, equal weights",
+    EQUAL_TRUNK: "one trunk, equal size",
     WIDE_TRUNK: "one trunk, twice as wide",
     SINGLE: "single networks, one for each task",
     WIDE_SINGLE: "single networks, twice as wide",
@@ -178,55 +219,62 @@ TIMED_AS = {  # {setting: the name under which throughput.py timed its steps}
 }
 # The tests of PROTOCOL.md, one family for Holm's method: {label of the row: comparison}. The chosen split is that of
 # SPLIT_CHOICES with the highest accuracy on validation images.
-ONE_TRUNK_ON_ALL = "all garments: one half minus one trunk, the split chosen on a quarter"
 SHARING_TESTS = {
-    "a quarter of the garments: one half minus one trunk, equal weights": (
+    "a quarter of the garments: 0.5 minus one trunk, equal size": (
         "sharing_garments_25",
         HALF,
         EQUAL_TRUNK,
         "test/accuracy",
     ),
-    "a quarter of the garments: one half minus one trunk, which is the chosen split": (
+    "a quarter of the garments: 0.5 minus one trunk, which is the chosen split": (
         "sharing_garments_25",
         HALF,
         TRUNK,
         "test/accuracy",
     ),
-    "a quarter of the garments: one half minus separate columns": (
+    "a quarter of the garments: 0.5 minus separate columns": (
         "sharing_garments_25",
         HALF,
         "baseline",
         "test/accuracy",
     ),
-    "all garments: one half minus one trunk, equal weights": ("sharing_garments", HALF, EQUAL_TRUNK, "test/accuracy"),
-    ONE_TRUNK_ON_ALL: ("sharing_garments", HALF, TRUNK, "test/accuracy"),
-    "all garments: one half minus separate columns": ("sharing_garments", HALF, "baseline", "test/accuracy"),
-    "faces: one half minus one trunk, equal weights": ("sharing_faces", HALF, EQUAL_TRUNK, "test/accuracy"),
-    "faces: one half minus one trunk up to the second pooling layer, the chosen split": (
+    "all garments: 0.5 minus one trunk, equal size": ("sharing_garments", HALF, EQUAL_TRUNK, "test/accuracy"),
+    "all garments: 0.5 minus one trunk, the split chosen on a quarter": (
+        "sharing_garments",
+        HALF,
+        TRUNK,
+        "test/accuracy",
+    ),
+    "all garments: 0.5 minus separate columns": ("sharing_garments", HALF, "baseline", "test/accuracy"),
+    "faces: 0.5 minus one trunk, equal size": ("sharing_faces", HALF, EQUAL_TRUNK, "test/accuracy"),
+    "faces: 0.5 minus one trunk up to the second pooling layer, the chosen split": (
         "sharing_faces",
         HALF,
         "split after pool_2",
         "test/accuracy",
     ),
-    "faces: one half minus separate columns": ("sharing_faces", HALF, "baseline", "test/accuracy"),
+    "faces: 0.5 minus separate columns": ("sharing_faces", HALF, "baseline", "test/accuracy"),
 }
-# The same by task, on garments: {label of the row: (setting, other one)}, in these experiments with {head of a column}.
+# The gains on garments by task: {label of the row: (setting, other one)}.
 BY_TASK = {
-    "units from one half, minus separate columns": (HALF, "baseline"),
-    "units from one half, minus one trunk": (HALF, TRUNK),
-    "units from one half, minus one trunk, equal weights": (HALF, EQUAL_TRUNK),
+    "units from 0.5, minus separate columns": (HALF, "baseline"),
+    "units from 0.5, minus one trunk": (HALF, TRUNK),
+    "units from 0.5, minus one trunk, equal size": (HALF, EQUAL_TRUNK),
 }
-BY_TASK_EXPERIMENTS = {"sharing_garments_25": "a quarter", "sharing_garments": "all"}
+BY_TASK_EXPERIMENTS = {  # {part of the heads of two columns: experiments, whose pairs are taken together}
+    "a quarter": ["sharing_garments_25", "garments_25_confirmation"],
+    "all": ["sharing_garments", "garments_15_confirmation"],
+}
 
 SHARING_TESTS_ON_LANDMARKS = {  # a family of their own: {label of the row: comparison}
     "units from the identity, minus one trunk": ("sharing_landmarks", IDENTITY, TRUNK, "test/mean_error"),
-    "units from the identity, minus one trunk, equal weights": (
+    "units from the identity, minus one trunk, equal size": (
         "sharing_landmarks",
         IDENTITY,
         EQUAL_TRUNK,
         "test/mean_error",
     ),
-    "units from one half, minus units from the identity": ("sharing_landmarks", HALF, IDENTITY, "test/mean_error"),
+    "units from 0.5, minus units from the identity": ("sharing_landmarks", HALF, IDENTITY, "test/mean_error"),
 }
 
 # Runs of another experiment with the same baseline, where a setting of SHARING_ROWS was only trained there.
@@ -246,25 +294,25 @@ RECIPE_ROWS = {
 }
 EXCHANGE = ("recipe_garments", RECIPE)  # the networks of `python -m benchmarks exchange` that RESULTS.md shows
 
-FEW_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]  # the only ones with alpha that stay at one half
+FEW_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]  # the only ones with alphas that stay at 0.5
 ALL_SIZES = [*FEW_GARMENTS, "decaying_15", "decaying"]
 # Where the gain comes from, pooled over experiments: {label of the row: (experiments, setting, other one, measure)}.
 CONTROLS = {
-    "units from one half, minus separate columns": (ALL_SIZES, HALF, "baseline", "test/accuracy"),
+    "units from 0.5, minus separate columns": (ALL_SIZES, HALF, "baseline", "test/accuracy"),
     "units from the identity, minus separate columns": (ALL_SIZES, IDENTITY, "baseline", "test/accuracy"),
-    "units from one half, minus units from the identity": (ALL_SIZES, HALF, IDENTITY, "test/accuracy"),
+    "units from 0.5, minus units from the identity": (ALL_SIZES, HALF, IDENTITY, "test/accuracy"),
     "`item`: from a second column without a task": (ALL_SIZES, NO_GROUP, "baseline", "test/item"),
     "`item`: from the labels of `group` in addition": (ALL_SIZES, HALF, NO_GROUP, "test/item"),
     "`group`: from a second column without a task": (ALL_SIZES, NO_ITEM, "baseline", "test/group"),
     "`group`: from the labels of `item` in addition": (ALL_SIZES, HALF, NO_ITEM, "test/group"),
-    "learned α, minus α that stay at one half": (FEW_GARMENTS, HALF, "init 0.5, α fixed", "test/accuracy"),
+    "learned α, minus α that stay at 0.5": (FEW_GARMENTS, HALF, "init 0.5, α fixed", "test/accuracy"),
 }
 # The same on faces and landmarks, where there is one experiment for each: {label of the row: comparison}.
 FURTHER_CONTROLS = {
-    "faces, `age`: units from one half, minus separate columns": ("gender_age_decaying", HALF, "baseline", "test/age"),
+    "faces, `age`: units from 0.5, minus separate columns": ("gender_age_decaying", HALF, "baseline", "test/age"),
     "faces, `age`: from a second column without a task": ("gender_age_decaying", NO_GENDER, "baseline", "test/age"),
     "faces, `age`: from the labels of `gender` in addition": ("gender_age_decaying", HALF, NO_GENDER, "test/age"),
-    "faces, `gender`: units from one half, minus separate columns": (
+    "faces, `gender`: units from 0.5, minus separate columns": (
         "faces_confirmation",
         HALF,
         "baseline",
@@ -306,10 +354,10 @@ TRAINING_SIZES = {
 # `group` as the network's output, and read off the predicted `item`: (label of the row, experiment, setting).
 GROUP_OF_ITEM = [
     ("a quarter of the garments: separate columns", "sharing_garments_25", "baseline"),
-    ("a quarter of the garments: units from one half", "sharing_garments_25", HALF),
+    ("a quarter of the garments: units from 0.5", "sharing_garments_25", HALF),
     ("a quarter of the garments: one trunk", "sharing_garments_25", TRUNK),
     ("all garments: separate columns", "sharing_garments", "baseline"),
-    ("all garments: units from one half", "sharing_garments", HALF),
+    ("all garments: units from 0.5", "sharing_garments", HALF),
     ("all garments: one trunk", "sharing_garments", TRUNK),
 ]
 
@@ -317,51 +365,34 @@ GROUP_OF_ITEM = [
 
 # {NAME of `<!-- value: NAME -->`: the comparison whose gain and interval it is}
 GAINS = {
-    "half on a quarter": ("sharing_garments_25", HALF, "baseline", "test/accuracy"),
     "half minus identity on a quarter": ("sharing_garments_25", HALF, IDENTITY, "test/accuracy"),
     "half minus equal trunk on a quarter": ("sharing_garments_25", HALF, EQUAL_TRUNK, "test/accuracy"),
-    "half minus wide trunk": ("sharing_garments_25", HALF, WIDE_TRUNK, "test/accuracy"),
-    "single networks": ("sharing_garments_25", SINGLE, "baseline", "test/accuracy"),
-    "wide single networks": ("sharing_garments_25", WIDE_SINGLE, "baseline", "test/accuracy"),
-    "half minus wide single networks": ("sharing_garments_25", HALF, WIDE_SINGLE, "test/accuracy"),
+    "half on a quarter, new seeds": ("garments_25_confirmation", HALF, "baseline", "test/accuracy"),
+    "half on all, new seeds": ("garments_15_confirmation", HALF, "baseline", "test/accuracy"),
+    "trunk on a quarter": ("sharing_garments_25", TRUNK, "baseline", "test/accuracy"),
+    "wide trunk minus half": ("sharing_garments_25", WIDE_TRUNK, HALF, "test/accuracy"),
+    "wide single networks minus half": ("sharing_garments_25", WIDE_SINGLE, HALF, "test/accuracy"),
     "wide trunk minus wide single networks": ("sharing_garments_25", WIDE_TRUNK, WIDE_SINGLE, "test/accuracy"),
     "trunk minus single networks": ("sharing_garments_25", TRUNK, SINGLE, "test/accuracy"),
-    "half on a tenth": ("scarce_10", HALF, "baseline", "test/accuracy"),
     "recipe on a tenth": ("scarce_10", "channel, as in the paper", "baseline", "test/accuracy"),
-    "half on all": ("sharing_garments", HALF, "baseline", "test/accuracy"),
-    "half on all, older": ("decaying_15", HALF, "baseline", "test/accuracy"),
     "half minus equal trunk on all": ("sharing_garments", HALF, EQUAL_TRUNK, "test/accuracy"),
     "half minus trunk on all": ("sharing_garments", HALF, TRUNK, "test/accuracy"),
     "identity on all": ("recipe_garments", IDENTITY, "baseline", "test/accuracy"),
-    "identity on all, older": ("decaying_15", IDENTITY, "baseline", "test/accuracy"),
-    "recipe on all": ("recipe_garments", RECIPE, "baseline", "test/accuracy"),
     "recipe minus identity on all": ("recipe_garments", RECIPE, IDENTITY, "test/accuracy"),
     "setting of 2018": ("setting_2018", IDENTITY, "baseline", "late/accuracy"),
     "half on faces": ("sharing_faces", HALF, "baseline", "test/accuracy"),
     "half on faces, confirmation": ("faces_confirmation", HALF, "baseline", "test/accuracy"),
-    "half minus identity on faces": ("sharing_faces", HALF, IDENTITY, "test/accuracy"),
-    "half on a quarter, item": ("sharing_garments_25", HALF, "baseline", "test/item"),
-    "half on all, item": ("sharing_garments", HALF, "baseline", "test/item"),
     "half on faces, older": ("gender_age_decaying", HALF, "baseline", "test/accuracy"),
     "half minus trunk on faces": ("sharing_faces", HALF, TRUNK, "test/accuracy"),
-    "half minus split on faces": ("sharing_faces", HALF, "split after pool_2", "test/accuracy"),
     "half minus equal trunk on faces": ("sharing_faces", HALF, EQUAL_TRUNK, "test/accuracy"),
     "single networks on faces": ("sharing_faces", SINGLE, "baseline", "test/accuracy"),
-    "recipe on faces": ("recipe_faces", RECIPE, "baseline", "test/accuracy"),
     "recipe minus identity on faces": ("recipe_faces", RECIPE, IDENTITY, "test/accuracy"),
     "identity on landmarks": ("recipe_landmarks", IDENTITY, "baseline", "test/mean_error"),
-    "recipe on landmarks": ("recipe_landmarks", RECIPE, "baseline", "test/mean_error"),
     "recipe × 1000 on landmarks": ("recipe_landmarks", "recipe, × 1000", "baseline", "test/mean_error"),
     "rate × 1000 on landmarks": ("recipe_landmarks", "units' rate × 1000", "baseline", "test/mean_error"),
     "recipe minus identity on landmarks": ("recipe_landmarks", RECIPE, IDENTITY, "test/mean_error"),
-    "pretrained minus identity on landmarks": ("recipe_landmarks", "pretrained", IDENTITY, "test/mean_error"),
-    "0.9 minus identity on landmarks": ("recipe_landmarks", "init 0.9", IDENTITY, "test/mean_error"),
-    "rate × 100 minus identity on landmarks": ("recipe_landmarks", "units' rate × 100", IDENTITY, "test/mean_error"),
-    "identity on landmarks, older": ("landmarks", "cross-stitch", "two columns", "test/mean_error"),
+    "identity minus pretrained on landmarks": ("recipe_landmarks", IDENTITY, "pretrained", "test/mean_error"),
     "half on landmarks": ("sharing_landmarks", HALF, "baseline", "test/mean_error"),
-    "trunk on landmarks": ("sharing_landmarks", TRUNK, "baseline", "test/mean_error"),
-    "equal trunk on landmarks": ("sharing_landmarks", EQUAL_TRUNK, "baseline", "test/mean_error"),
-    "identity minus trunk on landmarks": ("sharing_landmarks", IDENTITY, TRUNK, "test/mean_error"),
     "identity minus equal trunk on landmarks": ("sharing_landmarks", IDENTITY, EQUAL_TRUNK, "test/mean_error"),
     "identity on landmarks, 60 epochs": ("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
     "landmarks, from a column": ("landmarks_width", NO_ATTRIBUTES, TWO_COLUMNS, "test/mean_error"),
@@ -369,9 +400,6 @@ GAINS = {
     "pose": ("landmarks_width", STITCHED, TWO_COLUMNS, "aflw/pose"),
     "glasses": ("landmarks_width", STITCHED, TWO_COLUMNS, "aflw/glasses"),
 }
-# Of these only the interval, the one that also allows for other test images, in the experiment's primary measure.
-GAINS_OVER_IMAGES = {"recipe on faces, over images": ("recipe_faces", RECIPE, "baseline")}
-
 FACES_TOGETHER = ["sharing_faces", "faces_confirmation"]  # the same settings, commit and test images, with other seeds
 # Gains pooled over experiments: {NAME: (experiments, setting, other one, measure)}
 POOLED_GAINS = {
@@ -379,7 +407,15 @@ POOLED_GAINS = {
     "item, from labels": CONTROLS["`item`: from the labels of `group` in addition"],
     "group, from a column": CONTROLS["`group`: from a second column without a task"],
     "group, from labels": CONTROLS["`group`: from the labels of `item` in addition"],
-    "learned minus fixed": CONTROLS["learned α, minus α that stay at one half"],
+    "learned minus fixed": CONTROLS["learned α, minus α that stay at 0.5"],
+    "half on a quarter, together": (BY_TASK_EXPERIMENTS["a quarter"], HALF, "baseline", "test/accuracy"),
+    "half on all, together": (BY_TASK_EXPERIMENTS["all"], HALF, "baseline", "test/accuracy"),
+    "half minus equal trunk on a quarter, together": (
+        BY_TASK_EXPERIMENTS["a quarter"],
+        HALF,
+        EQUAL_TRUNK,
+        "test/accuracy",
+    ),
     "half on faces, together": (FACES_TOGETHER, HALF, "baseline", "test/accuracy"),
     "half on faces, together, age": (FACES_TOGETHER, HALF, "baseline", "test/age"),
     "half on faces, together, gender": (FACES_TOGETHER, HALF, "baseline", "test/gender"),

@@ -18,17 +18,18 @@ from .pages import (
     ALSO_IN,
     BY_TASK,
     BY_TASK_EXPERIMENTS,
+    CONFIRMATIONS,
     CONTROLS,
+    EQUAL_TRUNK,
     EXCHANGE,
     FACES_TOGETHER,
     FURTHER_CONTROLS,
     GAINS,
-    GAINS_OVER_IMAGES,
     GROUP_OF_ITEM,
     HALF,
     IDENTITY,
     MAIN_ROWS,
-    ONE_TRUNK_ON_ALL,
+    OLDER_ROWS,
     POOLED_GAINS,
     README_COLUMNS,
     README_ROWS,
@@ -117,7 +118,10 @@ def fill(path, runs):
 
 
 def readme_table(runs):
-    """Return README's table. A gain is bold if its interval lies above zero; a cell is empty if it was not run."""
+    """Return README's table. A gain is bold if its interval lies above zero.
+
+    A cell is empty if it was not run, or has fewer than three pairs.
+    """
     rows = []
     for label, cells in README_ROWS.items():
         level, row, counts = "", [], set()
@@ -129,6 +133,9 @@ def readme_table(runs):
             spec = EXPERIMENTS[experiment]
             level = level_of_baseline(runs, experiment)  # the experiments of a row have the same baseline
             pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
+            if len(pairs) < 3:
+                row.append("")
+                continue
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
             cell = with_interval(mean, bounds)
             row.append(f"**{cell}**" if bounds[0] > 0 else cell)
@@ -138,15 +145,20 @@ def readme_table(runs):
     return table(["", "separate columns", *README_COLUMNS], rows)
 
 
-def main_table(runs):
-    """Return RESULTS.md's main table. It has more settings, and intervals that allow for other test images."""
+def gains_table(runs, groups):
+    """Return a table of RESULTS.md, for groups as those of MAIN_ROWS. It has intervals that allow for other images.
+
+    A row with fewer than three pairs is left out; TABLES.md has such runs.
+    """
     rows = []
-    for title, group in MAIN_ROWS.items():
+    for title, group in groups.items():
         _, first_experiment, _ = group[0]  # the experiments of a group have the same baseline
         rows.append([f"**{title}**: separate columns, {level_of_baseline(runs, first_experiment)}", "", "", "", ""])
         for words, experiment, setting in group:
             spec = EXPERIMENTS[experiment]
             pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
+            if len(pairs) < 3:
+                continue
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
             over_images = gain_over_images(runs, experiment, setting, spec.baseline)
             errors = change_of_errors(runs, experiment, setting, spec.baseline, spec.primary)
@@ -186,9 +198,9 @@ def gain_cells(runs, experiments, setting):
 
 
 def sharing_table(runs):
-    """Return RESULTS.md's table that compares units with hard sharing (one trunk for all tasks), with weights and time.
+    """Return RESULTS.md's table that compares units with hard sharing (one trunk for all tasks), with size and time.
 
-    The number of trainable weights and the time of a step are multiples of those of separate columns, on garments. Such
+    The number of parameters and the time of a step are multiples of those of separate columns, on garments. Such
     a cell is empty for a setting that was not trained, or not timed, on garments.
     """
     parameters = runs[runs.experiment == "sharing_garments_25"].groupby("setting").parameters.first()
@@ -197,7 +209,7 @@ def sharing_table(runs):
         weights = f"{parameters[setting] / parameters['baseline']:.1f}" if setting in parameters else ""
         time = f"{speed.relative_time(TIMED_AS[setting]):.2f}" if setting in TIMED_AS else ""
         rows.append([label, weights, time, *gain_cells(runs, SHARING, setting)])
-    return table(["", "weights", "time of a step", *(f"gain, {words}" for words in SHARING.values())], rows)
+    return table(["", "parameters", "time of a step", *(f"gain, {words}" for words in SHARING.values())], rows)
 
 
 def recipe_table(runs):
@@ -217,21 +229,38 @@ def training_sizes_table(runs):
             row.append(f"{with_interval(mean, bounds)}, {len(pairs)} seeds")
         row.append(change_of_errors(runs, experiment, HALF, "baseline", "test/accuracy"))
         rows.append(row)
-    head = ["separate columns", "units from the identity", "units from one half", "change of errors, from one half"]
+    head = ["separate columns", "units from the identity", "units from 0.5", "change of errors, from 0.5"]
     return table(["", *head], rows)
 
 
 # ---- the tables of RESULTS.md: tests and controls
 
 
+def confirmations_table(runs):
+    """Return the table of tests in new seeds, and of the same comparisons with the earlier seeds together.
+
+    A row with fewer than three pairs is left out, and Holm's correction is over the others.
+    """
+    rows, p_values = [], []
+    for label, (experiment, earlier, setting, other) in CONFIRMATIONS.items():
+        pairs = gains(runs, experiment, setting, other, "test/accuracy")
+        if len(pairs) < 3:
+            continue
+        mean, bounds, p = analysis.interval(pairs.to_numpy())
+        *together, _, count = analysis.pooled(runs, [earlier, experiment], setting, other, "test/accuracy")
+        rows.append([label, f"{with_interval(*together)}, {count} pairs", with_interval(mean, bounds), str(len(pairs))])
+        p_values.append(p)
+    return table(["", "together", "new seeds", "pairs", "p", "p (Holm)"], with_p_values(rows, p_values))
+
+
 def by_task_table(runs):
-    """Return the table of what units from one half gain over others, for each task of the garments."""
-    head = [f"`{task}`, {words}" for words in BY_TASK_EXPERIMENTS.values() for task in ("item", "group")]
+    """Return the table of what units from 0.5 gain over others, for each task of the garments."""
+    head = [f"`{task}`, {words}" for words in BY_TASK_EXPERIMENTS for task in ("item", "group")]
     rows = []
     for label, (setting, other) in BY_TASK.items():
         cells = [
-            gain_with_interval(runs, experiment, setting, other, f"test/{task}")
-            for experiment in BY_TASK_EXPERIMENTS
+            pooled_gain(runs, experiments, setting, other, f"test/{task}")
+            for experiments in BY_TASK_EXPERIMENTS.values()
             for task in ("item", "group")
         ]
         rows.append([label, *cells])
@@ -284,6 +313,13 @@ def exchange_table(runs):
         rows.append(row)
     changes = [f"`{measure.removeprefix('test/')}`, change without exchange" for measure in measures]
     return table(["", "own α, mean", "α between columns, root mean square", *changes], rows)
+
+
+def change_of_alphas(runs):
+    """Return how far the alphas of units from 0.5 moved on all garments: a root mean square, averaged over seeds."""
+    stored = pd.read_csv(RESULTS / "exchange.csv")
+    chosen = (stored.experiment == "garments_15_confirmation") & (stored.setting == HALF) & (stored.unit == "all")
+    return f"{stored[chosen].alpha_change_rms.mean():.2f}"
 
 
 def group_of_item_table():
@@ -361,7 +397,7 @@ def gain_over_images(runs, experiment, setting, other):
 
 
 def half_on_faces_over_images(runs):
-    """Return such an interval for units from one half on faces, over the seeds of `FACES_TOGETHER`."""
+    """Return such an interval for units from 0.5 on faces, over the seeds of `FACES_TOGETHER`."""
     differences = []
     for experiment in FACES_TOGETHER:
         seeds = gains(runs, experiment, HALF, "baseline", "test/accuracy").index
@@ -381,28 +417,24 @@ def difference_on_all_garments(runs, one, other):
     return with_interval(*analysis.interval((first - second).dropna().to_numpy())[:2])
 
 
-def corrected_p(runs, comparisons, label):
-    """Return the p-value of one of {label: comparison}, corrected by Holm's method for those that were run."""
-    p_values = {}
-    for name, comparison in comparisons.items():
-        pairs = gains(runs, *comparison)
-        if len(pairs):
-            p_values[name] = analysis.interval(pairs.to_numpy())[2]
-    corrected = dict(zip(p_values, analysis.holm(list(p_values.values()))))
-    return p_value(corrected[label])
-
-
 def p_of_recipe(runs, experiment):
-    """Return the p-value of the recipe's gain in an experiment, corrected for all settings that were run there."""
+    """Return the p-value of the recipe's gain in an experiment, corrected by Holm's method for all that was run."""
     spec = EXPERIMENTS[experiment]
-    others = [setting for setting in spec.settings if setting != spec.baseline]
-    return corrected_p(runs, {name: (experiment, name, spec.baseline, spec.primary) for name in others}, RECIPE)
+    p_values = {}
+    for setting in spec.settings:
+        pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
+        if setting != spec.baseline and len(pairs):
+            p_values[setting] = analysis.interval(pairs.to_numpy())[2]
+    corrected = dict(zip(p_values, analysis.holm(list(p_values.values()))))
+    return p_value(corrected[RECIPE])
 
 
 # {a mark: the function that makes its content from the runs}
 MAKERS = {
     "table: readme": readme_table,
-    "table: main": main_table,
+    "table: main": lambda runs: gains_table(runs, MAIN_ROWS),
+    "table: older": lambda runs: gains_table(runs, OLDER_ROWS),
+    "table: confirmations": confirmations_table,
     "table: sharing": sharing_table,
     "table: sharing tests": lambda runs: comparisons_table(runs, SHARING_TESTS),
     "table: by task": by_task_table,
@@ -432,8 +464,8 @@ MAKERS = {
         analysis.values(runs, "setting_2018", "baseline", "late/accuracy").mean()
     ),
     "value: half on faces, together, over images": half_on_faces_over_images,
-    "value: half minus recipe on all": lambda runs: difference_on_all_garments(
-        runs, ("sharing_garments", HALF), ("recipe_garments", RECIPE)
+    "value: recipe minus half on all": lambda runs: difference_on_all_garments(
+        runs, ("recipe_garments", RECIPE), ("sharing_garments", HALF)
     ),
     "value: half minus identity on all": lambda runs: difference_on_all_garments(
         runs, ("sharing_garments", HALF), ("recipe_garments", IDENTITY)
@@ -441,7 +473,10 @@ MAKERS = {
     "value: recipe minus trunk on all": lambda runs: difference_on_all_garments(
         runs, ("recipe_garments", RECIPE), ("sharing_garments", TRUNK)
     ),
-    "value: p of half minus trunk on all": lambda runs: corrected_p(runs, SHARING_TESTS, ONE_TRUNK_ON_ALL),
+    "value: change of alphas": change_of_alphas,
+    "value: recipe minus equal trunk on all": lambda runs: difference_on_all_garments(
+        runs, ("recipe_garments", RECIPE), ("sharing_garments", EQUAL_TRUNK)
+    ),
     "value: p of recipe on all": lambda runs: p_of_recipe(runs, "recipe_garments"),
     "value: p of recipe on faces": lambda runs: p_of_recipe(runs, "recipe_faces"),
     "value: p of recipe on landmarks": lambda runs: p_of_recipe(runs, "recipe_landmarks"),
@@ -451,5 +486,3 @@ for name, comparison in GAINS.items():
     MAKERS[f"value: {name}"] = lambda runs, comparison=comparison: gain_with_interval(runs, *comparison)
 for name, comparison in POOLED_GAINS.items():
     MAKERS[f"value: {name}"] = lambda runs, comparison=comparison: pooled_gain(runs, *comparison)
-for name, comparison in GAINS_OVER_IMAGES.items():
-    MAKERS[f"value: {name}"] = lambda runs, comparison=comparison: gain_over_images(runs, *comparison)

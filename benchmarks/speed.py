@@ -13,7 +13,7 @@ THRESHOLD = 0.935
 TIMED_AS = {  # setting of `decaying_15`: what the table calls it, and the name under which throughput.py timed it
     "baseline": ("separate columns", "separate columns"),
     "channel": ("units from the identity", "cross-stitch units"),
-    "init 0.5": ("units from one half", "cross-stitch units"),
+    "init 0.5": ("units from 0.5", "cross-stitch units"),
 }
 WEIGHT_BYTES = 4 * 6_482_253  # the gradients of the stitched network, float32
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import FASHION, ROOT
 
 from benchmarks import __main__ as commands
-from benchmarks import analysis, models, report, run, tables
+from benchmarks import analysis, models, pages, report, run, tables
 from benchmarks.experiments import EXPERIMENTS, Experiment, one
 
 
@@ -143,7 +143,8 @@ def test_both_intervals_of_a_gain_are_around_it():
     """Also where the measure is an error, whose fall is the gain. The one over images, too, is the wider one."""
     number = r"[+-]\d+\.\d+"
     rows = re.findall(
-        rf"({number}) \[({number}), ({number})\] \| \[({number}), ({number})\]", report.main_table(analysis.load())
+        rf"({number}) \[({number}), ({number})\] \| \[({number}), ({number})\]",
+        report.gains_table(analysis.load(), pages.MAIN_ROWS),
     )
     assert len(rows) > 5
     for row in rows:
@@ -153,12 +154,12 @@ def test_both_intervals_of_a_gain_are_around_it():
 
 
 def test_the_three_lines_of_pandas(capsys):
-    """Those of the results' README give README's row of units from one half on all garments."""
+    """Those of the results' README give README's cell of units from 0.5 on all garments."""
     text = (ROOT / "benchmarks" / "results" / "README.md").read_text()
     code = text.split("```python\n")[1].split("```")[0].replace("benchmarks/", f"{ROOT}/benchmarks/")
     exec(code, {})
     out = capsys.readouterr().out
-    assert "mean     0.35" in out and "count    3.00" in out
+    assert "mean     0.28" in out and "count    5.00" in out
 
 
 def test_seeds_of_the_command_line():
@@ -261,7 +262,7 @@ def test_a_run_of_the_runner(tiny, small, tmp_path, monkeypatch):
 def check_measures_of_models(tmp_path, small, monkeypatch):
     """Check the mean of two networks, and a network without exchange, computed once more; the folder is relative."""
     (tmp_path / "results" / "averages.csv").write_text("experiment,setting,measure,seed,other_seed,value\n")
-    names = "experiment,setting,measure,seed,unit,without,value,own,others\n"
+    names = "experiment,setting,measure,seed,unit,without,value,own,others,change\n"
     (tmp_path / "results" / "exchange.csv").write_text(names)
     monkeypatch.chdir(tmp_path)
     models.exchange("tiny", "runs")
@@ -284,6 +285,8 @@ def check_measures_of_models(tmp_path, small, monkeypatch):
         own, others = np.array([alpha[0, 0], alpha[1, 1]]), np.array([alpha[0, 1], alpha[1, 0]])
         row = found[(found.seed == 0) & (found.measure == "test/item") & (found.unit == name)].iloc[0]
         assert [row.own, row.others] == pytest.approx([own.mean(), (others**2).mean() ** 0.5], rel=1e-5)
+        change = np.concatenate([own, others]) - 0.5
+        assert row.change == pytest.approx((change**2).mean() ** 0.5, rel=1e-4)
         alpha.assign(np.stack([[own[0], 0 * own[0]], [0 * own[1], own[1]]]))
     without = networks[0].predict(test["images"][..., None], verbose=0)
     for task in ("item", "group"):
