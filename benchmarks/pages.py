@@ -408,7 +408,6 @@ POOLED_GAINS = {
     "group, from a column": CONTROLS["`group`: from a second column without a task"],
     "group, from labels": CONTROLS["`group`: from the labels of `item` in addition"],
     "learned minus fixed": CONTROLS["learned α, minus α that stay at 0.5"],
-    "half on a quarter, together": (BY_TASK_EXPERIMENTS["a quarter"], HALF, "baseline", "test/accuracy"),
     "half on all, together": (BY_TASK_EXPERIMENTS["all"], HALF, "baseline", "test/accuracy"),
     "half minus equal trunk on a quarter, together": (
         BY_TASK_EXPERIMENTS["a quarter"],
