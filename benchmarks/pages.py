@@ -309,9 +309,9 @@ CONTROLS = {
 }
 # The same on faces and landmarks, where there is one experiment for each: {label of the row: comparison}.
 FURTHER_CONTROLS = {
-    "faces, `age`: units from 0.5, minus separate columns": ("gender_age_decaying", HALF, "baseline", "test/age"),
-    "faces, `age`: from a second column without a task": ("gender_age_decaying", NO_GENDER, "baseline", "test/age"),
-    "faces, `age`: from the labels of `gender` in addition": ("gender_age_decaying", HALF, NO_GENDER, "test/age"),
+    "faces, `age`: units from 0.5, minus separate columns": ("faces_confirmation", HALF, "baseline", "test/age"),
+    "faces, `age`: from a second column without a task": ("faces_confirmation", NO_GENDER, "baseline", "test/age"),
+    "faces, `age`: from the labels of `gender` in addition": ("faces_confirmation", HALF, NO_GENDER, "test/age"),
     "faces, `gender`: units from 0.5, minus separate columns": (
         "faces_confirmation",
         HALF,
@@ -369,6 +369,7 @@ GAINS = {
     "half minus equal trunk on a quarter": ("sharing_garments_25", HALF, EQUAL_TRUNK, "test/accuracy"),
     "half on a quarter, new seeds": ("garments_25_confirmation", HALF, "baseline", "test/accuracy"),
     "half on all, new seeds": ("garments_15_confirmation", HALF, "baseline", "test/accuracy"),
+    "half minus equal trunk on a quarter, new seeds": ("garments_25_confirmation", HALF, EQUAL_TRUNK, "test/accuracy"),
     "trunk on a quarter": ("sharing_garments_25", TRUNK, "baseline", "test/accuracy"),
     "wide trunk minus half": ("sharing_garments_25", WIDE_TRUNK, HALF, "test/accuracy"),
     "wide single networks minus half": ("sharing_garments_25", WIDE_SINGLE, HALF, "test/accuracy"),
@@ -395,6 +396,10 @@ GAINS = {
     "half on landmarks": ("sharing_landmarks", HALF, "baseline", "test/mean_error"),
     "identity minus equal trunk on landmarks": ("sharing_landmarks", IDENTITY, EQUAL_TRUNK, "test/mean_error"),
     "identity on landmarks, 60 epochs": ("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
+    "age, from a column": ("faces_confirmation", NO_GENDER, "baseline", "test/age"),
+    "age, from labels": ("faces_confirmation", HALF, NO_GENDER, "test/age"),
+    "age, from a column, older": ("gender_age_decaying", NO_GENDER, "baseline", "test/age"),
+    "age, from labels, older": ("gender_age_decaying", HALF, NO_GENDER, "test/age"),
     "landmarks, from a column": ("landmarks_width", NO_ATTRIBUTES, TWO_COLUMNS, "test/mean_error"),
     "landmarks, from labels": ("landmarks_width", STITCHED, NO_ATTRIBUTES, "test/mean_error"),
     "pose": ("landmarks_width", STITCHED, TWO_COLUMNS, "aflw/pose"),

@@ -458,7 +458,7 @@ MAKERS = {
     "table: machines, checked": lambda runs: speed.machines_check_table(),
     "value: processor": lambda runs: speed.processor(),
     "value: averaging": lambda runs: mean_change_by_averaging(
-        runs, "decaying_15", "baseline", ("test/item", "test/group")
+        runs, "garments_15_confirmation", "baseline", ("test/item", "test/group")
     ),
     "value: separate columns in the setting of 2018": lambda runs: percent(
         analysis.values(runs, "setting_2018", "baseline", "late/accuracy").mean()
