@@ -856,6 +856,8 @@ def train(args, resumed):
 def batches_of_epoch(args, split, epoch, strategy, first_batch=0):
     """Yield the batches of an epoch: images (batch, ...), {task: labels (batch, ...)}, random numbers for `augment`.
 
+    Begin with the batch `first_batch`, counted from 0: those before it were trained before an interruption.
+
     The order of the images and the random numbers, float32 (batch, NUM_RANDOM_NUMBERS), depend on the seed and the
     epoch alone. So a resumed run can go on within an epoch.
 
@@ -1098,9 +1100,9 @@ class Faces(NamedTuple):
     """The faces that a list names.
 
     `paths` are the files of the photos. `boxes` (n, 3) are left, top and side, and `points` (n, 5, 2) the landmarks, x
-    and y, all in pixels of the photo; the centre of its first pixel is at (0, 0). `missing` (n,) says where a landmark
-    is marked as missing. `attributes` is {attribute: int64 (n,)}, empty where they are unknown. `guessed` says that the
-    boxes were made from the landmarks.
+    and y, all in pixels of the photo; the centre of its first pixel is at (0, 0). `missing` (n,) says for which faces a
+    landmark is marked as missing. `attributes` is {attribute: int64 (n,)}, empty where they are unknown. `guessed` says
+    that the boxes were made from the landmarks.
     """
 
     paths: list
@@ -1466,8 +1468,8 @@ def augment(faces, labels, random_numbers, size):
 
     # The raw operation computes each pixel of the crop from a place in the face. It takes this map as eight numbers:
     # two rows of a matrix, each followed by an offset, and two zeros for "no perspective". Seen from the middle of crop
-    # and face, a pixel at u comes from inverse · (u - move · size). Pixel 0 of the crop, whose centre is at 0, is at (1
-    # - size) / 2 if it is seen from the middle.
+    # and face, a pixel at u comes from inverse · (u - move · size). Seen from there, the first pixel of the crop is at
+    # (1 - size) / 2.
     inverse = tf.transpose(turn, (0, 2, 1)) / zoom[:, None, None]  # the transpose of an orthogonal matrix inverts it
     first_pixel = tf.fill([2], (1 - size) / 2) - move * size
     offset = tf.einsum("nij,nj->ni", inverse, first_pixel) + (faces.shape[1] - 1) / 2

@@ -674,6 +674,8 @@ def train(args, resumed):
 def batches_of_epoch(args, split, epoch, strategy, first_batch=0):
     """Yield the batches of an epoch: images (batch, height, width, channels) and {task: labels (batch,)}.
 
+    Begin with the batch `first_batch`, counted from 0: those before it were trained before an interruption.
+
     The order of the images depends on the seed and the epoch alone, so that a resumed run can go on within an epoch.
     Each replica needs an image, since an empty share of a batch would give NaN. So a batch with fewer images than there
     are replicas, as the last one can be, is repeated. That leaves its mean loss as it is.

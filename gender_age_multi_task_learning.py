@@ -687,6 +687,8 @@ def train(args, resumed):
 def batches_of_epoch(args, split, epoch, strategy, first_batch=0):
     """Yield the batches of an epoch: images (batch, ...), {task: labels (batch, ...)}, random numbers for `augment`.
 
+    Begin with the batch `first_batch`, counted from 0: those before it were trained before an interruption.
+
     The order of the images and the random numbers, float32 (batch, NUM_RANDOM_NUMBERS), depend on the seed and the
     epoch alone. So a resumed run can go on within an epoch.
 

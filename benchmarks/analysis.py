@@ -103,6 +103,9 @@ def holm(p_values):
     return corrected
 
 
+FEWEST_PAIRS = 3  # the pages show a gain only if it has so many pairs; TABLES.md has the others, too
+
+
 def pooled(runs, experiments, setting, other, measure):
     """Return mean, interval and p-value of a gain as `interval` does, and the number of pairs, of several experiments.
 

@@ -83,7 +83,7 @@ def draw_rows(axes, runs, groups):
         for label, experiment, setting in group:
             spec = EXPERIMENTS[experiment]
             pairs = analysis.differences(runs, experiment, setting, spec.baseline, spec.primary)
-            if len(pairs) < 3:
+            if len(pairs) < analysis.FEWEST_PAIRS:
                 continue
             sign = -100 if analysis.lower_is_better(spec.primary) else 100  # an error that falls is a gain
             mean, bounds, _ = analysis.interval(pairs.to_numpy())

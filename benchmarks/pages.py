@@ -371,6 +371,7 @@ GAINS = {
     "half on all, new seeds": ("garments_15_confirmation", HALF, "baseline", "test/accuracy"),
     "half minus equal trunk on a quarter, new seeds": ("garments_25_confirmation", HALF, EQUAL_TRUNK, "test/accuracy"),
     "trunk on a quarter": ("sharing_garments_25", TRUNK, "baseline", "test/accuracy"),
+    "trunk on a quarter, new seeds": ("garments_25_confirmation", TRUNK, "baseline", "test/accuracy"),
     "wide trunk minus half": ("sharing_garments_25", WIDE_TRUNK, HALF, "test/accuracy"),
     "wide single networks minus half": ("sharing_garments_25", WIDE_SINGLE, HALF, "test/accuracy"),
     "wide trunk minus wide single networks": ("sharing_garments_25", WIDE_TRUNK, WIDE_SINGLE, "test/accuracy"),

@@ -133,7 +133,7 @@ def readme_table(runs):
             spec = EXPERIMENTS[experiment]
             level = level_of_baseline(runs, experiment)  # the experiments of a row have the same baseline
             pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
-            if len(pairs) < 3:
+            if len(pairs) < analysis.FEWEST_PAIRS:
                 row.append("")
                 continue
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
@@ -157,7 +157,7 @@ def gains_table(runs, groups):
         for words, experiment, setting in group:
             spec = EXPERIMENTS[experiment]
             pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
-            if len(pairs) < 3:
+            if len(pairs) < analysis.FEWEST_PAIRS:
                 continue
             mean, bounds, _ = analysis.interval(pairs.to_numpy())
             over_images = gain_over_images(runs, experiment, setting, spec.baseline)
@@ -188,7 +188,7 @@ def gain_cells(runs, experiments, setting):
             cells.append(f"{level_of_baseline(runs, experiment)}, {seeds_of_baseline} seeds")
             continue
         pairs = gains(runs, experiment, setting, spec.baseline, spec.primary)
-        if len(pairs) < 3:
+        if len(pairs) < analysis.FEWEST_PAIRS:
             cells.append("")
             continue
         mean, bounds, _ = analysis.interval(pairs.to_numpy())
@@ -244,7 +244,7 @@ def confirmations_table(runs):
     rows, p_values = [], []
     for label, (experiment, earlier, setting, other) in CONFIRMATIONS.items():
         pairs = gains(runs, experiment, setting, other, "test/accuracy")
-        if len(pairs) < 3:
+        if len(pairs) < analysis.FEWEST_PAIRS:
             continue
         mean, bounds, p = analysis.interval(pairs.to_numpy())
         *together, _, count = analysis.pooled(runs, [earlier, experiment], setting, other, "test/accuracy")
