@@ -13,14 +13,17 @@ Train with cross-stitch units, then without, and compare the curves of the two r
     python -m tensorboard.main --logdir tf_logs
 
 By default a unit has a 2 x 2 matrix of weights for each channel, and starts as the identity. `--preset paper` starts it
-from 0.9 for a column's own activations and 0.1 for the other's, at 100 times the learning rate. With --pretrain_epoch
-the columns train alone first, as Misra et al. did (but with Adam). `--preset poster` trains the poster's network.
+from 0.9 for a column's own activations and 0.1 for the other's, and trains it with 100 times the learning rate. With
+--pretrain_epoch the columns train alone first, as Misra et al. did (but with Adam). `--preset poster` trains the
+poster's network.
 
 --data_dir is the folder of MTFL (mmlab.ie.cuhk.edu.hk/projects/TCDCN.html): training.txt, testing.txt, and the photos.
 The boxes of the faces can be there, too, from mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm: trainImageList.txt, and
-testImageList.txt with its photos. For lists of your own, see the docstrings of `read_attributes` and `read_boxes`.
+testImageList.txt with its photos. Without them the script makes boxes from the landmarks, and its test errors are too
+small. For lists of your own, see the docstrings of `read_attributes` and `read_boxes`.
 
-To go on with a run that was stopped, or to find the landmarks in photos with a network that was trained:
+Each run writes to a folder of its own, called LOG_DIR here: a new one in tf_logs, or the one that --log_dir names. To
+go on with a run that was stopped, or to find the landmarks in photos with a network that was trained:
 
     python facial_landmark_multi_task_learning.py --resume LOG_DIR
     python facial_landmark_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
@@ -91,8 +94,8 @@ import zlib
 from typing import NamedTuple
 
 if __name__ == "__main__":
-    # Until a run has something to save (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program at once,
-    # without a traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook this would end
+    # Until the training begins (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program at once, without a
+    # traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook this would end
     # the kernel, so there the signals keep their usual meaning.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -121,7 +124,7 @@ from tensorboard.plugins.hparams import api as hparams
 NAME = "facial_landmark_multi_task_learning"
 
 LANDMARKS = ["left eye", "right eye", "nose", "left mouth corner", "right mouth corner"]  # left as seen in the picture
-TASKS = {  # the tasks besides the landmarks: the attributes, and their classes in the order of MTFL's numbers 1, 2, ...
+ATTRIBUTES = {  # the tasks of the second column, and their classes in the order of MTFL's numbers 1, 2, ...
     "gender": ["male", "female"],
     "smile": ["smiling", "not smiling"],
     "glasses": ["glasses", "no glasses"],
@@ -139,7 +142,8 @@ class Block(NamedTuple):
 
 BLOCKS = [Block(32, 3, True), Block(48, 3, True), Block(64, 3, True), Block(80, 3, False)]
 DENSE_SIZE = 256  # the size of the fully connected layer
-# The places where there can be a cross-stitch unit, and where a trunk can end. At "pool_4" there is no pooling.
+# The places where there can be a cross-stitch unit, and where a trunk can end: after each convolution block, and after
+# the fully connected layer. The last convolution block has no pooling, so "pool_4" has a unit only on request.
 UNIT_PLACES = ("pool_1", "pool_2", "pool_3", "pool_4", "fc_5")
 
 
@@ -206,7 +210,7 @@ class CrossStitch(layers.Layer):
         return (self.num_columns, self.num_columns, self.feature_shape[-1])
 
     def alpha_from_mixing(self, mixing):
-        """Return the `alpha` with which every channel is mixed by the matrix `mixing` (T, T)."""
+        """Return the `alpha` that mixes every channel by one matrix, `mixing` (T, T)."""
         return np.broadcast_to(mixing[:, :, np.newaxis], self.alpha_shape())
 
     def mean_alpha(self):
@@ -233,12 +237,12 @@ class ActivationCrossStitch(CrossStitch):
     """A cross-stitch unit with one weight for every pair of activations, as in the implementation of 2018.
 
     Each column has D activations for an image. The weight `alpha` has shape (T * D, T * D) and consists of T x T
-    blocks. x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. In the beginning, block (i, j) is the
-    identity times the initial alpha_ij of `CrossStitch`.
+    blocks. x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. Initially block (i, j) is the identity
+    times the initial alpha_ij of `CrossStitch`.
 
     `alpha` grows with the fourth power of the images' side. After a first block with 32 filters, images of 28 x 28
     pixels give a D of 6,272. For two columns `alpha` then has 157 million entries. With its gradient and Adam's moments
-    it takes 2.5 GB. With 40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later
+    it takes 2.5 GB. With 40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB. With such images, name only later
     places in --cross_stitch_at.
     """
 
@@ -351,7 +355,7 @@ def dense_block(args, x, column, level):
 def batch_norm(args, x, name):
     """Batch norm. `FusedBatchNormalization`, below, is Keras's layer, but faster on one device.
 
-    With several replicas its statistics are those of the global batch, so the network learns the same.
+    With several replicas its statistics are those of the global batch, so the network learns the same as on one device.
     """
     distributed = tf.distribute.has_strategy()  # false where one process trains on one device
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
@@ -395,10 +399,7 @@ def build_poster_network(args, classes, shape):
     with two classes. The unit after its fully connected layer has one alpha_ij for the whole layer.
     """
     images = keras.Input(shape, dtype="uint8", name="images")
-    divide_by_255 = layers.Normalization(
-        axis=(1, 2, 3), mean=np.zeros(shape), variance=np.full(shape, 255.0**2), dtype="float32"
-    )
-    pixels = divide_by_255(images)
+    pixels = layers.Rescaling(1 / 255, dtype="float32")(images)
     names = ["trunk"] if args.split_after else column_names(classes)
     columns = {name: pixels for name in names}
 
@@ -408,7 +409,7 @@ def build_poster_network(args, classes, shape):
         columns = end_trunk(args, columns, f"pool_{level}", column_names(classes))
 
     columns = {name: poster_dense_block(args, x, name) for name, x in columns.items()}
-    args_of_last_unit = copy.copy(args)  # only the kind of unit differs
+    args_of_last_unit = copy.copy(args)  # only the kind of unit differs, whatever --cross_stitch_unit says
     args_of_last_unit.cross_stitch_unit = "layer"
     columns = stitch(args_of_last_unit, columns, "fc_5")
     columns = {name: dropout(args, x, name) for name, x in columns.items()}
@@ -449,7 +450,7 @@ def poster_output_layer(x, task, num_classes):
 
 
 def model_of(args, images, outputs):
-    """Return the model. With --weight_reg it is a `RelatedColumns`, which also has the scalars of that loss."""
+    """Return the model. With --weight_reg it is a `RelatedColumns`, which also has the scalars of `related_weights`."""
     kind = keras.Model if args.weight_reg == "none" else RelatedColumns
     return kind(images, outputs, name=NAME)
 
@@ -515,7 +516,8 @@ def units_of(network):
 class RelatedColumns(keras.Model):
     """A network that also has the scalars a_j and b_j of `related_weights`, for each layer j that both columns have.
 
-    A subclass of a functional model is saved by its layers and loaded as this class again, so it needs no `get_config`.
+    Keras saves a subclass of a functional model by its layers, and loads it as this class again, since the arguments of
+    its constructor are those of `keras.Model`. So it needs no `get_config`.
     """
 
     def __init__(self, *args, **kwargs):
@@ -530,6 +532,7 @@ def kernel_pairs(network):
 
     The first of each pair is that of the landmarks' column, the second that of the attributes'.
     """
+    # `kernel.value` is the TensorFlow variable inside a Keras variable, see `l2_loss`.
     kernels = {layer.name: layer.kernel.value for layer in network.layers if hasattr(layer, "kernel")}
     pairs = []
     for name, kernel in kernels.items():
@@ -549,9 +552,9 @@ def related_weights(pairs, scales, offsets, kind):
 
     The poster refers to Rozantsev, Salzmann and Fua (Beyond Sharing Weights for Deep Domain Adaptation,
     arXiv:1603.06432). With d the difference over all parameters of a layer, their losses are ||d||^2 and
-    exp(||d||^2) - 1. The poster's code has half of ||d||^2, over the kernels alone, and so have we. It has no
-    exponential loss. Ours takes the mean of the squares, since the exponential of their sum over a hundred thousand
-    weights would overflow at the first step.
+    exp(||d||^2) - 1. The poster's code has half of ||d||^2, over the kernels alone, and here it is the same. The
+    poster's code has no exponential loss. The one here takes the mean of the squares, since the exponential of their
+    sum over a hundred thousand weights would overflow at the first step.
 
     Args:
         pairs: What `kernel_pairs` returns.
@@ -611,11 +614,14 @@ def task_losses(outputs, labels, sigmoid_poses):
 
 
 def weights_of_tasks(args, classes):
-    """Return {task: the weight of its loss}, of the landmarks and of the attributes in `classes`."""
+    """Return {task: the weight of its loss}, of the landmarks and of the attributes in `classes`.
+
+    --aux_lambda has one weight for each attribute, or one for all.
+    """
     attribute_weights = args.aux_lambda
     if len(attribute_weights) == 1:
-        attribute_weights = attribute_weights * len(TASKS)  # a list with the same weight for each
-    weights = {"landmarks": args.landmark_lambda, **dict(zip(TASKS, attribute_weights))}
+        attribute_weights = attribute_weights * len(ATTRIBUTES)  # a list with the same weight for each
+    weights = {"landmarks": args.landmark_lambda, **dict(zip(ATTRIBUTES, attribute_weights))}
     return {task: weights[task] for task in ("landmarks", *classes)}
 
 
@@ -624,12 +630,12 @@ def make_train_step(strategy, network, optimizers, args, classes, signature):
 
     The training faces have a margin, and a step crops them at random places. The function takes a batch, (faces, {task:
     labels}, random numbers), and the number of stop signals (Ctrl-C, SIGTERM) that this process has received. It
-    returns {tag: value} to be logged. Processes that train together have to stop together, so the values also hold the
-    sum of the stop signals over all replicas.
+    returns {tag: value}: the values to be logged, and under "num_stop_signals" the sum of that number over all
+    replicas. By this sum, processes that train together know that they have to stop together.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch. The L2 loss and that of related
-    weights do not depend on the batch; it divides these by the number of replicas.
+    weights do not depend on the batch, so each replica divides these by the number of replicas.
 
     Args:
         strategy: The distribution strategy.
@@ -638,7 +644,7 @@ def make_train_step(strategy, network, optimizers, args, classes, signature):
         args: The parsed command line.
         classes: {attribute: the names of its classes}.
         signature: The structure of a batch: a `tf.TensorSpec` for each array, with an unspecified batch size. So one
-            graph serves all batches, also the last one of an epoch, which is smaller.
+            graph serves all batches, including the last one of an epoch, which is smaller.
     """
     task_weights = weights_of_tasks(args, classes)
     size = network.input_shape[1]
@@ -661,6 +667,7 @@ def make_train_step(strategy, network, optimizers, args, classes, signature):
             if args.weight_reg != "none":
                 scales, offsets = network.scales.value, network.offsets.value
                 relation = related_weights(kernel_pairs(network), scales, offsets, args.weight_reg)
+            # --weight_reg_lambda is the weight of the relation between the columns, --reg_lambda that of the L2 loss.
             weight_losses = args.weight_reg_lambda * relation + args.reg_lambda * l2_loss(network)
             total = tf.add_n(weighted) + weight_losses / strategy.num_replicas_in_sync
         optimizers.minimize(tape, total, network)  # TensorFlow's optimizers sum the gradients over the replicas
@@ -684,11 +691,11 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Machines exchange a message for each tensor that they sum. So each replica first stacks its values into one
-        # vector. This is done here, so that `replica_step` can return its values by name. (A vector holds floats only.
+        # Machines exchange a message for each tensor that they sum. So each replica stacks its values into one vector,
+        # in a second run, which leaves `replica_step` free to return its values by name. (A vector holds floats only.
         # Therefore the number of stop signals is a float, too.)
         tags = sorted(values)
-        vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
+        vectors = strategy.run(lambda values_of_replica: tf.stack([values_of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
         return dict(zip(tags, tf.unstack(total)))
 
@@ -701,7 +708,9 @@ class Optimizers:
     Scaling the gradients of the units instead would do nothing, since Adam divides by their size.
 
     TensorFlow 1's Adam has a fused kernel. It updates 6.5 million weights in 5 ms on 2 cores, where Keras's Adam takes
-    15 ms. An `Optimizers` creates variables, so it has to be created in the scope of the strategy.
+    15 ms.
+
+    Create it in the scope of the strategy, since it creates variables.
     """
 
     def __init__(self):
@@ -762,11 +771,11 @@ def train(args, resumed):
         resumed: What run.json says of the run that is to be resumed, or None for a new run.
 
     Raises:
-        Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
+        Failure: The data or the run's folder cannot be used (exit status 2), the loss is no longer finite (3), or a
             signal ended the run after its state had been saved (128 + signal).
     """
     data = prepare_data(args)
-    # Each column keeps a thread busy, see `size_of_thread_pool`.
+    # The number of columns decides how many threads there are (see `size_of_thread_pool`).
     configure_tensorflow(args, num_columns=len(column_names(data.classes)))
     strategy, is_chief = choose_strategy()
     record = describe_run(args, data, strategy)  # becomes run.json
@@ -877,7 +886,10 @@ def batches_of_epoch(args, split, epoch, strategy, first_batch=0):
 
 
 def signature_of(args, split, strategy):
-    """Return the structure of a batch: a `tf.TensorSpec` for each array, which leaves the size of the batch open."""
+    """Return the structure of a batch: a `tf.TensorSpec` for each array, which leaves the size of the batch open.
+
+    It is taken from a real batch, so that it cannot differ from those of the training.
+    """
     batch = next(batches_of_epoch(args, split, 0, strategy))
     return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch)
 
@@ -886,9 +898,9 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0. (One graph serves all epochs, so Adam collects the moments of their
-    gradients even then. These fade when the units have started: the mean by half in 7 steps, the square by half in
-    700.)
+    columns are pretrained, that of the units is 0. (One graph serves all epochs, so Adam collects moments of the units'
+    gradients even then. After the start of the units these moments fade: the first by half in 7 steps, the second by
+    half in 700.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -929,7 +941,7 @@ def evaluate_all(predict, splits):
     return {name: evaluate(predict, split) for name, split in splits.items() if name != "train"}
 
 
-# `train` is the same in all scripts. What follows is what it evaluates, logs and prints in this one.
+# `train` is the same in all scripts. What it evaluates, logs and prints differs. It is defined by the functions below.
 
 
 class Evaluation(NamedTuple):
@@ -972,8 +984,9 @@ def landmark_errors(predicted, points):
 def landmark_measures(predicted, points):
     """Return what results.json holds of the landmarks, from predicted and true ones (n, 5, 2).
 
-    The error of a face is the mean of its five distances, in widths of its box; above 0.05 it counts as a failure. The
-    interocular error divides by the distance between the true eyes instead, and its limit is 0.1.
+    The error of a face is the mean of its five distances, in widths of its box; above 0.05 it counts as a failure
+    (Sun et al., CVPR 2013). The interocular error divides by the distance between the true eyes instead, and counts as
+    a failure above 0.1 (Zhang et al., ECCV 2014).
     """
     distances = landmark_errors(predicted, points)
     errors = distances.mean(axis=1)
@@ -999,7 +1012,7 @@ def draw_sheet(split, predicted):
         image[:] = np.kron(face, np.ones((zoom, zoom, 1), np.uint8))
         for points, colour in ((true, (0, 220, 0)), (guess, (230, 0, 0))):
             mark(image, points * zoom * size - 0.5, colour, radius=2.5)
-    return np.concatenate(np.concatenate(sheet, axis=1), axis=1)
+    return np.concatenate(np.concatenate(sheet, axis=1), axis=1)  # (rows, columns, y, x, 3) to one picture (y, x, 3)
 
 
 def mark(image, points, colour, radius):
@@ -1048,7 +1061,7 @@ def summary_of_evaluations(evaluations):
 def print_results(results):
     """Print the measures of a finished run as a table. `results` is the content of its results.json."""
     splits = [split for split in ("test", "aflw", "validation") if split in results]
-    majority = results["data"]["majority"]
+    majority = results["data"]["majority"]  # what `report_majority` returned
     rows = {
         "mean_error": {split: results[split]["mean_error"] for split in splits},
         "failure_rate": {split: results[split]["failure_rate"] for split in splits},
@@ -1114,7 +1127,7 @@ class Faces(NamedTuple):
 
 
 BOX_FACTOR = 1.78  # the width of a box divided by the larger extent of its landmarks: the median of MTFL's boxes
-MARGIN = 0.25  # what is cut out on each side of a training face's box, as a part of its width, for the augmentation
+MARGIN = 0.25  # how much is kept around the box of a training face, for the augmentation, as a part of the box's width
 WHAT_DATA_DIR_HOLDS = (
     "MTFL (http://mmlab.ie.cuhk.edu.hk/projects/TCDCN.html: training.txt, testing.txt and their photos), with the "
     "boxes trainImageList.txt and testImageList.txt of http://mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm if at hand"
@@ -1124,8 +1137,9 @@ WHAT_DATA_DIR_HOLDS = (
 def prepare_data(args):
     """Read the lists and the faces, and hold out a part of the training faces for validation.
 
-    The splits are `train`, `validation` and, of `test` and `aflw`, those that are there. Only the training faces have a
-    margin around their box. A photo that is tested on is not trained on, and identical photos are held out together.
+    The splits are `train`, `validation`, and whichever of `test` and `aflw` the folder has (see `read_lists`). Only the
+    training faces have a margin around their box. A photo that is tested on is not trained on, and identical photos are
+    held out together.
 
     Raises:
         Failure: The data are missing or damaged, or do not fit the arguments.
@@ -1133,9 +1147,10 @@ def prepare_data(args):
     window = args.image_size + 2 * int(MARGIN * args.image_size)  # the side of a face with its margin
     lists = read_lists(args.data_dir)
     if lists["train"].guessed:
-        # Boxes that were made from the landmarks give them away. So those of training and validation faces are moved
-        # at random, in another way for each --seed. Those of test faces stay where they are, the same for every seed,
-        # so the test errors are too small then. `print_guessed_boxes` says so.
+        # From a box that was made from the landmarks, the network could infer the landmarks. So the boxes of training
+        # and validation faces are moved at random, in another way for each --seed. Those of test faces stay where they
+        # are: where a face detector would put them is not known, and moving them would not tell. So the test errors
+        # are too small then. `print_guessed_boxes` says so.
         lists["train"] = lists["train"]._replace(boxes=jitter(lists["train"].boxes, args.seed))
     splits, photo_hashes = {}, {}
     for name, faces in lists.items():
@@ -1165,7 +1180,7 @@ def prepare_data(args):
         "boxes_from_landmarks": guessed,
         "left_out": len(left_out),
     }
-    classes = {} if args.network == "single" else TASKS
+    classes = {} if args.network == "single" else ATTRIBUTES
     mean, variance = pixel_statistics(crop_middle(splits["train"].images, args.image_size))
     return Data(splits, classes, mean, variance, description)
 
@@ -1213,13 +1228,14 @@ def read_attributes(path):
     """Return the `Faces` of a list in the form of training.txt, with boxes about their landmarks.
 
     A line has the path of a photo, x1..x5 and y1..y5 of the landmarks in pixels, the first pixel being 1, then gender,
-    smile, glasses and pose, whose classes are numbered from 1 in the order of TASKS.
+    smile, glasses and pose, whose classes are numbered from 1 in the order of ATTRIBUTES. (In MTFL each coordinate in
+    training.txt is one more than in trainImageList.txt, so the two lists count from 1 and from 0.)
     """
     paths, numbers = read_rows(path)
     marks = numbers[:, :10].reshape(-1, 2, 5).transpose(0, 2, 1)
     points = marks - 1
     attributes = {}
-    for column, (task, names) in enumerate(TASKS.items(), start=10):
+    for column, (task, names) in enumerate(ATTRIBUTES.items(), start=10):
         wrong = ~np.isin(numbers[:, column], range(1, len(names) + 1))
         if wrong.any():
             first = int(wrong.argmax())
@@ -1278,8 +1294,8 @@ def with_boxes(faces, path):
 def without_impossible(name, faces):
     """Return `faces` without those whose landmarks cannot be right, and print how many were dropped.
 
-    A network would be trained to predict the marks of missing landmarks. Real landmarks lie in their box or close to
-    it. One that is farther outside than half of the box's width is a mistake.
+    Otherwise the network would learn to predict the numbers that stand for a missing landmark. Real landmarks lie in
+    their box or close to it. One that is farther outside than half of the box's width is a mistake.
     """
     in_one_place = (faces.points == faces.points[:, :1]).all(axis=(1, 2))
     in_box = to_box(faces.points, faces.boxes)
@@ -1322,8 +1338,8 @@ def boxes_around(points):
 def jitter(boxes, seed):
     """Return the boxes (n, 3) moved by up to 8 % of their side and scaled by up to 15 %, at random.
 
-    A box made from the landmarks would give them away. We assume that the boxes of a face detector vary by about as
-    much as these 8 % and 15 %.
+    From a box that was made from the landmarks, the network could infer the landmarks. We assume that the boxes of a
+    face detector vary by about as much as these 8 % and 15 %.
     """
     draws = np.random.default_rng(seed).uniform(-1, 1, boxes.shape)
     side = boxes[:, 2:] * np.exp(0.15 * draws[:, 2:])
@@ -1376,7 +1392,9 @@ def crop(photo, box, size):
         raise ValueError("its box lies outside the photo")
     if side > 20 * max(photo.size):
         raise ValueError("its box is more than 20 times as large as the photo")
-    reach = 1 + side / size  # the filter reaches beyond the square by one pixel of the face, and 1 is for rounding
+    # The filter reaches beyond the square by one pixel of the result, which is side / size pixels of the photo. The 1
+    # is for rounding.
+    reach = 1 + side / size
     start_x, start_y = math.floor(left - reach), math.floor(top - reach)
     part = photo.crop((start_x, start_y, math.ceil(left + side + reach), math.ceil(top + side + reach)))
     square = (left - start_x, top - start_y, left - start_x + side, top - start_y + side)
@@ -1421,7 +1439,7 @@ def print_guessed_boxes(guessed):
 def report_majority(splits):
     """Print, and return as {attribute: {split: accuracy}}, how often the most frequent training class is right."""
     majority = {}
-    for task, names in TASKS.items():
+    for task, names in ATTRIBUTES.items():
         most_frequent = int(np.bincount(splits["train"].labels[task]).argmax())
         shares = {
             name: float(np.mean(split.labels[task] == most_frequent))
@@ -1434,14 +1452,14 @@ def report_majority(splits):
     return majority
 
 
-NUM_RANDOM_NUMBERS = 5  # `augment` needs so many for each face
+NUM_RANDOM_NUMBERS = 5  # as many as `augment` needs for each face
 
 
 def augment(faces, labels, random_numbers, size):
     """Return crops (n, size, size, 1) at random places, and the labels that go with them.
 
-    Each face is mirrored or not, turned by up to 10 degrees, scaled by up to 10 % and moved by up to 5 % of its box.
-    A mirrored face has the other eye on the left, and looks to the other side.
+    Half of the faces are mirrored. Each is turned by up to 10 degrees, scaled by up to 10 % and moved by up to 5 % of
+    its box. A mirrored face has the other eye on the left, and looks to the other side.
 
     Args:
         faces: uint8 faces with their margin (n, window, window, 1).
@@ -1463,13 +1481,13 @@ def augment(faces, labels, random_numbers, size):
     points = tf.einsum("nij,nkj->nki", turn * zoom[:, None, None], points) + move[:, None] + 0.5
     other_side = tf.gather(points, [1, 0, 2, 4, 3], axis=1)
     points = tf.where(mirrored[:, None, None], other_side, points)
-    last_pose = len(TASKS["pose"]) - 1
+    last_pose = len(ATTRIBUTES["pose"]) - 1
     pose = tf.where(mirrored, last_pose - labels["pose"], labels["pose"])
 
     # The raw operation computes each pixel of the crop from a place in the face. It takes this map as eight numbers:
-    # two rows of a matrix, each followed by an offset, and two zeros for "no perspective". Seen from the middle of crop
-    # and face, a pixel at u comes from inverse · (u - move · size). Seen from there, the first pixel of the crop is at
-    # (1 - size) / 2.
+    # two rows of a matrix, each followed by an offset, and two zeros for "no perspective". With the origin in the
+    # middle of both, the pixel u of the crop comes from the place inverse · (u - move · size) in the face, and the
+    # first pixel of the crop is u = (1 - size) / 2.
     inverse = tf.transpose(turn, (0, 2, 1)) / zoom[:, None, None]  # the transpose of an orthogonal matrix inverts it
     first_pixel = tf.fill([2], (1 - size) / 2) - move * size
     offset = tf.einsum("nij,nj->ni", inverse, first_pixel) + (faces.shape[1] - 1) / 2
@@ -1646,9 +1664,9 @@ def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
     This pool, which TensorFlow calls intra-op, divides the work of one operation among its threads. The columns are
-    computed at the same time, and each keeps one thread of another pool, inter-op, busy with its operations. So the
-    intra-op pool gets the number of cores less the number of columns. (The rule was found by counting busy threads on
-    16 cores. It has only been timed on 2.)
+    computed at the same time, and each keeps a thread of another pool, called inter-op, busy. So the intra-op pool gets
+    the remaining cores: with two columns, 14 of 16. (The rule was found by counting busy threads on 16 cores. It has
+    only been timed on 2, where it leaves one thread.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
     last place, and with activation units, whose large matrix products take most of the time.
@@ -1820,8 +1838,9 @@ def check_agreement(strategy, facts):
     if "TF_CONFIG" not in os.environ:
         return
     checksums = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
-    # `gather` exchanges what replicas have computed. Here each computes a constant, the row of its checksums.
-    row_of_replica = strategy.run(tf.function(lambda: tf.constant([checksums], tf.int64)))  # (1, facts)
+    # `gather` exchanges only what `strategy.run` has returned. So each replica returns a constant, its checksums.
+    row_of_checksums = tf.function(lambda: tf.constant([checksums], tf.int64))  # (1, facts)
+    row_of_replica = strategy.run(row_of_checksums)
     gathered = strategy.gather(row_of_replica, axis=0).numpy()  # (replicas, facts)
     differing = [name for name, gathered_fact in zip(facts, gathered.T) if len(set(gathered_fact)) > 1]
     if differing:
@@ -1860,10 +1879,10 @@ def exit_status_of(stop_signals):
 def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
-    A run first makes the folder `checkpoints`. A folder can only be made once, so of two runs that begin at the same
-    time in one place the second fails. With --resume auto, a folder `checkpoints` alone is accepted: an earlier process
-    was killed before it wrote run.json, and this one starts the run from the beginning. (So with --resume auto, or if
-    two processes resume one run, the second is not noticed.)
+    A run first makes the folder `checkpoints`. A folder can only be made once, so of two new runs that begin in one
+    place at the same time the second fails. With --resume auto, a folder `checkpoints` alone is accepted: an earlier
+    process was killed before it wrote run.json, and this one starts the run from the beginning. This is no protection
+    against two processes that use --resume auto, or that resume one run.
     """
     if resumed:
         return
@@ -1897,12 +1916,12 @@ def check_unchanged(record, resumed):
     """Raise Failure where data, classes or versions are no longer those of the run to resume."""
     if record["data"]["sha256"] != resumed["data"].get("sha256"):
         raise Failure(
-            f"--resume: {record['data']['source']} does not hold the data that the run was begun with, from "
+            f"--resume: {record['data']['source']} does not hold the data with which the run was started, from "
             f"{resumed['data'].get('source')}."
         )
     for what in ("classes", "versions"):
         if record[what] != resumed[what]:
-            raise Failure(f"--resume: the run was begun with {what} {resumed[what]}, and they are {record[what]} now.")
+            raise Failure(f"--resume: the run was started with {what} {resumed[what]}; they are {record[what]} now.")
 
 
 def facts_to_agree_on(record, resumed):
@@ -1949,7 +1968,7 @@ class Checkpoints:
                 self.check_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
-                # The checkpoint also holds a counter of the manager, which is made later. Do not warn about it.
+                # The checkpoint also holds a counter of its manager, and there is no manager yet. Do not warn about it.
                 status.expect_partial()
                 return int(self.step.numpy())
             # TensorFlow raises one or the other of these, depending on which part of the file is damaged.
@@ -1970,7 +1989,7 @@ class Checkpoints:
                 found = "is missing" if saved is None else f"has shape {list(saved)}"
                 raise Failure(
                     f"--resume: {variable.path} {found} in {path}; in the network it has shape {list(variable.shape)}. "
-                    "The script has changed since the run was begun."
+                    "The script has changed since the run was started."
                 )
 
     def start_manager(self, step):
@@ -2035,8 +2054,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    One of TensorBoard's loaders ignores the first START event that it meets in a folder. So a new run writes one, too:
-    the loader ignores this one, and acts on the next.
+    A new run writes such an event, too, since one of TensorBoard's loaders ignores the first START event in a folder.
+    So it ignores that of the new run, and those of resumed runs count.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -2399,8 +2418,8 @@ def image_size(text):
 PRESETS = {  # {preset: {argument: its default}}; arguments on the command line take precedence
     "default": {},
     # The units of Misra et al., for comparison, and not as a recommendation. They first trained the columns alone (by
-    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step, which is 0.4 by
-    # default, more than the 0.1 from which alpha between the columns starts.
+    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step. At the default
+    # --lr this is 0.4, more than the 0.1 from which the alphas between the columns start.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
     "poster": {  # as the poster's code has them; the preset also selects its network and the form of its losses
         "lr": 0.01,
@@ -2501,7 +2520,7 @@ def add_training_arguments(parser):
         "--lr_half_life",
         type=non_negative_float,
         default=6.0,
-        help="number of epochs after which --lr is halved; 0: constant",
+        help="half-life of --lr in epochs: it decays exponentially; 0: constant",
     )
     training.add_argument("--n_epoch", type=positive_int, default=20, help="epochs to train")
     training.add_argument("--n_batch_size", type=positive_int, default=64, help="images in a step, over all devices")
@@ -2532,7 +2551,10 @@ def add_training_arguments(parser):
         help="paper: units as in Misra et al.; poster: its arguments, network and losses",
     )
     training.add_argument(
-        "--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images"
+        "--seed",
+        type=seed_number,
+        default=0,
+        help="seed of weights, dropout, order and augmentation of images, --train_fraction",
     )
 
 
@@ -2570,7 +2592,7 @@ def add_run_arguments(parser):
         "--resume",
         metavar="LOG_DIR",
         type=folder_path,
-        help="go on with the run in this folder; auto: with that in --log_dir if there is one, else begin it there",
+        help="go on with the run in this folder; auto: with the run in --log_dir, or start it there",
     )
 
     parser.add_argument(
@@ -2596,8 +2618,8 @@ def kind_of_run(args):
         return args.network
     if args.split_after == UNIT_PLACES[-1]:  # then there is no place for units
         return f"split_after_{args.split_after}"
-    stitched = "stitched" if args.cross_stitch_enabled else "baseline"
-    return f"split_after_{args.split_after}-{stitched}" if args.split_after else stitched
+    kind = "stitched" if args.cross_stitch_enabled else "baseline"
+    return f"split_after_{args.split_after}-{kind}" if args.split_after else kind
 
 
 def check_arguments(args):
@@ -2615,8 +2637,8 @@ def check_arguments(args):
         if args.split_after not in (None, UNIT_PLACES[-1]):
             raise Failure(f"--network split splits after {UNIT_PLACES[-1]}, not after {args.split_after}.")
         args.split_after = UNIT_PLACES[-1]
-    if len(args.aux_lambda) not in (1, len(TASKS)):
-        raise Failure(f"--aux_lambda needs one number, or one each for {' '.join(TASKS)}.")
+    if len(args.aux_lambda) not in (1, len(ATTRIBUTES)):
+        raise Failure(f"--aux_lambda needs one number, or one each for {' '.join(ATTRIBUTES)}.")
     if args.weight_reg != "none" and (args.network == "single" or args.split_after == UNIT_PLACES[-1]):
         raise Failure(
             f"--weight_reg {args.weight_reg} relates the weights of two columns, and there is only one. Add "
@@ -2628,7 +2650,8 @@ def check_arguments(args):
 def check_units(args):
     """Raise Failure if all places of --cross_stitch_at are in the trunk of --split_after, where there can be no unit.
 
-    With a trunk up to the last place that is no error, since no place is left for units.
+    A trunk up to the last place leaves no place for units. That is no error: units are enabled by default, so nobody
+    need have asked for them.
     """
     if args.split_after and args.cross_stitch_enabled:
         later = UNIT_PLACES[UNIT_PLACES.index(args.split_after) + 1 :]
@@ -2693,10 +2716,12 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
     parser.set_defaults(**recorded)
     args = parser.parse_args(argv)
     args.log_dir = folder
+    may_change = ("log_dir", "data_dir", *NOT_RECORDED)
     for name, value in vars(args).items():
-        unchanged = value == recorded.get(name)
-        more_epochs = name == "n_epoch" and value > recorded.get(name, value)
-        if not (unchanged or more_epochs or name in ("log_dir", "data_dir", *NOT_RECORDED)):
+        if name in may_change or value == recorded.get(name):
+            continue
+        more_epochs = name == "n_epoch" and name in recorded and value > recorded[name]
+        if not more_epochs:
             raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
     return args
 
@@ -2712,7 +2737,8 @@ def default_log_dir(args, parser):
     data = os.path.basename(args.data_dir) if args.data_dir else experiment
     named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
     changed = []
-    for name, value in vars(args).items():  # what the preset sets is a default here, so it is not named
+    # `parse_arguments` has made what the preset sets a default of the parser, so it is not named.
+    for name, value in vars(args).items():
         if value != parser.get_default(name) and name not in named_otherwise:
             values = value if isinstance(value, list) else [value]
             changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
@@ -2727,7 +2753,7 @@ def check_log_dir(log_dir):
 
     TensorFlow takes some characters for a pattern, and :// for an address.
     """
-    if re.search(r"[][*?\\]|://", log_dir):
+    if re.search(r"[\[\]*?\\]|://", log_dir):
         raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
     # Python encodes paths as the locale says, TensorFlow in UTF-8.
     if os.fsencode(os.path.abspath(log_dir)) != os.path.abspath(log_dir).encode("utf-8", "surrogateescape"):
@@ -2755,7 +2781,11 @@ def main(argv=None):
     has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
     if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would fail again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
-    print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
+    if status > 128:  # stopped by a signal, perhaps by Ctrl-C, after whose ^C the line is not ended
+        message = f"\n{message}"
+    else:
+        message = f"error: {message}"
+    print(message, file=sys.stderr, flush=True)
     return status
 
 

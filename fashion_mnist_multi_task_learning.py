@@ -3,7 +3,7 @@
 There are two tasks. `item` is the kind of garment, one of ten. `group` is one of three coarser groups, chosen by hand
 in the TensorFlow 1 implementation of 2018 (see References). Each task has its own column, a small convolutional
 network. A cross-stitch unit after each convolution block and after the fully connected layer mixes the activations of
-the columns with learned weights, so that the network itself finds how much the tasks should share.
+the columns with learned weights. So the network itself learns how much the tasks should share.
 
 Train with cross-stitch units, then without, and compare the curves of the two runs:
 
@@ -14,8 +14,9 @@ Train with cross-stitch units, then without, and compare the curves of the two r
 By default a unit has a 2 x 2 matrix of weights for each channel, and starts as the identity. With `--preset paper` a
 unit starts from 0.9 for a task's own activations and from 0.1 for the other's, and learns with 100 times the learning
 rate of the columns. Together with --pretrain_epoch this is the recipe of Misra et al. (but with Adam). `--preset 2018`
-trains the network of the TensorFlow 1 implementation. These presets are for comparison. In our runs a start from 0.5
-with a decaying learning rate did better than the defaults (see README.md). `--help` lists all arguments.
+trains the network of the TensorFlow 1 implementation. These presets are for comparison. The default start and learning
+rate are those of 2018, too. In our runs `--cross_stitch_init 0.5 --n_epoch 15 --lr_half_life 2.5` did better: units
+start from 0.5, and the learning rate decays (see README.md). `--help` lists all arguments.
 
 The script looks for Fashion-MNIST on this machine, and downloads it if it is missing. If that fails, it says so and
 trains on the sample in the folder `data` beside this script, if that is there. To train on your own data, put train.npz
@@ -23,8 +24,8 @@ and test.npz into a folder and add --data_dir FOLDER. Each file holds `images`, 
 width, channels), and for every task an array of labels, integers starting at 0, named after the task. A further array,
 for instance `item_names` for the task `item`, can hold the names of the classes.
 
-Each run has a folder of its own in tf_logs, or the one that --log_dir names; it is called LOG_DIR here. To go on with a
-run that was stopped, or to classify pictures with a network that was trained:
+Each run writes to a folder of its own, called LOG_DIR here: a new one in tf_logs, or the one that --log_dir names. To
+go on with a run that was stopped, or to classify pictures with a network that was trained:
 
     python fashion_mnist_multi_task_learning.py --resume LOG_DIR
     python fashion_mnist_multi_task_learning.py --predict PICTURE ... --model LOG_DIR/model.keras
@@ -88,8 +89,8 @@ import zlib
 from typing import NamedTuple
 
 if __name__ == "__main__":
-    # Until a run has something to save (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program at once,
-    # without a traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook this would end
+    # Until the training begins (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program at once, without a
+    # traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook this would end
     # the kernel, so there the signals keep their usual meaning.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -129,15 +130,15 @@ GROUP_OF_ITEM = {  # in the order of Fashion-MNIST's labels; the groups are thos
     "Bag": "For Women",
     "Ankle boot": "Shoes",
 }
-TASKS = {  # those of Fashion-MNIST, with the names of their classes; your own data define other tasks
+TASKS = {  # those of Fashion-MNIST, with the names of their classes; data of your own bring their own tasks
     "item": list(GROUP_OF_ITEM),
     "group": ["Shoes", "For Women", "Other"],
 }
 
 FILTERS = (32, 64)  # the number of filters in each convolution block
 DENSE_SIZE = 1024  # the number of outputs of the fully connected layer
-# The places where there can be a cross-stitch unit: after the first convolution block (pool_1), after the second one
-# (pool_2), and after the third block, which is fully connected (fc_3). A unit has the name of its place. With
+# The places where there can be a cross-stitch unit, ["pool_1", "pool_2", "fc_3"]: after the first convolution block,
+# after the second one, and after the third block, which is fully connected. A unit has the name of its place. With
 # --split_after all tasks share the blocks up to one of these places.
 UNIT_PLACES = [*(f"pool_{level}" for level in range(1, len(FILTERS) + 1)), f"fc_{len(FILTERS) + 1}"]
 
@@ -205,7 +206,7 @@ class CrossStitch(layers.Layer):
         return (self.num_columns, self.num_columns, self.feature_shape[-1])
 
     def alpha_from_mixing(self, mixing):
-        """Return the `alpha` with which every channel is mixed by the matrix `mixing` (T, T)."""
+        """Return the `alpha` that mixes every channel by one matrix, `mixing` (T, T)."""
         return np.broadcast_to(mixing[:, :, np.newaxis], self.alpha_shape())
 
     def mean_alpha(self):
@@ -232,12 +233,12 @@ class ActivationCrossStitch(CrossStitch):
     """A cross-stitch unit with one weight for every pair of activations, as in the implementation of 2018.
 
     Each column has D activations for an image. The weight `alpha` has shape (T * D, T * D) and consists of T x T
-    blocks. x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. In the beginning, block (i, j) is the
-    identity times the initial alpha_ij of `CrossStitch`.
+    blocks. x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. Initially block (i, j) is the identity
+    times the initial alpha_ij of `CrossStitch`.
 
     `alpha` grows with the fourth power of the images' side. After a first block with 32 filters, images of 28 x 28
     pixels give a D of 6,272. For two columns `alpha` then has 157 million entries. With its gradient and Adam's moments
-    it takes 2.5 GB. With 40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later
+    it takes 2.5 GB. With 40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB. With such images, name only later
     places in --cross_stitch_at.
     """
 
@@ -336,7 +337,7 @@ def dense_block(args, x, column, level):
 def batch_norm(args, x, name):
     """Batch norm. `FusedBatchNormalization`, below, is Keras's layer, but faster on one device.
 
-    With several replicas its statistics are those of the global batch, so the network learns the same.
+    With several replicas its statistics are those of the global batch, so the network learns the same as on one device.
     """
     distributed = tf.distribute.has_strategy()  # false where one process trains on one device
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
@@ -348,7 +349,7 @@ def output_layer(args, x, task, num_classes):
     Keras gives all replicas one seed, so the masks of dropout repeat from replica to replica. Within a replica each
     image has its own mask, so this does no harm.
     """
-    # From here on the activations are float32, also with --precision bfloat16.
+    # From here on the activations are float32, even with --precision bfloat16.
     x = layers.Dropout(1 - args.keep_prob, name=f"{task}.dropout", dtype="float32")(x)
     if args.preset == "2018":  # the network of 2018 batch-normalises its logits; there is no argument for this
         output = layers.Dense(
@@ -445,9 +446,9 @@ def weights_of_tasks(args, classes):
 def make_train_step(strategy, network, optimizers, args, classes, signature):
     """Return the function that trains the network on one global batch.
 
-    That function takes a batch, (images, {task: labels}), and returns {tag: value} to be logged. Processes that train
-    together also have to stop together. So each of them passes on how many stop signals (Ctrl-C, SIGTERM) it has
-    received, and finds the sum over all replicas among the values.
+    That function takes a batch, (images, {task: labels}), and the number of stop signals (Ctrl-C, SIGTERM) that this
+    process has received. It returns {tag: value}: the values to be logged, and under "num_stop_signals" the sum of that
+    number over all replicas. By this sum, processes that train together know that they have to stop together.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -460,7 +461,7 @@ def make_train_step(strategy, network, optimizers, args, classes, signature):
         args: The parsed command line.
         classes: {task: the names of its classes}.
         signature: The structure of a batch: a `tf.TensorSpec` for each array, with an unspecified batch size. So one
-            graph serves all batches, also the last one of an epoch, which is smaller.
+            graph serves all batches, including the last one of an epoch, which is smaller.
     """
     task_weights = weights_of_tasks(args, classes)
 
@@ -502,11 +503,11 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Machines exchange a message for each tensor that they sum. So each replica first stacks its values into one
-        # vector. This is done here, so that `replica_step` can return its values by name. (A vector holds floats only.
+        # Machines exchange a message for each tensor that they sum. So each replica stacks its values into one vector,
+        # in a second run, which leaves `replica_step` free to return its values by name. (A vector holds floats only.
         # Therefore the number of stop signals is a float, too.)
         tags = sorted(values)
-        vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
+        vectors = strategy.run(lambda values_of_replica: tf.stack([values_of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
         return dict(zip(tags, tf.unstack(total)))
 
@@ -519,7 +520,9 @@ class Optimizers:
     Scaling the gradients of the units instead would do nothing, since Adam divides by their size.
 
     TensorFlow 1's Adam has a fused kernel. It updates 6.5 million weights in 5 ms on 2 cores, where Keras's Adam takes
-    15 ms. An `Optimizers` creates variables, so it has to be created in the scope of the strategy.
+    15 ms.
+
+    Create it in the scope of the strategy, since it creates variables.
     """
 
     def __init__(self):
@@ -580,11 +583,11 @@ def train(args, resumed):
         resumed: What run.json says of the run that is to be resumed, or None for a new run.
 
     Raises:
-        Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
+        Failure: The data or the run's folder cannot be used (exit status 2), the loss is no longer finite (3), or a
             signal ended the run after its state had been saved (128 + signal).
     """
     data = prepare_data(args)
-    # Each column keeps a thread busy, see `size_of_thread_pool`.
+    # The number of columns decides how many threads there are (see `size_of_thread_pool`).
     configure_tensorflow(args, num_columns=len(column_names(data.classes)))
     strategy, is_chief = choose_strategy()
     record = describe_run(args, data, strategy)  # becomes run.json
@@ -690,7 +693,10 @@ def batches_of_epoch(args, split, epoch, strategy, first_batch=0):
 
 
 def signature_of(args, split, strategy):
-    """Return the structure of a batch: a `tf.TensorSpec` for each array, which leaves the size of the batch open."""
+    """Return the structure of a batch: a `tf.TensorSpec` for each array, which leaves the size of the batch open.
+
+    It is taken from a real batch, so that it cannot differ from those of the training.
+    """
     batch = next(batches_of_epoch(args, split, 0, strategy))
     return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch)
 
@@ -699,9 +705,9 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0. (One graph serves all epochs, so Adam collects the moments of their
-    gradients even then. These fade when the units have started: the mean by half in 7 steps, the square by half in
-    700.)
+    columns are pretrained, that of the units is 0. (One graph serves all epochs, so Adam collects moments of the units'
+    gradients even then. After the start of the units these moments fade: the first by half in 7 steps, the second by
+    half in 700.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -742,15 +748,16 @@ def evaluate_all(predict, splits):
     return {name: evaluate(predict, split) for name, split in splits.items() if name != "train"}
 
 
-# `train` is the same in all scripts. The functions below tell it what to evaluate, log and print in this one.
+# `train` is the same in all scripts. What it evaluates, logs and prints differs. It is defined by the functions below.
 
 
 class Evaluation(NamedTuple):
     """What was measured on one split.
 
-    `measures` is {task: accuracy}, and has the mean over the tasks as `accuracy`. (No task has that name. The mean is
-    called summary/accuracy_SPLIT in TensorBoard, and "overall" in what is printed.) `confusions` is {task: confusion
-    matrix (classes, classes)}, which counts images; its rows are the true classes, its columns the predicted ones.
+    `measures` is {task: accuracy}, and has the mean over the tasks as `accuracy`; no task may have that name.
+    TensorBoard shows the mean as summary/accuracy_SPLIT, the tag that it had in 2018, and the console as "overall".
+    `confusions` is {task: confusion matrix (classes, classes)}, which counts images; its rows are the true classes, its
+    columns the predicted ones.
     """
 
     measures: dict
@@ -768,10 +775,7 @@ def evaluate(predict, split):
 
 
 def log_evaluations(step, evaluations):
-    """Log the accuracies of each split under TASK/accuracy_SPLIT, and their mean under summary/accuracy_SPLIT.
-
-    (The code of 2018 had the tag summary/accuracy_test, too.)
-    """
+    """Log the accuracies of each split under TASK/accuracy_SPLIT, and their mean under summary/accuracy_SPLIT."""
     for split, evaluation in evaluations.items():
         for name, value in evaluation.measures.items():
             task = "summary" if name == "accuracy" else name
@@ -794,10 +798,13 @@ def summary_of_training(values):
 
 
 def summary_of_evaluations(evaluations):
-    """Return the test accuracies in one line: that of each task, and their mean, "overall"."""
-    measures = dict(evaluations["test"].measures)
-    measures["overall"] = measures.pop("accuracy")
-    return "test accuracy: " + ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
+    """Return the accuracies of each split in one line: that of each task, and their mean, "overall"."""
+    parts = []
+    for split, evaluation in evaluations.items():
+        measures = dict(evaluation.measures)
+        measures["overall"] = measures.pop("accuracy")
+        parts.append(f"{split} accuracy: " + ", ".join(f"{name} {value:.4f}" for name, value in measures.items()))
+    return "; ".join(parts)
 
 
 def print_results(results):
@@ -867,11 +874,12 @@ def prepare_data(args):
             "!!! This run uses a SAMPLE of 6,000 images: its accuracies are not those of Fashion-MNIST. !!!"
         )
 
-    strata = train.labels[next(iter(classes))]
+    first_task = next(iter(classes))
+    strata = train.labels[first_task]
     rest = np.arange(len(strata))
     validation = None
     if args.validation_fraction > 0:
-        indices = stratified(strata, args.validation_fraction, seed=0)  # the same for every --seed
+        indices = stratified(strata, args.validation_fraction, seed=0)  # for every --seed, so runs can be compared
         validation = select(train, indices)
         rest = np.delete(rest, indices)
         if len(rest) == 0:
@@ -909,10 +917,11 @@ def find_data():
     socket.setdefaulttimeout(10)  # seconds; some networks swallow requests without an answer
     try:
         # Keras's own `load_data` downloads the same files, but returns arrays. Here every source is a folder.
+        paths = []
         for prefix, content in itertools.product(FILES.values(), ("images-idx3", "labels-idx1")):
             url = f"{DOWNLOAD}{prefix}-{content}-ubyte.gz"
-            path = keras.utils.get_file(origin=url, cache_subdir="datasets/fashion-mnist")
-        return os.path.dirname(path)
+            paths.append(keras.utils.get_file(origin=url, cache_subdir="datasets/fashion-mnist"))
+        return os.path.dirname(paths[0])  # they are all in one folder
     except Exception as error:  # get_file has no type of its own for a download that failed
         if not os.path.isdir(SAMPLE):
             raise Failure(
@@ -978,8 +987,8 @@ def read_idx(path, dimensions):
             magic, *shape = np.frombuffer(file.read(4 + 4 * dimensions), ">u4").tolist()
             if magic != IDX_UINT8 + dimensions:
                 raise ValueError("it does not begin like an IDX file of bytes with this number of dimensions")
-            # Read one byte more than the header announces, so that a longer array is noticed. Do not read everything: a
-            # small file can unpack to gigabytes.
+            # Read one byte more than the header announces, so that a longer array is noticed. Read no more than 2 GB: a
+            # small file can unpack to more, and a damaged header can announce more.
             content = file.read(min(math.prod(shape), 2**31) + 1)
         return np.frombuffer(content, np.uint8).reshape(shape)
     except (OSError, EOFError, zlib.error, ValueError) as error:
@@ -996,7 +1005,8 @@ def read_npz(folder, name):
         arrays = {}
         with np.load(path, allow_pickle=False) as file:
             for key in file:
-                arrays[key] = np.asarray(file[key])  # a member of the zip file that is not an array comes as bytes
+                # A member of the zip file that is not an array comes as bytes. The checks of its type refuse it later.
+                arrays[key] = np.asarray(file[key])
                 if holds_class_names(key, file):
                     arrays[key] = arrays[key].astype(str)
         return arrays
@@ -1027,7 +1037,7 @@ def find_classes(folder, task, train, test, largest_label):
     """Return the names of a task's classes: those in its array of names, or the numbers from 0 to the largest label."""
     key = f"{task}_names"
     names = train.get(key, np.arange(largest_label + 1).astype(str))
-    if not np.array_equal(names, test.get(key, names)):
+    if key in test and not np.array_equal(names, test[key]):
         raise Failure(f"{folder}: {key} differ between train and test. Give the same names, or only in train.")
     if names.ndim != 1 or len(names) <= largest_label:
         raise Failure(f"{folder}: {task} has labels up to {largest_label}, and {key} has shape {names.shape}.")
@@ -1158,9 +1168,9 @@ def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
     This pool, which TensorFlow calls intra-op, divides the work of one operation among its threads. The columns are
-    computed at the same time, and each keeps one thread of another pool, inter-op, busy with its operations. So the
-    intra-op pool gets the number of cores less the number of columns. (The rule was found by counting busy threads on
-    16 cores. It has only been timed on 2.)
+    computed at the same time, and each keeps a thread of another pool, called inter-op, busy. So the intra-op pool gets
+    the remaining cores: with two columns, 14 of 16. (The rule was found by counting busy threads on 16 cores. It has
+    only been timed on 2, where it leaves one thread.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
     last place, and with activation units, whose large matrix products take most of the time.
@@ -1332,8 +1342,9 @@ def check_agreement(strategy, facts):
     if "TF_CONFIG" not in os.environ:
         return
     checksums = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
-    # `gather` exchanges what replicas have computed. Here each computes a constant, the row of its checksums.
-    row_of_replica = strategy.run(tf.function(lambda: tf.constant([checksums], tf.int64)))  # (1, facts)
+    # `gather` exchanges only what `strategy.run` has returned. So each replica returns a constant, its checksums.
+    row_of_checksums = tf.function(lambda: tf.constant([checksums], tf.int64))  # (1, facts)
+    row_of_replica = strategy.run(row_of_checksums)
     gathered = strategy.gather(row_of_replica, axis=0).numpy()  # (replicas, facts)
     differing = [name for name, gathered_fact in zip(facts, gathered.T) if len(set(gathered_fact)) > 1]
     if differing:
@@ -1372,10 +1383,10 @@ def exit_status_of(stop_signals):
 def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
-    A run first makes the folder `checkpoints`. A folder can only be made once, so of two runs that begin at the same
-    time in one place the second fails. With --resume auto, a folder `checkpoints` alone is accepted: an earlier process
-    was killed before it wrote run.json, and this one starts the run from the beginning. (So with --resume auto, or if
-    two processes resume one run, the second is not noticed.)
+    A run first makes the folder `checkpoints`. A folder can only be made once, so of two new runs that begin in one
+    place at the same time the second fails. With --resume auto, a folder `checkpoints` alone is accepted: an earlier
+    process was killed before it wrote run.json, and this one starts the run from the beginning. This is no protection
+    against two processes that use --resume auto, or that resume one run.
     """
     if resumed:
         return
@@ -1409,12 +1420,12 @@ def check_unchanged(record, resumed):
     """Raise Failure where data, classes or versions are no longer those of the run to resume."""
     if record["data"]["sha256"] != resumed["data"].get("sha256"):
         raise Failure(
-            f"--resume: {record['data']['source']} does not hold the data that the run was begun with, from "
+            f"--resume: {record['data']['source']} does not hold the data with which the run was started, from "
             f"{resumed['data'].get('source')}."
         )
     for what in ("classes", "versions"):
         if record[what] != resumed[what]:
-            raise Failure(f"--resume: the run was begun with {what} {resumed[what]}, and they are {record[what]} now.")
+            raise Failure(f"--resume: the run was started with {what} {resumed[what]}; they are {record[what]} now.")
 
 
 def facts_to_agree_on(record, resumed):
@@ -1461,7 +1472,7 @@ class Checkpoints:
                 self.check_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
-                # The checkpoint also holds a counter of the manager, which is made later. Do not warn about it.
+                # The checkpoint also holds a counter of its manager, and there is no manager yet. Do not warn about it.
                 status.expect_partial()
                 return int(self.step.numpy())
             # TensorFlow raises one or the other of these, depending on which part of the file is damaged.
@@ -1482,7 +1493,7 @@ class Checkpoints:
                 found = "is missing" if saved is None else f"has shape {list(saved)}"
                 raise Failure(
                     f"--resume: {variable.path} {found} in {path}; in the network it has shape {list(variable.shape)}. "
-                    "The script has changed since the run was begun."
+                    "The script has changed since the run was started."
                 )
 
     def start_manager(self, step):
@@ -1547,8 +1558,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    One of TensorBoard's loaders ignores the first START event that it meets in a folder. So a new run writes one, too:
-    the loader ignores this one, and acts on the next.
+    A new run writes such an event, too, since one of TensorBoard's loaders ignores the first START event in a folder.
+    So it ignores that of the new run, and those of resumed runs count.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1886,8 +1897,8 @@ def folder_path(text):
 PRESETS = {  # {preset: {argument: its default}}; arguments on the command line take precedence
     "default": {},
     # The units of Misra et al., for comparison, and not as a recommendation. They first trained the columns alone (by
-    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step: by 0.1, which is
-    # as much as it takes of the other tasks at the start.
+    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step. At the default
+    # --lr this is 0.1, as much as a column takes of the others at the start.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
     # The other defaults of this script are those of 2018. `output_layer` also adds batch norm of the logits.
     "2018": {"cross_stitch_unit": "activation", "bn_momentum": 0.999},
@@ -1965,7 +1976,7 @@ def add_training_arguments(parser):
         "--lr_half_life",
         type=non_negative_float,
         default=0.0,
-        help="number of epochs after which --lr is halved; 0: constant",
+        help="half-life of --lr in epochs: it decays exponentially; 0: constant",
     )
     training.add_argument("--n_epoch", type=positive_int, default=30, help="epochs to train")
     training.add_argument("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
@@ -1983,7 +1994,7 @@ def add_training_arguments(parser):
         help="paper: units as in Misra et al.; 2018: units and batch norm, also of the logits, as in the code of 2018",
     )
     training.add_argument(
-        "--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images"
+        "--seed", type=seed_number, default=0, help="seed of weights, dropout, order of images, --train_fraction"
     )
 
 
@@ -2022,7 +2033,7 @@ def add_run_arguments(parser):
         "--resume",
         metavar="LOG_DIR",
         type=folder_path,
-        help="go on with the run in this folder; auto: with that in --log_dir if there is one, else begin it there",
+        help="go on with the run in this folder; auto: with the run in --log_dir, or start it there",
     )
 
     parser.add_argument(
@@ -2034,14 +2045,14 @@ def add_run_arguments(parser):
 def kind_of_run(args):
     """Return the part of a folder's name that tells which kind of network is trained there.
 
-    If your own data have only one task, this is not known yet, and the name is that for several tasks.
+    The data have not been read yet. So if they turn out to have a single task, the name is still that for several.
     """
     if args.tasks and len(args.tasks) == 1:
         return "single"
     if args.split_after == UNIT_PLACES[-1]:  # then there is no place for units
         return f"split_after_{args.split_after}"
-    stitched = "stitched" if args.cross_stitch_enabled else "baseline"
-    return f"split_after_{args.split_after}-{stitched}" if args.split_after else stitched
+    kind = "stitched" if args.cross_stitch_enabled else "baseline"
+    return f"split_after_{args.split_after}-{kind}" if args.split_after else kind
 
 
 def check_arguments(args):
@@ -2056,7 +2067,8 @@ def check_arguments(args):
 def check_units(args):
     """Raise Failure if all places of --cross_stitch_at are in the trunk of --split_after, where there can be no unit.
 
-    With a trunk up to the last place that is no error, since no place is left for units.
+    A trunk up to the last place leaves no place for units. That is no error: units are enabled by default, so nobody
+    need have asked for them.
     """
     if args.split_after and args.cross_stitch_enabled:
         later = UNIT_PLACES[UNIT_PLACES.index(args.split_after) + 1 :]
@@ -2121,10 +2133,12 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
     parser.set_defaults(**recorded)
     args = parser.parse_args(argv)
     args.log_dir = folder
+    may_change = ("log_dir", "data_dir", *NOT_RECORDED)
     for name, value in vars(args).items():
-        unchanged = value == recorded.get(name)
-        more_epochs = name == "n_epoch" and value > recorded.get(name, value)
-        if not (unchanged or more_epochs or name in ("log_dir", "data_dir", *NOT_RECORDED)):
+        if name in may_change or value == recorded.get(name):
+            continue
+        more_epochs = name == "n_epoch" and name in recorded and value > recorded[name]
+        if not more_epochs:
             raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
     return args
 
@@ -2140,7 +2154,8 @@ def default_log_dir(args, parser):
     data = os.path.basename(args.data_dir) if args.data_dir else experiment
     named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
     changed = []
-    for name, value in vars(args).items():  # what the preset sets is a default here, so it is not named
+    # `parse_arguments` has made what the preset sets a default of the parser, so it is not named.
+    for name, value in vars(args).items():
         if value != parser.get_default(name) and name not in named_otherwise:
             values = value if isinstance(value, list) else [value]
             changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
@@ -2155,7 +2170,7 @@ def check_log_dir(log_dir):
 
     TensorFlow takes some characters for a pattern, and :// for an address.
     """
-    if re.search(r"[][*?\\]|://", log_dir):
+    if re.search(r"[\[\]*?\\]|://", log_dir):
         raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
     # Python encodes paths as the locale says, TensorFlow in UTF-8.
     if os.fsencode(os.path.abspath(log_dir)) != os.path.abspath(log_dir).encode("utf-8", "surrogateescape"):
@@ -2183,7 +2198,11 @@ def main(argv=None):
     has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
     if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would fail again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
-    print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
+    if status > 128:  # stopped by a signal, perhaps by Ctrl-C, after whose ^C the line is not ended
+        message = f"\n{message}"
+    else:
+        message = f"error: {message}"
+    print(message, file=sys.stderr, flush=True)
     return status
 
 

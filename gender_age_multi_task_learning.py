@@ -1,8 +1,8 @@
-"""Train two networks side by side on faces, one to classify gender and one age, joined by cross-stitch units.
+"""Train two networks side by side on faces, joined by cross-stitch units: one classifies gender, the other age.
 
 Each task has its own column, a small convolutional network. A cross-stitch unit after each convolution block and after
-the fully connected layer mixes the activations of the columns with learned weights, so that the network itself finds
-how much the tasks should share. A third task, ethnicity, can be added by --tasks.
+the fully connected layer mixes the activations of the columns with learned weights. So the columns together learn how
+much the tasks should share. A third task, ethnicity, can be added by --tasks.
 
 Train with cross-stitch units, then without, and compare the curves of the two runs:
 
@@ -20,8 +20,9 @@ From VGGFace2 only the 2,000 images that are labelled as young or mature are use
 files as UTKFace does: AGE_GENDER_RACE_DATE.jpg.chip.jpg, for example 34_1_2_20170109.jpg.chip.jpg. Gender is 0 for male
 and 1 for female. Race, here called ethnicity, is 0 for White, 1 for Black, 2 for Asian, 3 for Indian and 4 for others.
 
-To go on with a run that was stopped, or to classify photos with a network that was trained (the middle square of a
-photo is used, and should be filled by the face):
+Each run writes to a folder of its own, called LOG_DIR here: a new one in tf_logs, or the one that --log_dir names. To
+go on with a run that was stopped, or to classify photos with a network that was trained (the middle square of a photo
+is used, and should be filled by the face):
 
     python gender_age_multi_task_learning.py --resume LOG_DIR
     python gender_age_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
@@ -90,8 +91,8 @@ import zlib
 from typing import NamedTuple
 
 if __name__ == "__main__":
-    # Until a run has something to save (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program at once,
-    # without a traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook this would end
+    # Until the training begins (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program at once, without a
+    # traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook this would end
     # the kernel, so there the signals keep their usual meaning.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -197,7 +198,7 @@ class CrossStitch(layers.Layer):
         return (self.num_columns, self.num_columns, self.feature_shape[-1])
 
     def alpha_from_mixing(self, mixing):
-        """Return the `alpha` with which every channel is mixed by the matrix `mixing` (T, T)."""
+        """Return the `alpha` that mixes every channel by one matrix, `mixing` (T, T)."""
         return np.broadcast_to(mixing[:, :, np.newaxis], self.alpha_shape())
 
     def mean_alpha(self):
@@ -224,12 +225,12 @@ class ActivationCrossStitch(CrossStitch):
     """A cross-stitch unit with one weight for every pair of activations, as in the implementation of 2018.
 
     Each column has D activations for an image. The weight `alpha` has shape (T * D, T * D) and consists of T x T
-    blocks. x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. In the beginning, block (i, j) is the
-    identity times the initial alpha_ij of `CrossStitch`.
+    blocks. x̃_i is the sum over j of block (i, j), a (D, D) matrix, times x_j. Initially block (i, j) is the identity
+    times the initial alpha_ij of `CrossStitch`.
 
     `alpha` grows with the fourth power of the images' side. After a first block with 32 filters, images of 28 x 28
     pixels give a D of 6,272. For two columns `alpha` then has 157 million entries. With its gradient and Adam's moments
-    it takes 2.5 GB. With 40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB: for such images name only later
+    it takes 2.5 GB. With 40 x 40 pixels it takes 10 GB, with 64 x 64 pixels 69 GB. With such images, name only later
     places in --cross_stitch_at.
     """
 
@@ -328,7 +329,7 @@ def dense_block(args, x, column, level):
 def batch_norm(args, x, name):
     """Batch norm. `FusedBatchNormalization`, below, is Keras's layer, but faster on one device.
 
-    With several replicas its statistics are those of the global batch, so the network learns the same.
+    With several replicas its statistics are those of the global batch, so the network learns the same as on one device.
     """
     distributed = tf.distribute.has_strategy()  # false where one process trains on one device
     return FusedBatchNormalization(momentum=args.bn_momentum, synchronized=distributed, name=name)(x)
@@ -340,7 +341,7 @@ def output_layer(args, x, task, num_classes):
     Keras gives all replicas one seed, so the masks of dropout repeat from replica to replica. Within a replica each
     image has its own mask, so this does no harm.
     """
-    # From here on the activations are float32, also with --precision bfloat16.
+    # From here on the activations are float32, even with --precision bfloat16.
     x = layers.Dropout(1 - args.keep_prob, name=f"{task}.dropout", dtype="float32")(x)
     return layers.Dense(num_classes, kernel_initializer="he_normal", name=f"{task}.output", dtype="float32")(x)
 
@@ -441,7 +442,7 @@ def make_train_step(strategy, network, optimizers, args, classes, signature):
         args: The parsed command line.
         classes: {task: the names of its classes}.
         signature: The structure of a batch: a `tf.TensorSpec` for each array, with an unspecified batch size. So one
-            graph serves all batches, also the last one of an epoch, which is smaller.
+            graph serves all batches, including the last one of an epoch, which is smaller.
     """
     task_weights = weights_of_tasks(args, classes)
 
@@ -473,11 +474,11 @@ def make_train_step(strategy, network, optimizers, args, classes, signature):
     return compile_step(strategy, replica_step, signature)
 
 
-NUM_RANDOM_NUMBERS = 3  # `augment` needs so many for each image
+NUM_RANDOM_NUMBERS = 3  # as many as `augment` needs for each image
 
 
 def augment(images, random_numbers):
-    """Mirror each image or not, and move it by up to 5 % of its side. The pixels at its edges fill the gap.
+    """Mirror half of the images and move each by up to 5 % of its side, at random. Pixels at its edges fill the gap.
 
     Args:
         images: uint8 (batch, size, size, channels).
@@ -515,11 +516,11 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Machines exchange a message for each tensor that they sum. So each replica first stacks its values into one
-        # vector. This is done here, so that `replica_step` can return its values by name. (A vector holds floats only.
+        # Machines exchange a message for each tensor that they sum. So each replica stacks its values into one vector,
+        # in a second run, which leaves `replica_step` free to return its values by name. (A vector holds floats only.
         # Therefore the number of stop signals is a float, too.)
         tags = sorted(values)
-        vectors = strategy.run(lambda of_replica: tf.stack([of_replica[tag] for tag in tags]), (values,))
+        vectors = strategy.run(lambda values_of_replica: tf.stack([values_of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
         return dict(zip(tags, tf.unstack(total)))
 
@@ -532,7 +533,9 @@ class Optimizers:
     Scaling the gradients of the units instead would do nothing, since Adam divides by their size.
 
     TensorFlow 1's Adam has a fused kernel. It updates 6.5 million weights in 5 ms on 2 cores, where Keras's Adam takes
-    15 ms. An `Optimizers` creates variables, so it has to be created in the scope of the strategy.
+    15 ms.
+
+    Create it in the scope of the strategy, since it creates variables.
     """
 
     def __init__(self):
@@ -593,11 +596,11 @@ def train(args, resumed):
         resumed: What run.json says of the run that is to be resumed, or None for a new run.
 
     Raises:
-        Failure: Data or log folder are not as they should be (exit status 2), the loss is no longer finite (3), or a
+        Failure: The data or the run's folder cannot be used (exit status 2), the loss is no longer finite (3), or a
             signal ended the run after its state had been saved (128 + signal).
     """
     data = prepare_data(args)
-    # Each column keeps a thread busy, see `size_of_thread_pool`.
+    # The number of columns decides how many threads there are (see `size_of_thread_pool`).
     configure_tensorflow(args, num_columns=len(column_names(data.classes)))
     strategy, is_chief = choose_strategy()
     record = describe_run(args, data, strategy)  # becomes run.json
@@ -708,7 +711,10 @@ def batches_of_epoch(args, split, epoch, strategy, first_batch=0):
 
 
 def signature_of(args, split, strategy):
-    """Return the structure of a batch: a `tf.TensorSpec` for each array, which leaves the size of the batch open."""
+    """Return the structure of a batch: a `tf.TensorSpec` for each array, which leaves the size of the batch open.
+
+    It is taken from a real batch, so that it cannot differ from those of the training.
+    """
     batch = next(batches_of_epoch(args, split, 0, strategy))
     return tf.nest.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), batch)
 
@@ -717,9 +723,9 @@ def learning_rates(args, epoch):
     """Return the learning rates of the columns and of the units in an epoch, counted from 0.
 
     The rate of the columns is constant, or decays exponentially and halves every --lr_half_life epochs. While the
-    columns are pretrained, that of the units is 0. (One graph serves all epochs, so Adam collects the moments of their
-    gradients even then. These fade when the units have started: the mean by half in 7 steps, the square by half in
-    700.)
+    columns are pretrained, that of the units is 0. (One graph serves all epochs, so Adam collects moments of the units'
+    gradients even then. After the start of the units these moments fade: the first by half in 7 steps, the second by
+    half in 700.)
     """
     rate = args.lr
     if args.lr_half_life > 0:
@@ -760,15 +766,16 @@ def evaluate_all(predict, splits):
     return {name: evaluate(predict, split) for name, split in splits.items() if name != "train"}
 
 
-# `train` is the same in all scripts. What follows is what it evaluates, logs and prints in this one.
+# `train` is the same in all scripts. What it evaluates, logs and prints differs. It is defined by the functions below.
 
 
 class Evaluation(NamedTuple):
     """What was measured on one split.
 
-    `measures` is {task: accuracy}, and has the mean over the tasks as `accuracy`. (No task has that name. The mean is
-    called summary/accuracy_SPLIT in TensorBoard, and "overall" in what is printed.) `confusions` is {task: confusion
-    matrix (classes, classes)}, which counts images; its rows are the true classes, its columns the predicted ones.
+    `measures` is {task: accuracy}, and has the mean over the tasks as `accuracy`; no task may have that name.
+    TensorBoard shows the mean as summary/accuracy_SPLIT, the tag that it had in 2018, and the console as "overall".
+    `confusions` is {task: confusion matrix (classes, classes)}, which counts images; its rows are the true classes, its
+    columns the predicted ones.
     """
 
     measures: dict
@@ -786,10 +793,7 @@ def evaluate(predict, split):
 
 
 def log_evaluations(step, evaluations):
-    """Log the accuracies of each split under TASK/accuracy_SPLIT, and their mean under summary/accuracy_SPLIT.
-
-    (The code of 2018 had the tag summary/accuracy_test, too.)
-    """
+    """Log the accuracies of each split under TASK/accuracy_SPLIT, and their mean under summary/accuracy_SPLIT."""
     for split, evaluation in evaluations.items():
         for name, value in evaluation.measures.items():
             task = "summary" if name == "accuracy" else name
@@ -812,10 +816,13 @@ def summary_of_training(values):
 
 
 def summary_of_evaluations(evaluations):
-    """Return the test accuracies in one line: that of each task, and their mean, "overall"."""
-    measures = dict(evaluations["test"].measures)
-    measures["overall"] = measures.pop("accuracy")
-    return "test accuracy: " + ", ".join(f"{name} {value:.4f}" for name, value in measures.items())
+    """Return the accuracies of each split in one line: that of each task, and their mean, "overall"."""
+    parts = []
+    for split, evaluation in evaluations.items():
+        measures = dict(evaluation.measures)
+        measures["overall"] = measures.pop("accuracy")
+        parts.append(f"{split} accuracy: " + ", ".join(f"{name} {value:.4f}" for name, value in measures.items()))
+    return "; ".join(parts)
 
 
 def print_results(results):
@@ -887,7 +894,8 @@ def prepare_data(args):
     split_by = args.split or ("identity" if is_vggface2 else "image")
 
     read = functools.partial(read_face, size=args.image_size)
-    images, kept = decode_images(read, [(path,) for path in faces.paths], (args.image_size, args.image_size, 3))
+    items = [(path,) for path in faces.paths]  # `decode_images` takes tuples, the arguments of `read`
+    images, kept = decode_images(read, items, (args.image_size, args.image_size, 3))
     attributes = {name: values[kept] for name, values in faces.attributes.items()}
 
     # Identical pictures have the same number in `copy_groups`.
@@ -897,9 +905,9 @@ def prepare_data(args):
     attributes = {name: values[~contradictory] for name, values in attributes.items()}
 
     # All images of a group go into one split, and each split gets the same share of every stratum. Groups are people,
-    # or identical pictures. Identical pictures stay together in both cases: if two people had the same picture, it
-    # would be contradictory, and was left out above. --train_fraction always chooses single images, by
-    # `gender_and_decade`.
+    # or identical pictures. If they are people, identical pictures stay together, too: a picture that two people share
+    # was left out above, since its attribute `identity` is contradictory. --train_fraction always chooses single
+    # images, by `gender_and_decade`.
     gender_and_decade = attributes["gender"] * 100 + attributes["age"] // 10  # a number for each gender and decade
     if split_by == "identity":
         # Everybody has as many young as mature images, so only the genders can get out of balance.
@@ -1146,8 +1154,8 @@ def find_copies(images, attributes):
     """
     digests = [hashlib.sha256(image).digest() for image in images]
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
-    # A group has the number of its first image. `hold_out` draws groups in the order of their numbers. If these came
-    # from the digests, which depend on --image_size, each size would have another split.
+    # So that the split does not depend on --image_size, a group has the number of its first image: `hold_out` draws
+    # groups in the order of their numbers, and the order of the digests would depend on the size.
     copy_groups = first[inverse]
     facts = np.stack(list(attributes.values()), axis=1)
     differs = (facts != facts[copy_groups]).any(axis=1)
@@ -1290,9 +1298,9 @@ def size_of_thread_pool(args, num_columns):
     """Return the size of the pool of threads that TensorFlow's operations share.
 
     This pool, which TensorFlow calls intra-op, divides the work of one operation among its threads. The columns are
-    computed at the same time, and each keeps one thread of another pool, inter-op, busy with its operations. So the
-    intra-op pool gets the number of cores less the number of columns. (The rule was found by counting busy threads on
-    16 cores. It has only been timed on 2.)
+    computed at the same time, and each keeps a thread of another pool, called inter-op, busy. So the intra-op pool gets
+    the remaining cores: with two columns, 14 of 16. (The rule was found by counting busy threads on 16 cores. It has
+    only been timed on 2, where it leaves one thread.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
     last place, and with activation units, whose large matrix products take most of the time.
@@ -1464,8 +1472,9 @@ def check_agreement(strategy, facts):
     if "TF_CONFIG" not in os.environ:
         return
     checksums = [zlib.crc32(json.dumps(fact, sort_keys=True).encode()) for fact in facts.values()]
-    # `gather` exchanges what replicas have computed. Here each computes a constant, the row of its checksums.
-    row_of_replica = strategy.run(tf.function(lambda: tf.constant([checksums], tf.int64)))  # (1, facts)
+    # `gather` exchanges only what `strategy.run` has returned. So each replica returns a constant, its checksums.
+    row_of_checksums = tf.function(lambda: tf.constant([checksums], tf.int64))  # (1, facts)
+    row_of_replica = strategy.run(row_of_checksums)
     gathered = strategy.gather(row_of_replica, axis=0).numpy()  # (replicas, facts)
     differing = [name for name, gathered_fact in zip(facts, gathered.T) if len(set(gathered_fact)) > 1]
     if differing:
@@ -1504,10 +1513,10 @@ def exit_status_of(stop_signals):
 def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
-    A run first makes the folder `checkpoints`. A folder can only be made once, so of two runs that begin at the same
-    time in one place the second fails. With --resume auto, a folder `checkpoints` alone is accepted: an earlier process
-    was killed before it wrote run.json, and this one starts the run from the beginning. (So with --resume auto, or if
-    two processes resume one run, the second is not noticed.)
+    A run first makes the folder `checkpoints`. A folder can only be made once, so of two new runs that begin in one
+    place at the same time the second fails. With --resume auto, a folder `checkpoints` alone is accepted: an earlier
+    process was killed before it wrote run.json, and this one starts the run from the beginning. This is no protection
+    against two processes that use --resume auto, or that resume one run.
     """
     if resumed:
         return
@@ -1541,12 +1550,12 @@ def check_unchanged(record, resumed):
     """Raise Failure where data, classes or versions are no longer those of the run to resume."""
     if record["data"]["sha256"] != resumed["data"].get("sha256"):
         raise Failure(
-            f"--resume: {record['data']['source']} does not hold the data that the run was begun with, from "
+            f"--resume: {record['data']['source']} does not hold the data with which the run was started, from "
             f"{resumed['data'].get('source')}."
         )
     for what in ("classes", "versions"):
         if record[what] != resumed[what]:
-            raise Failure(f"--resume: the run was begun with {what} {resumed[what]}, and they are {record[what]} now.")
+            raise Failure(f"--resume: the run was started with {what} {resumed[what]}; they are {record[what]} now.")
 
 
 def facts_to_agree_on(record, resumed):
@@ -1593,7 +1602,7 @@ class Checkpoints:
                 self.check_shapes(path)
                 status = self.checkpoint.read(path)
                 status.assert_existing_objects_matched()
-                # The checkpoint also holds a counter of the manager, which is made later. Do not warn about it.
+                # The checkpoint also holds a counter of its manager, and there is no manager yet. Do not warn about it.
                 status.expect_partial()
                 return int(self.step.numpy())
             # TensorFlow raises one or the other of these, depending on which part of the file is damaged.
@@ -1614,7 +1623,7 @@ class Checkpoints:
                 found = "is missing" if saved is None else f"has shape {list(saved)}"
                 raise Failure(
                     f"--resume: {variable.path} {found} in {path}; in the network it has shape {list(variable.shape)}. "
-                    "The script has changed since the run was begun."
+                    "The script has changed since the run was started."
                 )
 
     def start_manager(self, step):
@@ -1679,8 +1688,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    One of TensorBoard's loaders ignores the first START event that it meets in a folder. So a new run writes one, too:
-    the loader ignores this one, and acts on the next.
+    A new run writes such an event, too, since one of TensorBoard's loaders ignores the first START event in a folder.
+    So it ignores that of the new run, and those of resumed runs count.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1996,8 +2005,8 @@ def image_size(text):
 PRESETS = {  # {preset: {argument: its default}}; arguments on the command line take precedence
     "default": {},
     # The units of Misra et al., for comparison, and not as a recommendation. They first trained the columns alone (by
-    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step, which is as much
-    # as the 0.1 that the other tasks share at first.
+    # --pretrain_epoch here), and used SGD. With Adam, an alpha can move by 100 times --lr in one step. At the default
+    # --lr this is 0.1, as much as the other tasks share at the start.
     "paper": {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0},
 }
 
@@ -2075,7 +2084,7 @@ def add_training_arguments(parser):
         "--lr_half_life",
         type=non_negative_float,
         default=0.0,
-        help="number of epochs after which --lr is halved; 0: constant",
+        help="half-life of --lr in epochs: it decays exponentially; 0: constant",
     )
     training.add_argument("--n_epoch", type=positive_int, default=8, help="epochs to train")
     training.add_argument("--n_batch_size", type=positive_int, default=128, help="images in a step, over all devices")
@@ -2085,7 +2094,10 @@ def add_training_arguments(parser):
     )
     training.add_argument("--preset", choices=PRESETS, default="default", help="paper: units as in Misra et al.")
     training.add_argument(
-        "--seed", type=seed_number, default=0, help="seed of weights, dropout and the order of images"
+        "--seed",
+        type=seed_number,
+        default=0,
+        help="seed of weights, dropout, order and augmentation of images, --train_fraction",
     )
 
 
@@ -2142,7 +2154,7 @@ def add_run_arguments(parser):
         "--resume",
         metavar="LOG_DIR",
         type=folder_path,
-        help="go on with the run in this folder; auto: with that in --log_dir if there is one, else begin it there",
+        help="go on with the run in this folder; auto: with the run in --log_dir, or start it there",
     )
 
     parser.add_argument(
@@ -2157,8 +2169,8 @@ def kind_of_run(args):
         return "single"
     if args.split_after == UNIT_PLACES[-1]:  # then there is no place for units
         return f"split_after_{args.split_after}"
-    stitched = "stitched" if args.cross_stitch_enabled else "baseline"
-    return f"split_after_{args.split_after}-{stitched}" if args.split_after else stitched
+    kind = "stitched" if args.cross_stitch_enabled else "baseline"
+    return f"split_after_{args.split_after}-{kind}" if args.split_after else kind
 
 
 def check_arguments(args):
@@ -2181,7 +2193,8 @@ def check_arguments(args):
 def check_units(args):
     """Raise Failure if all places of --cross_stitch_at are in the trunk of --split_after, where there can be no unit.
 
-    With a trunk up to the last place that is no error, since no place is left for units.
+    A trunk up to the last place leaves no place for units. That is no error: units are enabled by default, so nobody
+    need have asked for them.
     """
     if args.split_after and args.cross_stitch_enabled:
         later = UNIT_PLACES[UNIT_PLACES.index(args.split_after) + 1 :]
@@ -2246,10 +2259,12 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
     parser.set_defaults(**recorded)
     args = parser.parse_args(argv)
     args.log_dir = folder
+    may_change = ("log_dir", "data_dir", *NOT_RECORDED)
     for name, value in vars(args).items():
-        unchanged = value == recorded.get(name)
-        more_epochs = name == "n_epoch" and value > recorded.get(name, value)
-        if not (unchanged or more_epochs or name in ("log_dir", "data_dir", *NOT_RECORDED)):
+        if name in may_change or value == recorded.get(name):
+            continue
+        more_epochs = name == "n_epoch" and name in recorded and value > recorded[name]
+        if not more_epochs:
             raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
     return args
 
@@ -2265,7 +2280,8 @@ def default_log_dir(args, parser):
     data = os.path.basename(args.data_dir) if args.data_dir else experiment
     named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
     changed = []
-    for name, value in vars(args).items():  # what the preset sets is a default here, so it is not named
+    # `parse_arguments` has made what the preset sets a default of the parser, so it is not named.
+    for name, value in vars(args).items():
         if value != parser.get_default(name) and name not in named_otherwise:
             values = value if isinstance(value, list) else [value]
             changed.append(name.removeprefix("cross_stitch_") + "_".join(str(value) for value in values))
@@ -2280,7 +2296,7 @@ def check_log_dir(log_dir):
 
     TensorFlow takes some characters for a pattern, and :// for an address.
     """
-    if re.search(r"[][*?\\]|://", log_dir):
+    if re.search(r"[\[\]*?\\]|://", log_dir):
         raise Failure(f"--log_dir {log_dir} should be a path on this machine, without [ ] * ? \\ and ://.")
     # Python encodes paths as the locale says, TensorFlow in UTF-8.
     if os.fsencode(os.path.abspath(log_dir)) != os.path.abspath(log_dir).encode("utf-8", "surrogateescape"):
@@ -2308,7 +2324,11 @@ def main(argv=None):
     has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
     if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would fail again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
-    print(f"\n{message}" if status > 128 else f"error: {message}", file=sys.stderr, flush=True)
+    if status > 128:  # stopped by a signal, perhaps by Ctrl-C, after whose ^C the line is not ended
+        message = f"\n{message}"
+    else:
+        message = f"error: {message}"
+    print(message, file=sys.stderr, flush=True)
     return status
 
 

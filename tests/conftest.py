@@ -106,6 +106,11 @@ def any_script(request):
     return importlib.import_module(request.param)
 
 
+def classes_of(script):
+    """Return {task: its classes} of the tasks of a script that are classified."""
+    return script.ATTRIBUTES if hasattr(script, "ATTRIBUTES") else script.TASKS
+
+
 def parse(script, *flags):
     """Return the arguments that flags give, without any check of data."""
     parser = script.make_parser()

@@ -97,6 +97,17 @@ def test_scalars(finished):
     assert (rest > 0).all() and rest.max() < 0.3  # the L2 term
 
 
+def test_an_evaluation_prints_each_split(run):
+    """So hyper-parameters can be chosen by the validation images while a run goes on."""
+    result = run(n_epoch=1, validation_fraction=0.2)
+    results = json.loads((result.log_dir / "results.json").read_text())
+    (line,) = [line for line in result.out.splitlines() if "overall" in line and "item" in line]
+    for split in ("test", "validation"):
+        _, _, printed = line.partition(f"{split} accuracy: ")
+        measures = [results[split][name] for name in ("item", "group", "accuracy")]
+        assert [float(number) for number in re.findall(r"\d\.\d{4}", printed)[:3]] == pytest.approx(measures, abs=6e-5)
+
+
 def test_measures(finished):
     """Test and validation measures after every epoch; the last ones are those of results.json."""
     events, results = finished.events, finished.results
@@ -508,7 +519,7 @@ def test_landmarks_are_predicted_in_the_box(landmark_script, tmp_path, monkeypat
             points = np.array([[[0.5, 0.5], [0.6, 0.5], [0.5, 0.6], [0.4, 0.7], [0.6, 0.7]]])
             return {"landmarks": points, **{task: np.array([x]) for task, x in logits.items()}}
 
-    results = {"arguments": {"preset": "poster"}, "classes": landmark_script.TASKS}
+    results = {"arguments": {"preset": "poster"}, "classes": landmark_script.ATTRIBUTES}
     monkeypatch.setattr(landmark_script, "load_run", lambda _: (Network, results))
     picture = np.random.default_rng(0).integers(0, 256, (100, 60, 3), np.uint8)
     exif = Image.Exif()

@@ -57,7 +57,7 @@ def test_numbers_of_a_line_by_hand(landmark_script, tmp_path):
 
 def test_numbers_of_mtfl_and_their_names(landmark_script):
     """As the data set's readme has them: gender 1 male, smile 1 yes, glasses 1 yes, pose 1 to 5 from the left."""
-    assert landmark_script.TASKS == {
+    assert landmark_script.ATTRIBUTES == {
         "gender": ["male", "female"],
         "smile": ["smiling", "not smiling"],
         "glasses": ["glasses", "no glasses"],
@@ -74,7 +74,8 @@ def test_splits_and_their_sizes(landmark_script, mtfl):
         assert data.splits[name].images.shape[1:] == (32, 32, 1)
     assert list(data.splits["test"].labels) == ["landmarks"]
     assert list(data.splits["aflw"].labels) == ["landmarks", *ATTRIBUTES]
-    assert data.classes == landmark_script.TASKS and prepare(landmark_script, mtfl, "--network=single").classes == {}
+    assert data.classes == landmark_script.ATTRIBUTES
+    assert prepare(landmark_script, mtfl, "--network=single").classes == {}
 
 
 def test_boxes_from_landmarks_where_there_are_no_lists(landmark_script, mtfl, tmp_path, capsys):

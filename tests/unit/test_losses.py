@@ -182,7 +182,7 @@ def landmark_batch(n=16, size=48):
 def build_landmarks(script, *flags):
     keras.utils.set_random_seed(0)
     args = parse(script, "--image_size=32", "--keep_prob=1", *flags)
-    classes = {} if args.network == "single" else script.TASKS
+    classes = {} if args.network == "single" else script.ATTRIBUTES
     network = script.build_network(args, classes, np.full((32, 32, 1), 120.0), np.full((32, 32, 1), 3600.0))
     kernel = network.get_layer("landmarks.output").kernel  # it starts at zero, and would hide all gradients
     kernel.assign(np.random.default_rng(0).normal(size=kernel.shape))
@@ -192,7 +192,7 @@ def build_landmarks(script, *flags):
 def landmark_step(script, args, network):
     """Return the values and the gradients of a step on a batch, {tag: value} and {path: array}."""
     spy, batch = Spy(network), landmark_batch()
-    classes = {} if args.network == "single" else script.TASKS
+    classes = {} if args.network == "single" else script.ATTRIBUTES
     step = script.make_train_step(tf.distribute.get_strategy(), network, spy, args, classes, signature(*batch))
     values = {tag: float(value) for tag, value in step(batch, 0.0).items()}
     return values, dict(zip([v.path for v in network.trainable_variables], (v.numpy() for v in spy.kept)))
@@ -207,7 +207,7 @@ def test_one_step_on_landmarks_by_hand(landmark_script):
         outputs = network(faces[:, 8:40, 8:40], training=True)
         errors = outputs["landmarks"] - labels["landmarks"]
         losses = {"landmarks": 0.5 * tf.reduce_sum(errors**2) / 16}
-        for task in landmark_script.TASKS:
+        for task in landmark_script.ATTRIBUTES:
             log_softmax = tf.nn.log_softmax(outputs[task])
             losses[task] = -tf.reduce_mean(tf.gather(log_softmax, labels[task], batch_dims=1))
         relation = 0
@@ -255,10 +255,10 @@ def test_the_poster_has_eight_sigmoids(landmark_script):
     keras.utils.set_random_seed(0)
     images = np.random.default_rng(0).integers(0, 256, (16, 39, 39, 1), np.uint8)
     args = parse(landmark_script, "--preset=poster")
-    outputs = landmark_script.build_network(args, landmark_script.TASKS, np.zeros((39, 39, 1)), None)(images)
+    outputs = landmark_script.build_network(args, landmark_script.ATTRIBUTES, np.zeros((39, 39, 1)), None)(images)
     labels = landmark_batch()[1]
     losses = landmark_script.task_losses(outputs, labels, sigmoid_poses=True)
-    for task in landmark_script.TASKS:
+    for task in landmark_script.ATTRIBUTES:
         logits = np.float64(outputs[task])
         if task == "pose":
             z, y = logits, np.eye(5)[labels[task]]

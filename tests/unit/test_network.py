@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import FASHION, LANDMARKS, ROOT, parse
+from conftest import FASHION, LANDMARKS, ROOT, classes_of, parse
 
 TASKS = ["item", "group"]
 MEAN, VARIANCE = np.full((28, 28, 1), 72.9), np.full((28, 28, 1), 90.0**2)
@@ -26,10 +26,10 @@ def build(script, *flags, tasks=TASKS, seed=0):
 def build_any(script, *flags, classes=None):
     """Return the network of any script, for images of 32x32 pixels."""
     keras.utils.set_random_seed(0)
-    channels = 3 if "ethnicity" in script.TASKS else 1
+    channels = 3 if "ethnicity" in classes_of(script) else 1
     shape = (39, 39, 1) if "--preset=poster" in flags else (32, 32, channels)
     if classes is None:
-        classes = {task: script.TASKS[task] for task in list(script.TASKS)[: 4 if channels == 1 else 2]}
+        classes = dict(list(classes_of(script).items())[: 4 if channels == 1 else 2])
     return script.build_network(parse(script, *flags), classes, np.full(shape, 120.0), np.full(shape, 3600.0))
 
 
@@ -98,7 +98,7 @@ def test_parameter_count_of_landmarks(landmark_script):
         "--preset=poster": 2 * poster + 121 * (10 + 8) + 4 * (20 + 40 + 60 + 80) + 4 + 2 * 5,  # a_j and b_j of 5 layers
     }
     for flags, number in expected.items():
-        classes = {} if "single" in flags else landmark_script.TASKS
+        classes = {} if "single" in flags else landmark_script.ATTRIBUTES
         network = build_any(landmark_script, *flags.split(), classes=classes)
         assert count(network) == number, flags
         if "poster" in flags:
@@ -119,7 +119,7 @@ def test_units_follow_the_layers_that_are_named(any_script):
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("kind", ["channel", "layer"])
 def test_identity_units_are_exactly_the_baseline(any_script, kind, training):
-    channels = 3 if "ethnicity" in any_script.TASKS else 1
+    channels = 3 if "ethnicity" in classes_of(any_script) else 1
     images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, channels), np.uint8)
     flags = ["--keep_prob=1", f"--cross_stitch_unit={kind}"]
     networks = [build_any(any_script, *flags, f"--cross_stitch_enabled={on}") for on in (True, False)]
@@ -262,7 +262,7 @@ def test_the_preset_of_the_poster(landmark_script):
     assert {name: args[name] for name in expected} == expected and args["landmark_lambda"] * 0.5 == 1000 / 10
     images = np.arange(39 * 39, dtype=np.uint8).reshape(1, 39, 39, 1)
     network = build_any(landmark_script, "--preset=poster")
-    (pixels,) = (layer for layer in network.layers if isinstance(layer, keras.layers.Normalization))
+    (pixels,) = (layer for layer in network.layers if isinstance(layer, keras.layers.Rescaling))
     np.testing.assert_allclose(pixels(images), images / 255, atol=1e-6)
     kernel = network.get_layer("landmarks.fc_5").kernel.numpy()
     assert abs(kernel.std() / (2 / (2 * 2 * 80 + 120)) ** 0.5 - 1) < 0.03
