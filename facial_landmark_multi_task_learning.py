@@ -1,10 +1,9 @@
 """Find landmarks in faces, with the help of attributes: networks side by side, joined by cross-stitch units.
 
-One column finds five landmarks (the eyes, the nose, the corners of the mouth), the other classifies gender, smile,
-glasses and pose. A cross-stitch unit after each pooling layer and after the fully connected layer mixes the activations
-of the columns with learned weights. A further loss can relate the weights of the two columns (--weight_reg), as
-proposed in a poster from CMU (see References). For comparison, `--network single` trains the column of the landmarks
-alone, and `--network split` one trunk with an output layer for each task.
+One column finds five landmarks, the other classifies gender, smile, glasses and pose. A cross-stitch unit after each
+pooling layer and after the fully connected layer mixes the activations of the columns with learned weights. A further
+loss can relate the weights of the two columns (--weight_reg), as a poster from CMU proposed. `--network single` trains
+the column of the landmarks alone, and `--network split` one trunk with an output layer for each task.
 
 Train with cross-stitch units, then without, and compare the curves of the two runs:
 
@@ -12,18 +11,16 @@ Train with cross-stitch units, then without, and compare the curves of the two r
     python facial_landmark_multi_task_learning.py --data_dir MTFL --cross_stitch_enabled False
     python -m tensorboard.main --logdir tf_logs
 
-By default a unit has a 2 x 2 matrix of weights for each channel, and starts as the identity. `--preset paper` starts it
-from 0.9 for a column's own activations and 0.1 for the other's, and trains it with 100 times the learning rate. With
---pretrain_epoch the columns train alone first, as Misra et al. did (but with Adam). `--preset poster` trains the
-poster's network.
+By default a unit has a 2 x 2 matrix of weights for each channel, and starts as the identity. With `--preset paper` it
+starts from 0.9 for a column's own activations and 0.1 for the other's, and has 100 times the learning rate. With
+--pretrain_epoch the columns train alone first, as Misra et al. did. `--preset poster` trains the poster's network.
 
 --data_dir is the folder of MTFL (mmlab.ie.cuhk.edu.hk/projects/TCDCN.html): training.txt, testing.txt, and the photos.
-The boxes of the faces can be there, too, from mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm: trainImageList.txt, and
-testImageList.txt with its photos. Without them the script makes boxes from the landmarks, and its test errors are too
-small. For lists of your own, see the docstrings of `read_attributes` and `read_boxes`.
+Boxes of the faces should be there, too (mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm): trainImageList.txt,
+testImageList.txt and its photos. Without them test errors are too small. `read_boxes` describes the lists with boxes.
 
-Each run writes to a folder of its own, called LOG_DIR here: a new one in tf_logs, or the one that --log_dir names. To
-go on with a run that was stopped, or to find the landmarks in photos with a network that was trained:
+To go on with a run that was stopped, or to find the landmarks in photos with a network that was trained (LOG_DIR is the
+run's folder, a new one in tf_logs if --log_dir names no other):
 
     python facial_landmark_multi_task_learning.py --resume LOG_DIR
     python facial_landmark_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
@@ -95,8 +92,8 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     # Until the training begins (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program at once, without a
-    # traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook this would end
-    # the kernel, so there the signals keep their usual meaning.
+    # traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook this would end the kernel,
+    # so there the signals keep their usual meaning.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda number, frame: os._exit(128 + number))
@@ -142,8 +139,7 @@ class Block(NamedTuple):
 
 BLOCKS = [Block(32, 3, True), Block(48, 3, True), Block(64, 3, True), Block(80, 3, False)]
 DENSE_SIZE = 256  # the size of the fully connected layer
-# The places where there can be a cross-stitch unit, and where a trunk can end: after each convolution block, and after
-# the fully connected layer. The last convolution block has no pooling, so "pool_4" has a unit only on request.
+# Where there can be a unit, and where a trunk can end. At "pool_4" there is no pooling, and a unit only on request.
 UNIT_PLACES = ("pool_1", "pool_2", "pool_3", "pool_4", "fc_5")
 
 

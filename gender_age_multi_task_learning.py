@@ -92,8 +92,8 @@ from typing import NamedTuple
 
 if __name__ == "__main__":
     # Until the training begins (see `collected_stop_signals`), Ctrl-C and SIGTERM end the program at once, without a
-    # traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook this would end
-    # the kernel, so there the signals keep their usual meaning.
+    # traceback. (`sys.exit` would raise an exception, which libraries catch.) In a notebook this would end the kernel,
+    # so there the signals keep their usual meaning.
     if not hasattr(builtins, "get_ipython"):
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, lambda number, frame: os._exit(128 + number))
