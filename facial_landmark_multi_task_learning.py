@@ -1674,8 +1674,23 @@ def size_of_thread_pool(args, num_columns):
     return max(1, available_cores() - num_columns)
 
 
+CPU_INFO = "/proc/cpuinfo"  # where Linux tells which instructions the processor has
+
+
+def may_compute_bfloat16():
+    """Return whether there is a GPU, or the processor has instructions for bfloat16, or this is not known."""
+    if tf.config.list_physical_devices("GPU"):
+        return True
+    try:
+        return "bf16" in pathlib.Path(CPU_INFO).read_text()
+    except OSError:
+        return True
+
+
 def configure_tensorflow(args, num_columns):
     """Set the precision of the layers and the number of threads, and make all operations deterministic."""
+    if args.precision == "bfloat16" and not may_compute_bfloat16():
+        say("This processor has no instructions for bfloat16, so a step takes several times as long as in float32.")
     keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
     with contextlib.suppress(RuntimeError):  # raised if TensorFlow runs already, as in a notebook

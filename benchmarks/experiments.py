@@ -636,6 +636,13 @@ EXPERIMENTS = {
         ACCURACY,
         "test/accuracy",
     ),
+    "landmarks_confirmation": Experiment(
+        "MTFL, 7,999 training faces, 20 epochs, new seeds",
+        LANDMARKS,
+        of({"eval_every": 625}, {"baseline": BASELINE, "channel": {}}),
+        {**ERRORS, **ATTRIBUTES},
+        "test/mean_error",
+    ),
     # ---- to try it; its results are never stored
     "quick": Experiment(
         "Fashion-MNIST, 10 % of the training images, 6 epochs",

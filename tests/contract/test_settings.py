@@ -11,7 +11,7 @@ import textwrap
 import keras
 import numpy as np
 import pytest
-from conftest import FASHION, ROOT, SCRIPTS, checkpoint_arrays, finish, last_checkpoint, start
+from conftest import FASHION, ROOT, SCRIPTS, checkpoint_arrays, finish, last_checkpoint, parse, start
 
 SHORT = ["--n_epoch=1", "--n_batch_size=200", "--train_fraction=0.5"]
 
@@ -48,6 +48,22 @@ def test_the_users_keras_changes_nothing_that_is_trained(rgba, tmp_path):
     assert result.status == 0 and "channels_first" in result.out, result
     a, b = (checkpoint_arrays(last_checkpoint(tmp_path / name)) for name in ("plain", "other"))
     assert a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
+
+
+@pytest.mark.parametrize("flags, slow", [("avx2", True), ("avx2 avx512_bf16", False), (None, False)])
+def test_a_processor_without_bfloat16_is_noted(any_script, tmp_path, monkeypatch, capsys, flags, slow):
+    """There float32 is much faster. Where the system does not tell, as on macOS, nothing is said."""
+    cpu_info = tmp_path / "cpuinfo"
+    if flags is not None:
+        cpu_info.write_text(f"processor : 0\nflags : fpu {flags}\n")
+    monkeypatch.setattr(any_script, "CPU_INFO", str(cpu_info))
+    try:
+        any_script.configure_tensorflow(parse(any_script, "--precision=bfloat16"), num_columns=2)
+        assert ("bfloat16" in capsys.readouterr().out) == slow
+        any_script.configure_tensorflow(parse(any_script, "--precision=float32"), num_columns=2)
+        assert "bfloat16" not in capsys.readouterr().out
+    finally:
+        keras.config.set_dtype_policy("float32")
 
 
 def test_keras_is_put_back(script, run):
