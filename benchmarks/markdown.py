@@ -7,9 +7,12 @@ import numpy as np
 
 
 def percent(fraction, sign=False):
-    """Return a fraction as a percentage with two decimals. If `sign` is true, it has a plus unless it is negative."""
-    rounded = round(100 * float(fraction), 2) + 0.0  # so that there is no -0.00: -0.0 + 0.0 is 0.0
-    return f"{rounded:{'+' if sign else ''}.2f}"
+    """Return a fraction as a percentage with two decimals. If `sign` is true, it has a sign.
+
+    The bound of an interval that lies just below zero is -0.00, so that one sees that the interval includes zero.
+    """
+    number = 100 * float(fraction) + 0.0  # the sum is 0.0 if the number is -0.0
+    return f"{number:+.2f}" if sign else f"{number:.2f}"
 
 
 def mean_and_deviation(sample):

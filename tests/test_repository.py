@@ -167,7 +167,7 @@ def test_readme_bash_blocks_run(garments, tmp_path):
     for block in blocks("bash"):
         subprocess.run(["bash", "-n"], input=block, text=True, check=True)
         only_parsed = (
-            "--precision bfloat16",
+            "--n_epoch 15",
             "--cross_stitch_enabled True",
             "pip install",
             "TF_CONFIG",
