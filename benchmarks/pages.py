@@ -375,6 +375,7 @@ GAINS = {
     "half on a quarter, new seeds": ("garments_25_confirmation", HALF, "baseline", "test/accuracy"),
     "half on all, new seeds": ("garments_15_confirmation", HALF, "baseline", "test/accuracy"),
     "half minus equal trunk on a quarter, new seeds": ("garments_25_confirmation", HALF, EQUAL_TRUNK, "test/accuracy"),
+    "half minus trunk on a quarter, new seeds": ("garments_25_confirmation", HALF, TRUNK, "test/accuracy"),
     "trunk on a quarter": ("sharing_garments_25", TRUNK, "baseline", "test/accuracy"),
     "trunk on a quarter, new seeds": ("garments_25_confirmation", TRUNK, "baseline", "test/accuracy"),
     "wide trunk on a quarter": ("sharing_garments_25", WIDE_TRUNK, "baseline", "test/accuracy"),
@@ -423,7 +424,6 @@ POOLED_GAINS = {
     "group, from a column": CONTROLS["`group`: from a second column without a task"],
     "group, from labels": CONTROLS["`group`: from the labels of `item` in addition"],
     "learned minus fixed": CONTROLS["learned α, minus α that stay at 0.5"],
-    "half minus trunk on a quarter, together": (BY_TASK_EXPERIMENTS["a quarter"], HALF, TRUNK, "test/accuracy"),
     "half minus equal trunk on a quarter, together": (
         BY_TASK_EXPERIMENTS["a quarter"],
         HALF,
