@@ -327,7 +327,7 @@ def dense_block(args, x, column, level):
 
 
 def batch_norm(args, x, name):
-    """Batch norm. `FusedBatchNormalization`, below, is Keras's layer, but faster on one device.
+    """Batch norm. `FusedBatchNormalization` computes what Keras's layer computes, but faster on one device.
 
     With several replicas its statistics are those of the global batch, so the network learns the same as on one device.
     """
@@ -516,9 +516,9 @@ def compile_step(strategy, replica_step, signature):
     @tf.function(input_signature=[signature, tf.TensorSpec([])], autograph=False)  # no `if` depends on a tensor
     def train_step(batch, num_stop_signals):
         values = strategy.run(replica_step, (batch, num_stop_signals))
-        # Machines exchange a message for each tensor that they sum. So each replica stacks its values into one vector,
-        # in a second run, which leaves `replica_step` free to return its values by name. (A vector holds floats only.
-        # Therefore the number of stop signals is a float, too.)
+        # Machines exchange a message for each tensor that they sum. So each replica stacks its values into one vector.
+        # A second call of `strategy.run` does this, so that `replica_step` can return its values by name. (A vector
+        # holds floats only. Therefore the number of stop signals is a float, too.)
         tags = sorted(values)
         vectors = strategy.run(lambda values_of_replica: tf.stack([values_of_replica[tag] for tag in tags]), (values,))
         total = strategy.reduce("SUM", vectors, axis=None)
@@ -664,7 +664,7 @@ def train(args, resumed):
                         log_scalars(step, values | {"throughput/images_per_second": meter.images_per_second()})
                         log_units(step, network, data.classes)
                     evaluate_now = step % eval_every == 0 or step == last_step
-                    if evaluate_now:  # every process evaluates: the others would only have to wait for the chief
+                    if evaluate_now:  # in every process; if only the chief did it, the others would have to wait
                         speeds.append(meter.images_per_second())
                         evaluations = evaluate_all(predict, data.splits)
                         log_evaluations(step, evaluations)
@@ -762,11 +762,11 @@ def make_predict(network):
 
 
 def evaluate_all(predict, splits):
-    """Return {name: `Evaluation`} of all splits but that of the training images."""
+    """Return {name: `Evaluation`} of all splits except the training images."""
     return {name: evaluate(predict, split) for name, split in splits.items() if name != "train"}
 
 
-# `train` is the same in all scripts. What it evaluates, logs and prints differs. It is defined by the functions below.
+# `train` is the same in all scripts. What it evaluates, logs and prints differs, and is defined by the functions below.
 
 
 class Evaluation(NamedTuple):
@@ -1299,8 +1299,8 @@ def size_of_thread_pool(args, num_columns):
 
     This pool, which TensorFlow calls intra-op, divides the work of one operation among its threads. The columns are
     computed at the same time, and each keeps a thread of another pool, called inter-op, busy. So the intra-op pool gets
-    the remaining cores: with two columns, 14 of 16. (The rule was found by counting busy threads on 16 cores. It has
-    only been timed on 2, where it leaves one thread.)
+    the remaining cores, and at least one: with two columns, 14 of 16. (The rule was found by counting busy threads on
+    16 cores. It has only been timed on 2, where the pool has one thread.)
 
     Where one operation runs at a time, the pool gets all cores. This is so with a single column, with a trunk up to the
     last place, and with activation units, whose large matrix products take most of the time.
@@ -1379,7 +1379,7 @@ def join_cluster():
         resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
         cluster = resolver.cluster_spec()
         own_address = cluster.task_address(resolver.task_type, resolver.task_id)
-        # In alphabetical order, "chief" comes before "worker".
+        # The first address is that of the chief, if there is one: "chief" comes before "worker" in the alphabet.
         addresses = [address for job in sorted(cluster.jobs) for address in cluster.job_tasks(job)]
         counts = {job: cluster.num_tasks(job) for job in cluster.jobs}
         ports = [int(address.rpartition(":")[2]) for address in addresses]
@@ -1703,8 +1703,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    A new run writes such an event, too, since one of TensorBoard's loaders ignores the first START event in a folder.
-    So it ignores that of the new run, and those of resumed runs count.
+    One of TensorBoard's loaders ignores the first START event in a folder. So a new run writes one that may be ignored,
+    and those of resumed runs count.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -2208,8 +2208,8 @@ def check_arguments(args):
 def check_units(args):
     """Raise Failure if all places of --cross_stitch_at are in the trunk of --split_after, where there can be no unit.
 
-    A trunk up to the last place leaves no place for units. That is no error: units are enabled by default, so nobody
-    need have asked for them.
+    A trunk up to the last place leaves no place for units. That is no error: units are enabled by default, so the user
+    may not have asked for them.
     """
     if args.split_after and args.cross_stitch_enabled:
         later = UNIT_PLACES[UNIT_PLACES.index(args.split_after) + 1 :]
@@ -2295,7 +2295,7 @@ def default_log_dir(args, parser):
     data = os.path.basename(args.data_dir) if args.data_dir else experiment
     named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
     changed = []
-    # `parse_arguments` has made what the preset sets a default of the parser, so it is not named.
+    # The values of the preset are defaults of the parser by now (see `parse_arguments`), so they are not named.
     for name, value in vars(args).items():
         if value != parser.get_default(name) and name not in named_otherwise:
             values = value if isinstance(value, list) else [value]
@@ -2339,7 +2339,7 @@ def main(argv=None):
     has_begun = log_dir is not None and os.path.exists(os.path.join(log_dir, "run.json"))
     if has_begun and status not in (WRONG_INPUT, DIVERGED):  # after these, a resumed run would fail again
         message += f"; go on with: {shlex.join([sys.executable, __file__, '--resume', log_dir])}"
-    if status > 128:  # stopped by a signal, perhaps by Ctrl-C, after whose ^C the line is not ended
+    if status > 128:  # stopped by a signal; if it was Ctrl-C, the terminal shows ^C without a new line
         message = f"\n{message}"
     else:
         message = f"error: {message}"

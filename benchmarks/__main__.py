@@ -2,6 +2,7 @@
 
 python -m benchmarks run quick --seeds 0-4                  # a comparison in some minutes, which is not stored
 python -m benchmarks run sharing_faces --seeds 0-4 --data_dir UTKFace
+python -m benchmarks merge ../runs/benchmarks/results       # add the runs that another folder of results has
 python -m benchmarks report                                 # TABLES.md, RESULTS.md, README.md, the figures
 python -m benchmarks report --check                         # exit status 1 if they are not what the data give
 """
@@ -42,6 +43,8 @@ def make_parser():
             command.add_argument("--seeds", type=seeds, default=seeds("0-4"), help="as 0-4 or 0,2,5 (0-4)")
             command.add_argument("--settings", nargs="+", metavar="SETTING", help="train only these (all)")
             command.add_argument("--keep_models", action="store_true", help="keep the folders of the runs")
+    merge = commands.add_parser("merge", help="add the runs of another folder of results")
+    merge.add_argument("results", help="the folder, for instance benchmarks/results of a worktree")
     report = commands.add_parser("report", help="make tables and figures")
     report.add_argument("--check", action="store_true", help="only compare them with those that are there")
     return parser
@@ -55,6 +58,9 @@ def main():
         return report.main(args.check)
     from . import models, run
 
+    if args.command == "merge":
+        run.merge(args.results)
+        return 0
     for name in args.experiments:
         if args.command == "average":
             models.average(name, args.folder)

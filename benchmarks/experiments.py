@@ -7,7 +7,11 @@ To add an experiment, write an entry here, run it, and make the tables:
 
 A setting is made of the script's own arguments, in a dict. What is not named has the script's default, so `{}` is a
 network of two columns with units, one alpha for each channel, that start as the identity. This setting is called
-`channel`. The same columns without units are called `baseline`.
+`channel`. The same columns without units are called `baseline`. (In older experiments on landmarks the two are called
+"cross-stitch" and "two columns". The names are stored with the results, so they stay. For the same reason a trunk with
+as many parameters as two columns is called "trunk, equal weights"; its losses are weighted like those of the others.)
+
+The paper is Misra et al. 2016, arXiv:1604.03539. The scripts cite it, the code of 2018, and the poster.
 """
 
 from dataclasses import dataclass
@@ -28,9 +32,10 @@ class Setting:
     """One way to train.
 
     Attributes:
-        runs: The arguments of each run, dicts. There is more than one run where the tasks are trained apart.
-        untrained: The names of the measures that say nothing, since their task was not trained; `group` stands for
-            test/group and validation/group.
+        runs: The arguments of each process that trains, dicts. There is more than one where the tasks are trained
+            apart.
+        untrained: The names of the measures that say nothing, since their task was not trained. `group` stands for
+            test/group and validation/group, `landmarks` for the error of each landmark in each part of the data.
     """
 
     runs: tuple
@@ -56,7 +61,7 @@ class Experiment:
         settings: {name: `Setting`}.
         measures: {column of the table: measure}. A measure is a part of the data and a name in results.json, as in
             test/accuracy, which is measured after the last epoch. late/accuracy is the mean of the last ten evaluations
-            on the test images.
+            on the test images, of settings that are trained in one process and evaluated more than ten times.
         primary: The measure in which each setting is compared with the baseline; one of `measures`' values.
         baseline: The setting that the others are compared with.
         comparisons: Further `Comparison`s, also of other measures.
@@ -96,6 +101,7 @@ BASELINE = {"cross_stitch_enabled": False}
 ONE_HALF = {"cross_stitch_init": 0.5}
 PAPER = {"cross_stitch_init": 0.9, "cross_stitch_lr_scale": 100.0}
 BFLOAT16 = {"precision": "bfloat16"}
+# The weights are those of (item, group) and of (gender, age).
 NO_GROUP = {**ONE_HALF, "task_weights": [1.0, 0.0], "untrained": ("group", "accuracy")}
 NO_ITEM = {**ONE_HALF, "task_weights": [0.0, 1.0], "untrained": ("item", "accuracy")}
 NO_GENDER = {**ONE_HALF, "task_weights": [0.0, 1.0], "untrained": ("gender", "accuracy")}
@@ -120,7 +126,8 @@ def of(common, table):
     return {name: one(common, **arguments) for name, arguments in table.items()}
 
 
-# What a task gains by a second column that has no task of its own, and what it gains further if that column learns.
+# What a task gains by a second column that has no task of its own, and what it gains further if that column is also
+# trained for its own task.
 WHERE_IT_COMES_FROM = (
     Comparison("test/item", "init 0.5, group not trained", "baseline"),
     Comparison("test/item", "init 0.5", "init 0.5, group not trained"),
@@ -147,7 +154,11 @@ ABLATIONS = {  # what differs from `channel` in one thing
 
 
 def scarce(fraction, n_epoch, decay=True, **further):
-    """Return the settings on a part of the training images: 1,410 to 1,500 steps, evaluated every 141."""
+    """Return the settings on a part of the training images, evaluated every 141 steps.
+
+    `n_epoch` is chosen so that each part is trained for 1,410 to 1,500 steps. The columns are trained alone for a part
+    of these epochs.
+    """
     common = {"train_fraction": fraction, "n_epoch": n_epoch, "eval_every": 141}
     if decay:
         common |= decaying(n_epoch)
@@ -201,7 +212,7 @@ POSTER = {"preset": "poster", "eval_every": 630}  # evaluated every ten of its 1
 
 # ---- the paper's rival: hard sharing, see PROTOCOL.md
 
-# One trunk for both tasks up to the last place of a unit, so that no unit is left.
+# One trunk for both tasks, up to the last layer after which there could be a unit.
 TRUNK_OF_GARMENTS, TRUNK_OF_FACES = {"split_after": "fc_3"}, {"split_after": "fc_4"}
 TRUNK_OF_LANDMARKS = {"split_after": "fc_5"}
 EQUAL_WEIGHTS = {"width": 1.41}  # a trunk of this width has about as many weights as two columns
@@ -248,7 +259,7 @@ QUARTER = {"train_fraction": 0.25, **decaying(12), **BFLOAT16}
 
 EXPERIMENTS = {
     "full": Experiment(
-        "Fashion-MNIST, all 60,000 training images, constant learning rate",
+        "Fashion-MNIST, all 60,000 training images, 30 epochs, constant learning rate",
         GARMENTS,
         of(
             {},
@@ -358,6 +369,7 @@ EXPERIMENTS = {
         "test/accuracy",
         baseline="channel",
     ),
+    # The first runs on MTFL had 8,000 training faces. One of them is also a test photo, and is left out since then.
     "landmarks": Experiment(
         "MTFL, 8,000 training faces, 20 epochs",
         LANDMARKS,
@@ -448,7 +460,7 @@ EXPERIMENTS = {
         "float32",
     ),
     "setting_2018": Experiment(
-        "Fashion-MNIST, all 60,000 training images, the setting of 2018, in bfloat16",
+        "Fashion-MNIST, all 60,000 training images, the setting of 2018, 30 epochs, in bfloat16",
         GARMENTS,
         of(SETTING_2018, TABLE_2018),
         ACCURACY_LATE,
@@ -463,7 +475,7 @@ EXPERIMENTS = {
         "late/accuracy",
     ),
     "dense_2018_30": Experiment(
-        "Fashion-MNIST, all 60,000 training images, the setting of 2018, in float32",
+        "Fashion-MNIST, all 60,000 training images, the setting of 2018, 30 epochs, in float32",
         GARMENTS,
         of({"preset": "2018"}, {"baseline": BASELINE, "activation": {}}),
         ACCURACY_LATE,
@@ -487,7 +499,7 @@ EXPERIMENTS = {
     ),
     # ---- see PROTOCOL.md: hard sharing. The first two choose the layer after which to split.
     "split_choice": Experiment(
-        "Fashion-MNIST, 25 % of the training images, splits, judged on validation images alone",
+        "Fashion-MNIST, 25 % of the training images, splits, judged on validation images alone, in bfloat16",
         GARMENTS,
         of(
             {**QUARTER, **VALIDATED},
@@ -498,7 +510,7 @@ EXPERIMENTS = {
         "split after fc_3",
     ),
     "split_choice_faces": Experiment(
-        "UTKFace, 8 epochs, splits, judged on validation images alone",
+        "UTKFace, 8 epochs, splits, judged on validation images alone, in bfloat16",
         FACES,
         of(
             {**decaying(8), **VALIDATED},
@@ -512,7 +524,7 @@ EXPERIMENTS = {
         "split after fc_4",
     ),
     "sharing_garments_25": Experiment(
-        "Fashion-MNIST, 25 % of the training images, 12 epochs, in bfloat16",
+        "Fashion-MNIST, 25 % of the training images, 12 epochs, in bfloat16: units and hard sharing",
         GARMENTS,
         sharing_settings(QUARTER, ("item", "group"), TRUNK_OF_GARMENTS, ("pool_1", "pool_2")),
         ACCURACY,
@@ -520,7 +532,7 @@ EXPERIMENTS = {
         comparisons=(Comparison("test/accuracy", "init 0.5", "trunk, equal weights"),),
     ),
     "sharing_garments": Experiment(
-        "Fashion-MNIST, all 60,000 training images, 15 epochs, in bfloat16",
+        "Fashion-MNIST, all 60,000 training images, 15 epochs, in bfloat16: units and hard sharing",
         GARMENTS,
         {
             name: setting
@@ -537,7 +549,7 @@ EXPERIMENTS = {
         ),
     ),
     "sharing_faces": Experiment(
-        "UTKFace, 8 epochs, in bfloat16",
+        "UTKFace, 8 epochs, in bfloat16: units and hard sharing",
         FACES,
         sharing_settings(
             {**decaying(8), **BFLOAT16}, ("gender", "age"), TRUNK_OF_FACES, ("pool_1", "pool_2", "pool_3")
@@ -547,7 +559,7 @@ EXPERIMENTS = {
         comparisons=(Comparison("test/accuracy", "init 0.5", "trunk, equal weights"),),
     ),
     "sharing_landmarks": Experiment(
-        "MTFL, 7,999 training faces, 20 epochs, in bfloat16",
+        "MTFL, 7,999 training faces, 20 epochs, in bfloat16: units and hard sharing",
         LANDMARKS,
         of(
             {"eval_every": 625, **BFLOAT16},
@@ -567,21 +579,21 @@ EXPERIMENTS = {
     ),
     # ---- see PROTOCOL.md: the published recipe
     "recipe_garments": Experiment(
-        "Fashion-MNIST, all 60,000 training images, 15 epochs, in bfloat16",
+        "Fashion-MNIST, all 60,000 training images, 15 epochs, in bfloat16: the published recipe",
         GARMENTS,
         recipe_settings({**decaying(15), **BFLOAT16}, 15),
         ACCURACY,
         "test/accuracy",
     ),
     "recipe_faces": Experiment(
-        "UTKFace, 8 epochs, in bfloat16",
+        "UTKFace, 8 epochs, in bfloat16: the published recipe",
         FACES,
         recipe_settings({**decaying(8), **BFLOAT16}, 8),
         ACCURACY_OF_FACES,
         "test/accuracy",
     ),
     "recipe_landmarks": Experiment(
-        "MTFL, 7,999 training faces, 20 epochs, in bfloat16",
+        "MTFL, 7,999 training faces, 20 epochs, in bfloat16: the published recipe",
         LANDMARKS,
         recipe_settings({"eval_every": 625, **BFLOAT16}, 20),
         ERRORS,
@@ -589,7 +601,7 @@ EXPERIMENTS = {
     ),
     # ---- see PROTOCOL.md: confirmations of other experiments, by new seeds
     "faces_confirmation": Experiment(
-        "UTKFace, 8 epochs, in bfloat16",
+        "UTKFace, 8 epochs, in bfloat16: new seeds",
         FACES,
         of(
             {**decaying(8), **BFLOAT16},
@@ -604,7 +616,7 @@ EXPERIMENTS = {
         ),
     ),
     "garments_confirmation": Experiment(
-        "Fashion-MNIST, all 60,000 training images, 30 epochs",
+        "Fashion-MNIST, all 60,000 training images, 30 epochs: new seeds",
         GARMENTS,
         of(decaying(30), STARTS),
         ACCURACY_LATE,
@@ -612,7 +624,7 @@ EXPERIMENTS = {
         comparisons=(Comparison("test/accuracy", "init 0.5", "channel"),),
     ),
     "garments_25_confirmation": Experiment(
-        "Fashion-MNIST, 25 % of the training images, 12 epochs, in bfloat16, new seeds",
+        "Fashion-MNIST, 25 % of the training images, 12 epochs, in bfloat16: new seeds",
         GARMENTS,
         of(
             QUARTER,
@@ -630,14 +642,14 @@ EXPERIMENTS = {
         ),
     ),
     "garments_15_confirmation": Experiment(
-        "Fashion-MNIST, all 60,000 training images, 15 epochs, in bfloat16, new seeds",
+        "Fashion-MNIST, all 60,000 training images, 15 epochs, in bfloat16: new seeds",
         GARMENTS,
         of({**decaying(15), **BFLOAT16}, {"baseline": BASELINE, "init 0.5": ONE_HALF}),
         ACCURACY,
         "test/accuracy",
     ),
     "landmarks_confirmation": Experiment(
-        "MTFL, 7,999 training faces, 20 epochs, new seeds",
+        "MTFL, 7,999 training faces, 20 epochs: new seeds",
         LANDMARKS,
         of({"eval_every": 625}, {"baseline": BASELINE, "channel": {}}),
         {**ERRORS, **ATTRIBUTES},

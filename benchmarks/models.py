@@ -7,7 +7,6 @@ Both measure on the test images, and add rows to a table in benchmarks/results: 
 not change the rows that the table has already. To measure a network again, first remove its rows.
 """
 
-import csv
 import itertools
 import json
 from pathlib import Path
@@ -29,10 +28,10 @@ def average(name, folder):
         folder: The folder of runs, --folder of `python -m benchmarks run`.
     """
     script = EXPERIMENTS[name].script
-    rows = []
+    found = False
     for setting_name, setting in EXPERIMENTS[name].settings.items():
         for run_number in range(len(setting.runs)):  # a setting has several runs if each trains a task of its own
-            outputs, test = {}, None
+            rows, outputs, test = [], {}, None
             for seed, path in kept_models(name, setting_name, run_number, folder).items():
                 if test is None:  # all seeds have the same test images
                     test = test_split_of(script, path)
@@ -41,7 +40,13 @@ def average(name, folder):
                 for measure, value in evaluate(script, [outputs[seed] for seed in pair], test).items():
                     if measure not in setting.untrained:
                         rows.append([name, setting_name, f"test/{measure}", *pair, value])
-    add_rows("averages.csv", rows)
+            run.add_rows("averages.csv", rows)
+            found = found or len(outputs) > 1
+    if not found:
+        raise SystemExit(
+            f"error: {folder} has no two kept networks of one setting of {name}. Train seeds that are not stored yet "
+            "with --keep_models, and name the same --folder."
+        )
 
 
 def exchange(name, folder):
@@ -63,10 +68,10 @@ def exchange(name, folder):
     """
     script = EXPERIMENTS[name].script
     module = run.load_script(script)
-    rows = []
+    found = False
     for setting_name, setting in EXPERIMENTS[name].settings.items():
         for seed, path in kept_models(name, setting_name, 0, folder).items():
-            network = load(script, path)
+            network, rows = load(script, path), []
             units = {
                 unit.name: unit
                 for unit in module.units_of(network)
@@ -90,16 +95,22 @@ def exchange(name, folder):
                 for unit_name in cut:
                     units[unit_name].alpha.assign(alphas[unit_name])
 
-                mean_of_own = np.concatenate([alphas[unit][own[unit]] for unit in cut]).mean()
-                others = np.concatenate([alphas[unit][~own[unit]] for unit in cut])
+                mean_of_own = np.concatenate([alphas[unit_name][own[unit_name]] for unit_name in cut]).mean()
+                others = np.concatenate([alphas[unit_name][~own[unit_name]] for unit_name in cut])
                 rms_of_others = np.sqrt(np.mean(others**2))
-                changes_of_cut = np.concatenate([changes[unit].ravel() for unit in cut])
+                changes_of_cut = np.concatenate([changes[unit_name].ravel() for unit_name in cut])
                 rms_of_changes = np.sqrt(np.mean(changes_of_cut**2))
                 for measure, value in without.items():
                     if measure not in setting.untrained:
                         key = [name, setting_name, f"test/{measure}", seed, label]
                         rows.append([*key, value, as_it_is[measure], mean_of_own, rms_of_others, rms_of_changes])
-    add_rows("exchange.csv", rows)
+            run.add_rows("exchange.csv", rows)
+            found = True
+    if not found:
+        raise SystemExit(
+            f"error: {folder} has no kept network of {name} with units between its columns. Train seeds that are not "
+            "stored yet with --keep_models, and name the same --folder."
+        )
 
 
 def own_alphas(alpha):
@@ -155,19 +166,3 @@ def evaluate(script, outputs, test):
         probabilities = np.mean([softmax(output[task], axis=1) for output in outputs], axis=0)
         accuracies[task] = float(np.mean(probabilities.argmax(axis=1) == test.labels[task]))
     return accuracies
-
-
-def add_rows(file_name, rows):
-    """Add rows to a table of the results. A row whose first five columns, its key, are in the table is left out.
-
-    Raises:
-        SystemExit: There are no rows, since no models were kept.
-    """
-    if not rows:
-        raise SystemExit("error: no kept models were found. Train with --keep_models, and name the same --folder.")
-    path = run.RESULTS / file_name  # the file with the names of its columns is in the repository
-    with run.locked():  # other processes may store their results at the same time
-        stored = {tuple(row[:5]) for row in csv.reader(path.read_text().splitlines())}
-        with open(path, "a", newline="") as file:
-            new = [row for row in rows if tuple(map(str, row[:5])) not in stored]
-            csv.writer(file, lineterminator="\n").writerows(new)

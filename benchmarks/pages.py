@@ -292,7 +292,8 @@ RECIPE_ROWS = {
     RECIPE: "the whole recipe, × 100",
     "recipe, × 1000": "the whole recipe, × 1000",
 }
-EXCHANGE = ("recipe_garments", RECIPE)  # the networks of `python -m benchmarks exchange` that RESULTS.md shows
+# The networks of `python -m benchmarks exchange` that RESULTS.md shows: {name of the table: (experiment, setting)}.
+EXCHANGES = {"exchange": ("recipe_garments", RECIPE)}
 
 FEW_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]  # the only ones with alphas that stay at 0.5
 ALL_SIZES = [*FEW_GARMENTS, "decaying_15", "decaying"]

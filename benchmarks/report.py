@@ -21,7 +21,7 @@ from .pages import (
     CONFIRMATIONS,
     CONTROLS,
     EQUAL_TRUNK,
-    EXCHANGE,
+    EXCHANGES,
     FACES_TOGETHER,
     FURTHER_CONTROLS,
     GAINS,
@@ -292,13 +292,12 @@ def comparisons_table(runs, comparisons):
 # ---- the tables of RESULTS.md that look into trained networks
 
 
-def exchange_table(runs):
-    """Return the table of each unit's alphas, and of how the accuracy changes without exchange between the columns.
+def exchange_table(experiment, setting):
+    """Return the table of each unit's alphas, and of how the measures change without exchange between the columns.
 
     Without exchange, the alphas between the columns are set to zero after the training. A change is a mean over seeds,
     with its interval if there are three or more.
     """
-    experiment, setting = EXCHANGE
     stored = pd.read_csv(RESULTS / "exchange.csv")
     stored = stored[(stored.experiment == experiment) & (stored.setting == setting)]
     measures = list(stored.measure.unique())
@@ -311,7 +310,8 @@ def exchange_table(runs):
             change = (of_measure.without_exchange - of_measure.value).to_numpy()
             row.append(with_interval(*analysis.interval(change)[:2]))
         rows.append(row)
-    changes = [f"`{measure.removeprefix('test/')}`, change without exchange" for measure in measures]
+    names = ["mean error" if measure == "test/mean_error" else f"`{measure.split('/')[1]}`" for measure in measures]
+    changes = [f"{name}, change without exchange" for name in names]
     return table(["", "own α, mean", "α between columns, root mean square", *changes], rows)
 
 
@@ -440,7 +440,6 @@ MAKERS = {
     "table: by task": by_task_table,
     "table: splits": splits_table,
     "table: recipe": recipe_table,
-    "table: exchange": exchange_table,
     "table: controls": controls_table,
     "table: further controls": lambda runs: comparisons_table(runs, FURTHER_CONTROLS),
     "table: sharing tests on landmarks": lambda runs: comparisons_table(runs, SHARING_TESTS_ON_LANDMARKS),
@@ -484,5 +483,7 @@ MAKERS = {
 # (Each function keeps its own comparison by a default argument, since a loop's variable is looked up only when called.)
 for name, comparison in GAINS.items():
     MAKERS[f"value: {name}"] = lambda runs, comparison=comparison: gain_with_interval(runs, *comparison)
+for name, networks in EXCHANGES.items():
+    MAKERS[f"table: {name}"] = lambda runs, networks=networks: exchange_table(*networks)
 for name, comparison in POOLED_GAINS.items():
     MAKERS[f"value: {name}"] = lambda runs, comparison=comparison: pooled_gain(runs, *comparison)

@@ -52,7 +52,9 @@ def run_experiment(name, seeds, settings, data_dir, folder, keep_models):
         of_experiment = [record for record in read_records() if record["experiment"] == name]
         stored = {(record["setting"], record["seed"]) for record in of_experiment}
         todo = [(seed, setting) for seed, setting in todo if (setting, seed) not in stored]
-        check_commit(name, {seed for seed, _ in todo}, of_experiment, commit)
+        check_alike(name, {seed for seed, _ in todo}, of_experiment, commit, installed_versions())
+        if not todo:
+            print(f"{name}: all of this is stored; nothing is trained", flush=True)
 
     began = time.monotonic()
     records = []  # of the runs that were trained
@@ -75,16 +77,16 @@ def run_experiment(name, seeds, settings, data_dir, folder, keep_models):
         records.append(record)
         if experiment.stored:
             store(record, curves, predictions)
-            if not keep_models:
+            if not keep_models and not record.get("diverged"):  # its folder may tell why it diverged
                 shutil.rmtree(folder_of(folder, name, setting, seed), ignore_errors=True)
     if not experiment.stored:
         print_table(experiment, name, records)
 
 
-def check_commit(name, seeds, records, commit):
-    """Refuse a seed of which another commit has already trained runs.
+def check_alike(name, seeds, records, commit, versions):
+    """Refuse a seed of which another commit, or other versions of the libraries, have already trained runs.
 
-    Settings are compared seed by seed, and only if one commit trained them.
+    Settings are compared seed by seed, and only if they were trained alike.
     """
     for record in records:
         if record["seed"] in seeds and record["commit"] != commit:
@@ -93,6 +95,19 @@ def check_commit(name, seeds, records, commit):
                 f"{record['commit']}, and {commit} is checked out. Only runs of one commit are compared, so choose new "
                 "seeds, or check out that commit."
             )
+        if record["seed"] in seeds and record["versions"] != versions:
+            raise SystemExit(
+                f"error: the stored runs of {name} with seed {record['seed']} were trained with {record['versions']}, "
+                f"and {versions} is installed. Only runs with the same versions are compared, so choose new seeds."
+            )
+
+
+def installed_versions():
+    """Return the versions of the libraries, in the form in which a record has them."""
+    import keras
+    import tensorflow as tf
+
+    return {"tensorflow": tf.__version__, "keras": keras.__version__, "numpy": np.__version__}
 
 
 def check_arguments(name, data_dir):
@@ -146,20 +161,9 @@ def same_run(name, setting, seed, commit, data_dir):
 def copy_of(record, name, setting):
     """Return the record, the curves and the predictions of a stored run as those of a setting of another experiment."""
     copied = {**record, "experiment": name, "setting": setting, "copied_from": record["experiment"]}
-
-    of_run = [record["experiment"], record["setting"], str(record["seed"])]
-    with locked(), gzip.open(RESULTS / "curves.csv.gz", "rt", newline="") as file:
-        curves = [(name, setting, *row[2:]) for row in csv.reader(file) if row[:3] == of_run]
-
-    predictions = {}
-    own = f"{record['setting']}|{record['seed']}|"
-    with np.load(RESULTS / "predictions" / f"{record['experiment']}.npz") as file:
-        for key in file:
-            if key.startswith("truth|"):
-                predictions[key] = file[key]
-            elif key.startswith(own):
-                predictions[key.removeprefix(own)] = file[key]
-    return copied, curves, predictions
+    with locked():
+        curves, predictions = curves_and_predictions(record, RESULTS)
+    return copied, [(name, setting, *row[2:]) for row in curves], predictions
 
 
 def common_arguments(description):
@@ -255,12 +259,15 @@ def train(name, setting, seed, commit, data_dir, folder):
             ]
             measures[f"{part}/accuracy"] = statistics.fmean(tasks)
     # A script also measures tasks whose loss has the weight zero, which says nothing.
-    untrained = {f"{part}/{what}" for part in PARTS for what in definition.untrained}
-    if "accuracy" in definition.untrained:
-        untrained.add("late/accuracy")
-    kept = {name: value for name, value in measures.items() if name not in untrained}
+    kept = {name: value for name, value in measures.items() if not is_untrained(name, definition.untrained)}
     predictions = {task: classes for task, classes in predictions.items() if task not in definition.untrained}
     return {**key, **facts, "arguments": arguments_of_runs, "measures": kept}, curves, predictions
+
+
+def is_untrained(measure, untrained):
+    """Return whether a measure, such as test/group or test/landmarks/nose, is one of those in `Setting.untrained`."""
+    part, name, *_ = measure.split("/")
+    return name in untrained and part in (*PARTS, "late")
 
 
 def facts_of_diverged_run(log_dir, arguments_of_runs):
@@ -375,14 +382,57 @@ def locked():
 def read_records():
     """Return the stored records, a list of dicts."""
     with locked():
-        return records_in_file()
+        return records_in(RESULTS)
 
 
-def records_in_file():
-    """Return the stored records, for a process that holds the lock."""
-    path = RESULTS / "runs.jsonl"
+def records_in(folder):
+    """Return the records in a folder of results. For that of this repository, the process has to hold the lock."""
+    path = folder / "runs.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
+
+
+def key_of(record):
+    """Return what tells a record from all others."""
+    return record["experiment"], record["setting"], record["seed"]
+
+
+def curves_and_predictions(record, folder):
+    """Return the curves and the predictions of a record in a folder of results, in the form that `store` takes."""
+    of_run = [record["experiment"], record["setting"], str(record["seed"])]
+    with gzip.open(folder / "curves.csv.gz", "rt", newline="") as file:
+        curves = [row for row in csv.reader(file) if row[:3] == of_run]
+    predictions = {}
+    own = f"{record['setting']}|{record['seed']}|"
+    path = folder / "predictions" / f"{record['experiment']}.npz"
+    if path.exists():  # not for the oldest runs
+        with np.load(path) as file:
+            for key in file:
+                if key.startswith("truth|"):
+                    predictions[key] = file[key]
+                elif key.startswith(own):
+                    predictions[key.removeprefix(own)] = file[key]
+    return curves, predictions
+
+
+def merge(folder):
+    """Add what another folder of results has and this repository has not, for instance that of a worktree.
+
+    These are runs, and rows of averages.csv and exchange.csv. What is stored here stays as it is.
+    """
+    folder = Path(folder)
+    if not (folder / "runs.jsonl").is_file():
+        raise SystemExit(f"error: {folder} is no folder of results, since it has no runs.jsonl.")
+    stored = {key_of(record) for record in read_records()}
+    added = [record for record in records_in(folder) if key_of(record) not in stored]
+    for record in added:
+        store(record, *curves_and_predictions(record, folder))
+        print(f"added: {record['experiment']}, {record['setting']}, seed {record['seed']}", flush=True)
+    for name in ("averages.csv", "exchange.csv"):
+        if (folder / name).exists():
+            with open(folder / name, newline="") as file:
+                add_rows(name, list(csv.reader(file))[1:])  # without the names of the columns
+    print(f"{len(added)} runs were added", flush=True)
 
 
 def store(record, curves, predictions):
@@ -391,9 +441,8 @@ def store(record, curves, predictions):
     If the process is killed before it has written the record, the next command stores the run again from its folder.
     Its curves are then in the file twice, and `analysis.load_curves` drops the first of them.
     """
-    key = [record[name] for name in ("experiment", "setting", "seed")]
     with locked():
-        if any([other[name] for name in ("experiment", "setting", "seed")] == key for other in records_in_file()):
+        if key_of(record) in {key_of(other) for other in records_in(RESULTS)}:
             print("  another process has stored this run in the meantime; it is not stored again", flush=True)
             return
         store_predictions(record, predictions)
@@ -429,6 +478,16 @@ def store_predictions(record, predictions):
     partial = f"{path}.partial.npz"  # NumPy wants the ending
     np.savez_compressed(partial, **arrays)
     os.replace(partial, path)
+
+
+def add_rows(file_name, rows):
+    """Add rows to averages.csv or exchange.csv. A row whose first five columns, its key, are there is left out."""
+    path = RESULTS / file_name  # the file with the names of its columns is in the repository
+    with locked():
+        stored = {tuple(row[:5]) for row in csv.reader(path.read_text().splitlines())}
+        with open(path, "a", newline="") as file:
+            new = [row for row in rows if tuple(map(str, row[:5])) not in stored]
+            csv.writer(file, lineterminator="\n").writerows(new)
 
 
 def print_table(experiment, name, records):

@@ -362,13 +362,52 @@ def test_arguments_are_judged_before_anything_is_trained(tiny, small, monkeypatc
         run.run_experiment("tiny", [0], None, str(small), "unused", keep_models=False)
 
 
-def test_a_seed_goes_on_only_from_its_commit():
+def test_a_seed_goes_on_only_from_its_commit_and_versions():
     """The runs of other seeds do not matter."""
-    stored = [{"seed": 0, "commit": "abc"}, {"seed": 1, "commit": None}]
-    run.check_commit("tiny", {0, 2}, stored, "abc")
-    for seeds, commit in (({0, 2}, "xyz"), ({1}, "abc")):
+    old, new = {"keras": "3.14"}, {"keras": "3.15"}
+    stored = [{"seed": 0, "commit": "abc", "versions": new}, {"seed": 1, "commit": None, "versions": new}]
+    run.check_alike("tiny", {0, 2}, stored, "abc", new)
+    run.check_alike("tiny", {2}, stored, "xyz", old)
+    for seeds, commit, versions in (({0, 2}, "xyz", new), ({1}, "abc", new), ({0}, "abc", old)):
         with pytest.raises(SystemExit, match="seed"):
-            run.check_commit("tiny", seeds, stored, commit)
+            run.check_alike("tiny", seeds, stored, commit, versions)
+
+
+def test_measures_of_what_was_not_trained():
+    """A name stands for all that is measured of it, also for each landmark."""
+    untrained = ("group", "accuracy", "landmarks")
+    for measure in ("test/group", "validation/group", "late/accuracy", "test/landmarks/nose", "aflw/landmarks/nose"):
+        assert run.is_untrained(measure, untrained)
+    for measure in ("test/item", "test/mean_error", "test/gender"):
+        assert not run.is_untrained(measure, untrained)
+
+
+def test_results_of_another_folder_are_merged(tiny, tmp_path, monkeypatch, capsys):
+    """A run that both have stays as it is here. A second time adds nothing."""
+    here, there = run.RESULTS, tmp_path / "there"
+    there.mkdir()
+    for folder, accuracies in ((there, {0: 0.6, 1: 0.7}), (here, {0: 0.5})):
+        monkeypatch.setattr(run, "RESULTS", folder)
+        (folder / "averages.csv").write_text("experiment,setting,measure,seed,other_seed,value\n")
+        for seed, accuracy in accuracies.items():
+            (record,) = records(baseline=[accuracy])
+            curves = [("tiny", "baseline", seed, 0, "tag", 1, accuracy)]
+            items = {"item": np.full(3, seed, np.uint8), "truth|item": np.ones(3, np.uint8)}
+            run.store({**record, "seed": seed}, curves, items)
+        run.add_rows("averages.csv", [["tiny", "baseline", "test/item", 0, 1, accuracies[0]]])
+    run.add_rows("averages.csv", [["tiny", "baseline", "test/item", 0, 2, 0.5]])
+    run.merge(there)
+    run.merge(there)
+    assert "1 runs were added\n0 runs" in capsys.readouterr().out.replace("added: tiny, baseline, seed 1\n", "")
+    assert [record["measures"]["test/accuracy"] for record in run.read_records()] == [0.5, 0.7]
+    curves = pd.read_csv(here / "curves.csv.gz", names=run.CURVE_COLUMNS)
+    assert curves[["seed", "value"]].values.tolist() == [[0, 0.5], [1, 0.7]]
+    with np.load(here / "predictions" / "tiny.npz") as file:
+        assert sorted(file) == ["baseline|0|item", "baseline|1|item", "truth|item"]
+        assert (file["baseline|1|item"] == 1).all()
+    assert pd.read_csv(here / "averages.csv").value.tolist() == [0.5, 0.5]
+    with pytest.raises(SystemExit, match=r"runs\.jsonl"):
+        run.merge(tmp_path)
 
 
 def test_a_run_of_another_version_of_the_script_is_not_resumed(tmp_path, monkeypatch):
