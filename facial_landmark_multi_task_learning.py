@@ -17,10 +17,10 @@ starts from 0.9 for a column's own activations and 0.1 for the other's, and has 
 
 --data_dir is the folder of MTFL (mmlab.ie.cuhk.edu.hk/projects/TCDCN.html): training.txt, testing.txt, and the photos.
 Boxes of the faces should be there, too (mmlab.ie.cuhk.edu.hk/archive/CNN_FacePoint.htm): trainImageList.txt,
-testImageList.txt and its photos. Without them test errors are too small. `read_boxes` describes the lists with boxes.
+testImageList.txt and its photos. A face without a box, as all in testing.txt, gets one from its landmarks. Then its
+test error is too small. `read_boxes` describes the lists with boxes.
 
-To go on with a run that was stopped, or to find the landmarks in photos with a network that was trained (LOG_DIR is the
-run's folder, a new one in tf_logs if --log_dir names no other):
+To resume a run, or to find the landmarks in photos with a trained network (LOG_DIR is the folder that the run prints):
 
     python facial_landmark_multi_task_learning.py --resume LOG_DIR
     python facial_landmark_multi_task_learning.py --predict PHOTO ... --model LOG_DIR/model.keras
@@ -29,7 +29,7 @@ Each script of this repository can be copied alone. What they have in common, su
 the checkpoints, is repeated in each of them. So some of this code is more general than one script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
-set and with a --log_dir that all of them can see.
+set and with a --log_dir that all of them can see. (The script runs on Linux and macOS, and on Windows in WSL.)
 
 Contents:
     The method: tasks, cross-stitch units, network, related weights, losses and training step, errors, training loop.
@@ -668,7 +668,7 @@ def make_train_step(strategy, network, optimizers, args, classes, signature):
             total = tf.add_n(weighted) + weight_losses / strategy.num_replicas_in_sync
         optimizers.minimize(tape, total, network)  # TensorFlow's optimizers sum the gradients over the replicas
 
-        # The mean error is that of this batch, with dropout, and of augmented faces unless --augment is False.
+        # The mean error is measured on this batch, with dropout, and on augmented faces if --augment is True.
         distances = tf.norm(outputs["landmarks"] - labels["landmarks"], axis=-1)
         return {
             "summary/loss_total": total,
@@ -817,7 +817,8 @@ def train(args, resumed):
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
-                # Start the units before the first step of this epoch, and not again if a run is resumed later in it.
+                # When the pretraining is over, start the units: before the first step of the epoch, and not again if a
+                # run is resumed later in it.
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
@@ -1134,19 +1135,19 @@ def prepare_data(args):
     """Read the lists and the faces, and hold out a part of the training faces for validation.
 
     The splits are `train`, `validation`, and whichever of `test` and `aflw` the folder has (see `read_lists`). Only the
-    training faces have a margin around their box. A photo that is tested on is not trained on, and identical photos are
-    held out together.
+    training faces have a margin around their box. Training faces whose photo is also a test photo are left out, and
+    identical photos are held out together.
 
     Raises:
         Failure: The data are missing or damaged, or do not fit the arguments.
     """
     window = args.image_size + 2 * int(MARGIN * args.image_size)  # the side of a face with its margin
     lists = read_lists(args.data_dir)
+    # From a box that was made from the landmarks, the network could infer the landmarks. So if the training faces (of
+    # which some become validation faces) have such boxes, these are moved at random, in another way for each --seed.
+    # Such boxes of test faces stay where they are, since nobody knows how a face detector would place them. So their
+    # test errors are too small, even if the training faces have listed boxes. `print_guessed_boxes` says so.
     if lists["train"].guessed:
-        # From a box that was made from the landmarks, the network could infer the landmarks. So the boxes of training
-        # and validation faces are moved at random, in another way for each --seed. Those of test faces stay where they
-        # are: where a face detector would put them is not known, and moving them would not tell. So the test errors
-        # are too small then. `print_guessed_boxes` says so.
         lists["train"] = lists["train"]._replace(boxes=jitter(lists["train"].boxes, args.seed))
     splits, photo_hashes = {}, {}
     for name, faces in lists.items():
@@ -1388,8 +1389,8 @@ def crop(photo, box, size):
         raise ValueError("its box lies outside the photo")
     if side > 20 * max(photo.size):
         raise ValueError("its box is more than 20 times as large as the photo")
-    # The filter reaches beyond the square by one pixel of the result, which is side / size pixels of the photo. The 1
-    # is for rounding.
+    # The filter reaches beyond the square by one pixel of the result, which is side / size pixels of the photo, or by
+    # one pixel of the photo, if that is larger. Their sum is enough for both.
     reach = 1 + side / size
     start_x, start_y = math.floor(left - reach), math.floor(top - reach)
     part = photo.crop((start_x, start_y, math.ceil(left + side + reach), math.ceil(top + side + reach)))
@@ -1429,7 +1430,7 @@ def print_guessed_boxes(guessed):
     """Print which splits have boxes that were made from the landmarks."""
     for name in guessed:
         what = "moved and scaled at random" if name == "train" else "so errors are smaller than with real boxes"
-        say(f"{name}: the boxes were made from the landmarks, {BOX_FACTOR} times as wide as the landmarks; {what}")
+        say(f"{name}: the boxes were made from the landmarks, {BOX_FACTOR} times their larger extent; {what}")
 
 
 def report_majority(splits):
@@ -1503,8 +1504,8 @@ def decode_images(read, items, shape):
     """Read images in parallel. Skip those that cannot be read, and name the first five of them.
 
     Args:
-        read: A function that takes an item and returns a uint8 array of the given shape.
-        items: A list of tuples, the arguments of `read`; the first is the path of the file.
+        read: A function that takes the entries of an item and returns a uint8 array of the given shape.
+        items: A list of tuples; the first entry is the path of a file.
         shape: The shape of an image.
 
     Returns:
@@ -1677,19 +1678,19 @@ def size_of_thread_pool(args, num_columns):
 CPU_INFO = "/proc/cpuinfo"  # where Linux tells which instructions the processor has
 
 
-def may_compute_bfloat16():
-    """Return whether there is a GPU, or the processor has instructions for bfloat16, or this is not known."""
+def lacks_bfloat16():
+    """Return whether it is known that this machine has no instructions for bfloat16. A GPU is taken to have them."""
     if tf.config.list_physical_devices("GPU"):
-        return True
+        return False
     try:
-        return "bf16" in pathlib.Path(CPU_INFO).read_text()
-    except OSError:
-        return True
+        return "bf16" not in pathlib.Path(CPU_INFO).read_text()
+    except OSError:  # the system is not Linux
+        return False
 
 
 def configure_tensorflow(args, num_columns):
     """Set the precision of the layers and the number of threads, and make all operations deterministic."""
-    if args.precision == "bfloat16" and not may_compute_bfloat16():
+    if args.precision == "bfloat16" and lacks_bfloat16():
         say("This processor has no instructions for bfloat16, so a step takes several times as long as in float32.")
     keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
@@ -2065,8 +2066,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    One of TensorBoard's loaders ignores the first START event in a folder. So a new run writes one that may be ignored,
-    and those of resumed runs count.
+    One of TensorBoard's loaders ignores the first START event in a folder. So a new run writes one, too, which may be
+    ignored.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -2565,7 +2566,7 @@ def add_training_arguments(parser):
         "--seed",
         type=seed_number,
         default=0,
-        help="seed of weights, dropout, order and augmentation of images, --train_fraction",
+        help="seed of weights, dropout, order, augmentation and guessed boxes of faces, --train_fraction",
     )
 
 
@@ -2616,7 +2617,7 @@ def add_run_arguments(parser):
         nargs=4,
         type=float,
         metavar=edges,
-        help="box of the face in pixels, about 1.8 times as wide as the landmarks; else the middle square",
+        help="box of the face in pixels, about 1.8 times the larger extent of the landmarks; else the middle square",
     )
     parser.add_argument(
         "--out", metavar="FOLDER", type=os.path.expanduser, default=".", help="where --predict draws landmarks"
@@ -2731,9 +2732,10 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
     for name, value in vars(args).items():
         if name in may_change or value == recorded.get(name):
             continue
-        more_epochs = name == "n_epoch" and name in recorded and value > recorded[name]
-        if not more_epochs:
-            raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
+        if name not in recorded:
+            raise Failure(f"--resume {folder}: it was started by another version of {NAME}.py, without --{name}.")
+        if not (name == "n_epoch" and value > recorded[name]):
+            raise Failure(f"--resume {folder}: the run has --{name} {recorded[name]}, not {value}.")
     return args
 
 
@@ -2803,7 +2805,10 @@ def main(argv=None):
 def show_or_train(args, resumed):
     """Show the results of the run if it is already finished. Otherwise train."""
     if PRESETS[args.preset] and not resumed:
-        defaults = [f"--{name} {value}" for name, value in PRESETS[args.preset].items()]
+        defaults = []
+        for name, value in PRESETS[args.preset].items():
+            values = value if isinstance(value, list) else [value]
+            defaults.append(" ".join([f"--{name}", *map(str, values)]))
         say(f"--preset {args.preset} changes these defaults: {', '.join(defaults)}")
     path = os.path.join(args.log_dir, "results.json")
     if resumed and os.path.exists(path):

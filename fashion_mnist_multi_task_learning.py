@@ -34,7 +34,7 @@ Each script of this repository can be copied alone. What they have in common, su
 the checkpoints, is repeated in each of them. So some of this code is more general than one script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
-set and with a --log_dir that all of them can see.
+set and with a --log_dir that all of them can see. (The script runs on Linux and macOS, and on Windows in WSL.)
 
 Contents:
     The method: tasks, cross-stitch units, network, losses and training step, errors, training loop.
@@ -633,7 +633,8 @@ def train(args, resumed):
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
-                # Start the units before the first step of this epoch, and not again if a run is resumed later in it.
+                # When the pretraining is over, start the units: before the first step of the epoch, and not again if a
+                # run is resumed later in it.
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
@@ -1185,19 +1186,19 @@ def size_of_thread_pool(args, num_columns):
 CPU_INFO = "/proc/cpuinfo"  # where Linux tells which instructions the processor has
 
 
-def may_compute_bfloat16():
-    """Return whether there is a GPU, or the processor has instructions for bfloat16, or this is not known."""
+def lacks_bfloat16():
+    """Return whether it is known that this machine has no instructions for bfloat16. A GPU is taken to have them."""
     if tf.config.list_physical_devices("GPU"):
-        return True
+        return False
     try:
-        return "bf16" in pathlib.Path(CPU_INFO).read_text()
-    except OSError:
-        return True
+        return "bf16" not in pathlib.Path(CPU_INFO).read_text()
+    except OSError:  # the system is not Linux
+        return False
 
 
 def configure_tensorflow(args, num_columns):
     """Set the precision of the layers and the number of threads, and make all operations deterministic."""
-    if args.precision == "bfloat16" and not may_compute_bfloat16():
+    if args.precision == "bfloat16" and lacks_bfloat16():
         say("This processor has no instructions for bfloat16, so a step takes several times as long as in float32.")
     keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
@@ -1573,8 +1574,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    One of TensorBoard's loaders ignores the first START event in a folder. So a new run writes one that may be ignored,
-    and those of resumed runs count.
+    One of TensorBoard's loaders ignores the first START event in a folder. So a new run writes one, too, which may be
+    ignored.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -2152,9 +2153,10 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
     for name, value in vars(args).items():
         if name in may_change or value == recorded.get(name):
             continue
-        more_epochs = name == "n_epoch" and name in recorded and value > recorded[name]
-        if not more_epochs:
-            raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
+        if name not in recorded:
+            raise Failure(f"--resume {folder}: it was started by another version of {NAME}.py, without --{name}.")
+        if not (name == "n_epoch" and value > recorded[name]):
+            raise Failure(f"--resume {folder}: the run has --{name} {recorded[name]}, not {value}.")
     return args
 
 
@@ -2224,7 +2226,10 @@ def main(argv=None):
 def show_or_train(args, resumed):
     """Show the results of the run if it is already finished. Otherwise train."""
     if PRESETS[args.preset] and not resumed:
-        defaults = [f"--{name} {value}" for name, value in PRESETS[args.preset].items()]
+        defaults = []
+        for name, value in PRESETS[args.preset].items():
+            values = value if isinstance(value, list) else [value]
+            defaults.append(" ".join([f"--{name}", *map(str, values)]))
         say(f"--preset {args.preset} changes these defaults: {', '.join(defaults)}")
     path = os.path.join(args.log_dir, "results.json")
     if resumed and os.path.exists(path):

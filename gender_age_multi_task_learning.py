@@ -31,7 +31,7 @@ Each script of this repository can be copied alone. What they have in common, su
 the checkpoints, is repeated in each of them. So some of this code is more general than one script needs.
 
 All GPUs of the machine are used. To train on several machines, start the same command on each of them, with TF_CONFIG
-set and with a --log_dir that all of them can see.
+set and with a --log_dir that all of them can see. (The script runs on Linux and macOS, and on Windows in WSL.)
 
 Contents:
     The method: tasks, cross-stitch units, network, losses and training step, errors, training loop.
@@ -427,9 +427,10 @@ def weights_of_tasks(args, classes):
 def make_train_step(strategy, network, optimizers, args, classes, signature):
     """Return the function that trains the network on one global batch.
 
-    That function takes a batch, (images, {task: labels}, random numbers for `augment`), and returns {tag: value} to be
-    logged. Processes that train together also have to stop together. So each of them passes on how many stop signals
-    (Ctrl-C, SIGTERM) it has received, and finds the sum over all replicas among the values.
+    That function takes a batch, (images, {task: labels}, random numbers for `augment`), and the number of stop signals
+    (Ctrl-C, SIGTERM) that this process has received. It returns {tag: value}: the values to be logged, and under
+    "num_stop_signals" the sum of that number over all replicas. By this sum, processes that train together know that
+    they have to stop together.
 
     Every replica gets the global batch and trains on its share of it. Gradients and values are summed over the
     replicas. Each replica therefore divides its losses by the size of the global batch, and the L2 loss by the number
@@ -478,7 +479,10 @@ NUM_RANDOM_NUMBERS = 3  # as many as `augment` needs for each image
 
 
 def augment(images, random_numbers):
-    """Mirror half of the images and move each by up to 5 % of its side, at random. Pixels at its edges fill the gap.
+    """Mirror half of the images and move each by up to 5 % of its side, at random.
+
+    The gap at the edge is filled with the pixels next to it. The random numbers are drawn with the batch, so that a
+    resumed run gets the same ones.
 
     Args:
         images: uint8 (batch, size, size, channels).
@@ -646,7 +650,8 @@ def train(args, resumed):
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
-                # Start the units before the first step of this epoch, and not again if a run is resumed later in it.
+                # When the pretraining is over, start the units: before the first step of the epoch, and not again if a
+                # run is resumed later in it.
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
@@ -885,7 +890,7 @@ def prepare_data(args):
     """
     is_vggface2 = os.path.isdir(os.path.join(args.data_dir, "meta"))
     if is_vggface2:
-        check_labels_of_vggface2(args)
+        check_arguments_for_vggface2(args)
         faces = list_vggface2(args.data_dir)
     else:
         if args.split == "identity":
@@ -940,7 +945,7 @@ def prepare_data(args):
     return Data(splits, classes, mean, variance, description)
 
 
-def check_labels_of_vggface2(args):
+def check_arguments_for_vggface2(args):
     """Raise Failure where the arguments ask for ethnicities, or for ages other than young and mature."""
     if "ethnicity" in args.tasks:
         raise Failure(f"--tasks {' '.join(args.tasks)}: VGGFace2 has no ethnicities, only gender and age.")
@@ -1109,8 +1114,8 @@ def decode_images(read, items, shape):
     """Read images in parallel. Skip those that cannot be read, and name the first five of them.
 
     Args:
-        read: A function that takes an item and returns a uint8 array of the given shape.
-        items: A list of tuples, the arguments of `read`; the first is the path of the file.
+        read: A function that takes the entries of an item and returns a uint8 array of the given shape.
+        items: A list of tuples; the first entry is the path of a file.
         shape: The shape of an image.
 
     Returns:
@@ -1315,19 +1320,19 @@ def size_of_thread_pool(args, num_columns):
 CPU_INFO = "/proc/cpuinfo"  # where Linux tells which instructions the processor has
 
 
-def may_compute_bfloat16():
-    """Return whether there is a GPU, or the processor has instructions for bfloat16, or this is not known."""
+def lacks_bfloat16():
+    """Return whether it is known that this machine has no instructions for bfloat16. A GPU is taken to have them."""
     if tf.config.list_physical_devices("GPU"):
-        return True
+        return False
     try:
-        return "bf16" in pathlib.Path(CPU_INFO).read_text()
-    except OSError:
-        return True
+        return "bf16" not in pathlib.Path(CPU_INFO).read_text()
+    except OSError:  # the system is not Linux
+        return False
 
 
 def configure_tensorflow(args, num_columns):
     """Set the precision of the layers and the number of threads, and make all operations deterministic."""
-    if args.precision == "bfloat16" and not may_compute_bfloat16():
+    if args.precision == "bfloat16" and lacks_bfloat16():
         say("This processor has no instructions for bfloat16, so a step takes several times as long as in float32.")
     keras.config.set_dtype_policy("mixed_bfloat16" if args.precision == "bfloat16" else "float32")
     tf.config.experimental.enable_op_determinism()
@@ -1703,8 +1708,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    One of TensorBoard's loaders ignores the first START event in a folder. So a new run writes one that may be ignored,
-    and those of resumed runs count.
+    One of TensorBoard's loaders ignores the first START event in a folder. So a new run writes one, too, which may be
+    ignored.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -2134,7 +2139,7 @@ def add_run_arguments(parser):
         nargs="+",
         type=age_in_years,
         default=[MATURE],
-        help="ages at which the second and later classes begin",
+        help="first ages of the second and later classes: 13 20 gives 0-12, 13-19 and 20 or more",
     )
     data.add_argument("--image_size", type=image_size, default=64, help="side of the images in pixels")
     data.add_argument("--augment", type=boolean, default=True, help="mirror and move the training images at random")
@@ -2278,9 +2283,10 @@ def arguments_of_resumed_run(parser, argv, folder, recorded):
     for name, value in vars(args).items():
         if name in may_change or value == recorded.get(name):
             continue
-        more_epochs = name == "n_epoch" and name in recorded and value > recorded[name]
-        if not more_epochs:
-            raise Failure(f"--resume {folder}: the run has --{name} {recorded.get(name)}, not {value}.")
+        if name not in recorded:
+            raise Failure(f"--resume {folder}: it was started by another version of {NAME}.py, without --{name}.")
+        if not (name == "n_epoch" and value > recorded[name]):
+            raise Failure(f"--resume {folder}: the run has --{name} {recorded[name]}, not {value}.")
     return args
 
 
@@ -2350,7 +2356,10 @@ def main(argv=None):
 def show_or_train(args, resumed):
     """Show the results of the run if it is already finished. Otherwise train."""
     if PRESETS[args.preset] and not resumed:
-        defaults = [f"--{name} {value}" for name, value in PRESETS[args.preset].items()]
+        defaults = []
+        for name, value in PRESETS[args.preset].items():
+            values = value if isinstance(value, list) else [value]
+            defaults.append(" ".join([f"--{name}", *map(str, values)]))
         say(f"--preset {args.preset} changes these defaults: {', '.join(defaults)}")
     path = os.path.join(args.log_dir, "results.json")
     if resumed and os.path.exists(path):

@@ -22,7 +22,7 @@ SHARED = {  # (the original, the copies): the names of functions and classes
         train signature_of learning_rates start_units make_predict evaluate_all
         Data select stratified pixel_statistics sha256_of read_image
         FusedBatchNormalization available_cores size_of_thread_pool
-        may_compute_bfloat16 configure_tensorflow choose_strategy share_of_replica
+        lacks_bfloat16 configure_tensorflow choose_strategy share_of_replica
         join_cluster bypass_proxies GreetingHandler GreetingServer wait_for_processes greet check_agreement
         collected_stop_signals exit_status_of
         claim_folder describe_run check_unchanged facts_to_agree_on Checkpoints write_json read_json

@@ -240,6 +240,18 @@ def test_an_edited_script_is_told_from_damage(run, script, unfinished, monkeypat
     assert contents(unfinished) == before
 
 
+def test_a_run_of_a_script_with_other_arguments_is_told(run, unfinished):
+    """One argument that the script does not know, and one that the run does not have."""
+    path = unfinished / "run.json"
+    record = json.loads(path.read_text())
+    del record["arguments"]["width"]
+    path.write_text(json.dumps(record))
+    assert_error(run("--resume", unfinished), "--width", "another version")
+    record["arguments"] |= {"width": 1.0, "height": 2.0}
+    path.write_text(json.dumps(record))
+    assert_error(run("--resume", unfinished), "--height")
+
+
 def damage(path, how):
     content = bytearray(path.read_bytes())
     if how == "truncated":
