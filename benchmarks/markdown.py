@@ -7,12 +7,9 @@ import numpy as np
 
 
 def percent(fraction, sign=False):
-    """Return a fraction as a percentage with two decimals. If `sign` is true, it has a sign.
-
-    The bound of an interval that lies just below zero is -0.00, so that one sees that the interval includes zero.
-    """
-    number = 100 * float(fraction) + 0.0  # the sum is 0.0 if the number is -0.0
-    return f"{number:+.2f}" if sign else f"{number:.2f}"
+    """Return a fraction as a percentage with two decimals. If `sign` is true, it has a plus unless it is negative."""
+    rounded = round(100 * float(fraction), 2) + 0.0  # so that there is no -0.00: -0.0 + 0.0 is 0.0
+    return f"{rounded:{'+' if sign else ''}.2f}"
 
 
 def mean_and_deviation(sample):
@@ -25,9 +22,12 @@ def mean_and_deviation(sample):
 
 
 def in_brackets(bounds):
-    """Return an interval in points, or "" if its bounds are NaN."""
+    """Return an interval in points, or "" if its bounds are NaN.
+
+    A bound just below zero is written as -0.00, so that one sees that the interval includes zero.
+    """
     low, high = bounds
-    return f"[{percent(low, True)}, {percent(high, True)}]" if np.isfinite(low) else ""
+    return f"[{100 * low:+.2f}, {100 * high:+.2f}]" if np.isfinite(low) else ""
 
 
 def with_interval(mean, bounds):

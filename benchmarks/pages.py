@@ -77,6 +77,7 @@ README_ROWS = {
         ("sharing_landmarks", TRUNK),
         ("sharing_landmarks", EQUAL_TRUNK),
     ],
+    "landmarks, 20 epochs, new seeds": [("landmarks_confirmation", IDENTITY), None, None, None, None],
     "landmarks, 60 epochs, older runs": [("landmarks_60", "cross-stitch"), None, None, None, None],
 }
 
@@ -126,6 +127,9 @@ MAIN_ROWS = {
         ("units, recipe after the paper", "recipe_landmarks", RECIPE),
         ("one trunk", "sharing_landmarks", TRUNK),
         ("one trunk, equal size", "sharing_landmarks", EQUAL_TRUNK),
+    ],
+    "landmarks, 20 epochs, new seeds": [
+        ("units from the identity", "landmarks_confirmation", IDENTITY),
     ],
 }
 # The same for older runs: a table, without a figure.
@@ -293,7 +297,7 @@ RECIPE_ROWS = {
     "recipe, × 1000": "the whole recipe, × 1000",
 }
 # The networks of `python -m benchmarks exchange` that RESULTS.md shows: {name of the table: (experiment, setting)}.
-EXCHANGES = {"exchange": ("recipe_garments", RECIPE)}
+EXCHANGES = {"exchange": ("recipe_garments", RECIPE), "exchange on landmarks": ("landmarks_confirmation", IDENTITY)}
 
 FEW_GARMENTS = ["scarce_1", "scarce_5", "scarce_10", "scarce_25"]  # the only ones with alphas that stay at 0.5
 ALL_SIZES = [*FEW_GARMENTS, "decaying_15", "decaying"]
@@ -399,6 +403,9 @@ GAINS = {
     "single networks on faces": ("sharing_faces", SINGLE, "baseline", "test/accuracy"),
     "recipe minus identity on faces": ("recipe_faces", RECIPE, IDENTITY, "test/accuracy"),
     "identity on landmarks": ("recipe_landmarks", IDENTITY, "baseline", "test/mean_error"),
+    "identity on landmarks, new seeds": ("landmarks_confirmation", IDENTITY, "baseline", "test/mean_error"),
+    "pose, new seeds": ("landmarks_confirmation", IDENTITY, "baseline", "aflw/pose"),
+    "glasses, new seeds": ("landmarks_confirmation", IDENTITY, "baseline", "aflw/glasses"),
     "recipe × 1000 on landmarks": ("recipe_landmarks", "recipe, × 1000", "baseline", "test/mean_error"),
     "rate × 1000 on landmarks": ("recipe_landmarks", "units' rate × 1000", "baseline", "test/mean_error"),
     "recipe minus identity on landmarks": ("recipe_landmarks", RECIPE, IDENTITY, "test/mean_error"),

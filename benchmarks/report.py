@@ -429,6 +429,12 @@ def p_of_recipe(runs, experiment):
     return p_value(corrected[RECIPE])
 
 
+def p_of_identity_on_landmarks(runs):
+    """Return the p-value of the test that PROTOCOL.md fixed for the new seeds on landmarks."""
+    pairs = gains(runs, "landmarks_confirmation", IDENTITY, "baseline", "test/mean_error")
+    return p_value(analysis.interval(pairs.to_numpy())[2])
+
+
 # {a mark: the function that makes its content from the runs}
 MAKERS = {
     "table: readme": readme_table,
@@ -476,6 +482,7 @@ MAKERS = {
     "value: recipe minus equal trunk on all": lambda runs: difference_on_all_garments(
         runs, ("recipe_garments", RECIPE), ("sharing_garments", EQUAL_TRUNK)
     ),
+    "value: p of identity on landmarks, new seeds": p_of_identity_on_landmarks,
     "value: p of recipe on all": lambda runs: p_of_recipe(runs, "recipe_garments"),
     "value: p of recipe on faces": lambda runs: p_of_recipe(runs, "recipe_faces"),
     "value: p of recipe on landmarks": lambda runs: p_of_recipe(runs, "recipe_landmarks"),
