@@ -100,7 +100,7 @@ def test_readme_tells_the_defaults(script):
     told = {}
     for flags, defaults in re.findall(r"^\| (`--[^|]+) \| ([^|]*)\|", README, re.M):
         told |= dict(zip(re.findall(r"`--(\w+)`", flags), defaults.strip().split(", "), strict=True))
-    assert len(told) == 16
+    assert len(told) == 17
     args = vars(parse(script))
     for name, default in told.items():
         shown = "none" if args[name] is None else str(args[name]).removesuffix(".0")
