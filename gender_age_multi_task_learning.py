@@ -650,8 +650,7 @@ def train(args, resumed):
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
-                # When the pretraining is over, start the units: before the first step of the epoch, and not again if a
-                # run is resumed later in it.
+                # Start the units when the pretraining is over. A run resumed later in this epoch has started them.
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
