@@ -266,8 +266,8 @@ def train(name, setting, seed, commit, data_dir, folder):
 
 def is_untrained(measure, untrained):
     """Return whether a measure, such as test/group or test/landmarks/nose, is one of those in `Setting.untrained`."""
-    part, name, *_ = measure.split("/")
-    return name in untrained and part in (*PARTS, "late")
+    name = measure.split("/")[1]
+    return name in untrained
 
 
 def facts_of_diverged_run(log_dir, arguments_of_runs):
@@ -432,7 +432,7 @@ def merge(folder):
         if (folder / name).exists():
             with open(folder / name, newline="") as file:
                 add_rows(name, list(csv.reader(file))[1:])  # without the names of the columns
-    print(f"{len(added)} runs were added", flush=True)
+    print(f"runs that were added: {len(added)}", flush=True)
 
 
 def store(record, curves, predictions):
