@@ -585,6 +585,18 @@ EXPERIMENTS = {
         ACCURACY,
         "test/accuracy",
     ),
+    "recipe_garments_25": Experiment(
+        "Fashion-MNIST, 25 % of the training images, 12 epochs: the published recipe, new seeds",
+        GARMENTS,
+        {
+            name: setting
+            for name, setting in recipe_settings({"train_fraction": 0.25, **decaying(12)}, 12).items()
+            if name in ("baseline", "recipe, × 100", "recipe, × 1000")
+        },
+        ACCURACY,
+        "test/accuracy",
+        comparisons=(Comparison("test/accuracy", "recipe, × 1000", "recipe, × 100"),),
+    ),
     "recipe_faces": Experiment(
         "UTKFace, 8 epochs, in bfloat16: the published recipe",
         FACES,
