@@ -565,7 +565,7 @@ class Failure(Exception):
     """An error, or a signal, that ends the program with one line on standard error and the given exit status."""
 
     def __init__(self, message, status=WRONG_INPUT):
-        super().__init__(" ".join(str(message).split()))  # on one line
+        super().__init__(" ".join(line.strip() for line in str(message).splitlines()))  # on one line
         self.status = status
 
 
@@ -633,7 +633,7 @@ def train(args, resumed):
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
-                # Start the units when the pretraining is over. A run resumed later in this epoch has started them.
+                # Start the units when the pretraining is over. (A later checkpoint of this epoch holds started units.)
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
@@ -651,7 +651,7 @@ def train(args, resumed):
                         log_scalars(step, values | {"throughput/images_per_second": meter.images_per_second()})
                         log_units(step, network, data.classes)
                     evaluate_now = step % eval_every == 0 or step == last_step
-                    if evaluate_now:  # in every process; if only the chief did it, the others would have to wait
+                    if evaluate_now:  # in every process: the others would only wait for the chief
                         speeds.append(meter.images_per_second())
                         evaluations = evaluate_all(predict, data.splits)
                         log_evaluations(step, evaluations)
@@ -1399,22 +1399,31 @@ def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
     A run first makes the folder `checkpoints`. A folder can only be made once, so of two new runs that begin in one
-    place at the same time the second fails. With --resume auto, a folder `checkpoints` alone is accepted: an earlier
-    process was killed before it wrote run.json, and this one starts the run from the beginning. This is no protection
-    against two processes that use --resume auto, or that resume one run.
+    place at the same time the second fails. With --resume auto the folder may be there (see `check_holds_no_run`). So
+    this is no protection against two processes that use --resume auto, or that resume one run.
     """
     if resumed:
         return
-    may_exist = args.resume == "auto"
     try:
         os.makedirs(args.log_dir, exist_ok=True)
-        of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*|checkpoints")
-        found = [name for name in os.listdir(args.log_dir) if of_a_run.fullmatch(name)]
-        if not found or (may_exist and found == ["checkpoints"]):
-            os.makedirs(os.path.join(args.log_dir, "checkpoints"), exist_ok=may_exist)
-            return
+        check_holds_no_run(args)  # again: another run may have begun there while the data were read
+        os.makedirs(os.path.join(args.log_dir, "checkpoints"), exist_ok=args.resume == "auto")
     except OSError as error:
         raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
+
+
+def check_holds_no_run(args):
+    """Raise Failure if the folder of a new run already holds a run.
+
+    With --resume auto, a folder `checkpoints` alone is accepted: an earlier process was killed before it wrote
+    run.json, and this one starts the run from the beginning.
+    """
+    if not os.path.isdir(args.log_dir):
+        return
+    of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*|checkpoints")
+    found = [name for name in os.listdir(args.log_dir) if of_a_run.fullmatch(name)]
+    if not found or (args.resume == "auto" and found == ["checkpoints"]):
+        return
     can_be_resumed = "run.json" in found or found == ["checkpoints"]
     advice = "Add --resume auto to go on with it, or name" if can_be_resumed else "Name"
     raise Failure(f"{args.log_dir} already holds a run ({found[0]}). {advice} another --log_dir.")
@@ -1573,8 +1582,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    One of TensorBoard's loaders ignores the first START event in a folder. So a new run writes one, too, which may be
-    ignored.
+    One of TensorBoard's loaders ignores the first START event in a folder. So a new run writes one, too. It is there to
+    be the first, so that none of a resumed run is ignored.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1719,7 +1728,7 @@ def finish_run(record, network, evaluations, step, speeds):
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
     network.save(os.path.join(arguments["log_dir"], "model.keras"))
-    # Write this last: a run that has this file is finished (see `show_or_train`).
+    # Write this last: a run that has this file has been finished (but see `show_or_train`, if --n_epoch is raised).
     write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 
@@ -1901,12 +1910,14 @@ def keep_probability(text):  # dropout divides by it, so it should not be close 
     return parse_number(float, text, lambda value: 0.01 <= value <= 1, "a number between 0.01 and 1")
 
 
-def absolute_path(text):
-    return os.path.abspath(os.path.expanduser(text))
-
-
 def folder_path(text):
+    if not text:  # as of a variable of the shell that is not set
+        raise argparse.ArgumentTypeError("the path is empty")
     return os.path.expanduser(text).rstrip("/") or "/"
+
+
+def absolute_path(text):
+    return os.path.abspath(folder_path(text))
 
 
 PRESETS = {  # {preset: {argument: its default}}; arguments on the command line take precedence
@@ -1970,7 +1981,7 @@ def add_network_arguments(parser):
     network = parser.add_argument_group("network")
     network.add_argument("--split_after", choices=UNIT_PLACES, help="place at which a trunk ends that all tasks share")
     network.add_argument(
-        "--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer"
+        "--width", type=positive_float, default=1.0, help="multiplies the numbers of filters and of neurons"
     )
     network.add_argument(
         "--keep_prob", type=keep_probability, default=0.8, help="share of the activations that dropout keeps"
@@ -2009,7 +2020,7 @@ def add_training_arguments(parser):
         help="paper: units as in Misra et al.; 2018: units and batch norm, also of the logits, as in the code of 2018",
     )
     training.add_argument(
-        "--seed", type=seed_number, default=0, help="seed of weights, dropout, order of images, --train_fraction"
+        "--seed", type=seed_number, default=0, help="seed of weights, dropout, order and choice of images"
     )
 
 
@@ -2121,6 +2132,8 @@ def parse_arguments(argv):
         args = arguments_of_resumed_run(parser, argv, folder, resumed["arguments"])
     check_log_dir(args.log_dir)
     check_arguments(args)
+    if resumed is None:
+        check_holds_no_run(args)
     return args, resumed
 
 

@@ -13,7 +13,7 @@ Train with cross-stitch units, then without, and compare the curves of the two r
 For T tasks a unit has, by default, a T x T matrix of weights for each channel, and starts as the identity. With
 `--preset paper` a unit starts from 0.9 for a task's own activations, divides the other 0.1 among the other tasks, and
 learns with 100 times the learning rate of the columns. Together with --pretrain_epoch this is the recipe of Misra et
-al. (but with Adam). `--help` lists all arguments.
+al., but with Adam, where so high a rate makes alpha jump (see PRESETS). `--help` lists all arguments.
 
 --data_dir is the folder of UTKFace (the aligned and cropped faces), or of VGGFace2 (with its folders meta and test).
 From VGGFace2 only the 2,000 images that are labelled as young or mature are used. To train on your own faces, name the
@@ -582,7 +582,7 @@ class Failure(Exception):
     """An error, or a signal, that ends the program with one line on standard error and the given exit status."""
 
     def __init__(self, message, status=WRONG_INPUT):
-        super().__init__(" ".join(str(message).split()))  # on one line
+        super().__init__(" ".join(line.strip() for line in str(message).splitlines()))  # on one line
         self.status = status
 
 
@@ -650,7 +650,7 @@ def train(args, resumed):
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
-                # Start the units when the pretraining is over. A run resumed later in this epoch has started them.
+                # Start the units when the pretraining is over. (A later checkpoint of this epoch holds started units.)
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
@@ -668,7 +668,7 @@ def train(args, resumed):
                         log_scalars(step, values | {"throughput/images_per_second": meter.images_per_second()})
                         log_units(step, network, data.classes)
                     evaluate_now = step % eval_every == 0 or step == last_step
-                    if evaluate_now:  # in every process; if only the chief did it, the others would have to wait
+                    if evaluate_now:  # in every process: the others would only wait for the chief
                         speeds.append(meter.images_per_second())
                         evaluations = evaluate_all(predict, data.splits)
                         log_evaluations(step, evaluations)
@@ -882,7 +882,7 @@ def prepare_data(args):
     """Read the faces, and divide them into training, test and validation images.
 
     About a tenth of the faces are the test images, the same for every --seed and --tasks. Identical pictures go into
-    the same split. If their labels differ, one must be wrong, and all these pictures are left out.
+    the same split. If any of their attributes differ, one must be wrong, and all these pictures are left out.
 
     Raises:
         Failure: The data are missing or damaged, or do not fit the arguments.
@@ -908,15 +908,15 @@ def prepare_data(args):
     images, copy_groups = images[~contradictory], copy_groups[~contradictory]
     attributes = {name: values[~contradictory] for name, values in attributes.items()}
 
-    # All images of a group go into one split, and each split gets the same share of every stratum. Groups are people,
-    # or identical pictures. If they are people, identical pictures stay together, too: a picture that two people share
-    # was left out above, since its attribute `identity` is contradictory. --train_fraction always chooses single
-    # images, by `gender_and_decade`.
+    # `divide` puts all images of a group into one split, and gives each split the same share of every stratum.
     gender_and_decade = attributes["gender"] * 100 + attributes["age"] // 10  # a number for each gender and decade
     if split_by == "identity":
-        # Everybody has as many young as mature images, so only the genders can get out of balance.
+        # A group is a person. (Identical pictures stay together, too: if two people had the same picture, it was left
+        # out above, since `identity` is one of the attributes.) Everybody has as many young as mature images, so only
+        # the genders can get out of balance.
         strata, groups = attributes["gender"], attributes["identity"]
     else:
+        # A group is a picture with its copies.
         strata, groups = gender_and_decade, copy_groups
     indices = divide(args, strata, groups, gender_and_decade)
     labels = labels_of_tasks(args, attributes)
@@ -968,8 +968,8 @@ def divide(args, strata, groups, train_strata):
         rest = np.delete(rest, chosen)
     if len(rest) == 0:
         raise Failure(
-            f"--data_dir {args.data_dir} with --validation_fraction {args.validation_fraction} leaves no face to train "
-            "on."
+            f"--data_dir {args.data_dir} has too few faces: at least one of each gender and decade is a test face, and "
+            f"with --validation_fraction {args.validation_fraction} none is left to train on."
         )
     rest = rest[stratified(train_strata[rest], args.train_fraction, seed=args.seed)]
     return {"train": rest, **indices}
@@ -1158,8 +1158,8 @@ def find_copies(images, attributes):
     """
     digests = [hashlib.sha256(image).digest() for image in images]
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
-    # So that the split does not depend on --image_size, a group has the number of its first image: `hold_out` draws
-    # groups in the order of their numbers, and the order of the digests would depend on the size.
+    # A group has the number of its first image, not that of its digest: `hold_out` draws groups in the order of their
+    # numbers, and with another --image_size all digests would change, and with them the split.
     copy_groups = first[inverse]
     facts = np.stack(list(attributes.values()), axis=1)
     differs = (facts != facts[copy_groups]).any(axis=1)
@@ -1172,7 +1172,7 @@ def check_copies(args, copy_groups, contradictory):
     The arguments are what `find_copies` returns.
     """
     if contradictory.any():
-        say(f"{contradictory.sum()} images are left out: they have copies with different labels")
+        say(f"{contradictory.sum()} images are left out: they have copies with other attributes")
     if contradictory.all():
         raise Failure(f"--data_dir {args.data_dir}: no face is left, since all contradict their copies.")
     kept = copy_groups[~contradictory]
@@ -1533,22 +1533,31 @@ def claim_folder(args, resumed):
     """Make the folder of a new run, and refuse one that holds a run.
 
     A run first makes the folder `checkpoints`. A folder can only be made once, so of two new runs that begin in one
-    place at the same time the second fails. With --resume auto, a folder `checkpoints` alone is accepted: an earlier
-    process was killed before it wrote run.json, and this one starts the run from the beginning. This is no protection
-    against two processes that use --resume auto, or that resume one run.
+    place at the same time the second fails. With --resume auto the folder may be there (see `check_holds_no_run`). So
+    this is no protection against two processes that use --resume auto, or that resume one run.
     """
     if resumed:
         return
-    may_exist = args.resume == "auto"
     try:
         os.makedirs(args.log_dir, exist_ok=True)
-        of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*|checkpoints")
-        found = [name for name in os.listdir(args.log_dir) if of_a_run.fullmatch(name)]
-        if not found or (may_exist and found == ["checkpoints"]):
-            os.makedirs(os.path.join(args.log_dir, "checkpoints"), exist_ok=may_exist)
-            return
+        check_holds_no_run(args)  # again: another run may have begun there while the data were read
+        os.makedirs(os.path.join(args.log_dir, "checkpoints"), exist_ok=args.resume == "auto")
     except OSError as error:
         raise Failure(f"--log_dir {args.log_dir} cannot be made or written ({error}).") from None
+
+
+def check_holds_no_run(args):
+    """Raise Failure if the folder of a new run already holds a run.
+
+    With --resume auto, a folder `checkpoints` alone is accepted: an earlier process was killed before it wrote
+    run.json, and this one starts the run from the beginning.
+    """
+    if not os.path.isdir(args.log_dir):
+        return
+    of_a_run = re.compile(r"run\.json|results\.json|model\.keras|.*tfevents.*|checkpoints")
+    found = [name for name in os.listdir(args.log_dir) if of_a_run.fullmatch(name)]
+    if not found or (args.resume == "auto" and found == ["checkpoints"]):
+        return
     can_be_resumed = "run.json" in found or found == ["checkpoints"]
     advice = "Add --resume auto to go on with it, or name" if can_be_resumed else "Name"
     raise Failure(f"{args.log_dir} already holds a run ({found[0]}). {advice} another --log_dir.")
@@ -1707,8 +1716,8 @@ def open_event_file(log_dir, step):
     drop that step and later ones, which an interrupted process may have logged after its last checkpoint. So each step
     is shown once.
 
-    One of TensorBoard's loaders ignores the first START event in a folder. So a new run writes one, too, which may be
-    ignored.
+    One of TensorBoard's loaders ignores the first START event in a folder. So a new run writes one, too. It is there to
+    be the first, so that none of a resumed run is ignored.
     """
     writer = tf.summary.create_file_writer(log_dir)
     first_step = 0 if step == 0 else step + 1  # at step 0 the setting is logged
@@ -1853,7 +1862,7 @@ def finish_run(record, network, evaluations, step, speeds):
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
     network.save(os.path.join(arguments["log_dir"], "model.keras"))
-    # Write this last: a run that has this file is finished (see `show_or_train`).
+    # Write this last: a run that has this file has been finished (but see `show_or_train`, if --n_epoch is raised).
     write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 
@@ -2006,10 +2015,12 @@ def keep_probability(text):  # dropout divides by it, so it should not be close 
 
 
 def absolute_path(text):
-    return os.path.abspath(os.path.expanduser(text))
+    return os.path.abspath(folder_path(text))
 
 
 def folder_path(text):
+    if not text:  # as of a variable of the shell that is not set
+        raise argparse.ArgumentTypeError("the path is empty")
     return os.path.expanduser(text).rstrip("/") or "/"
 
 
@@ -2082,7 +2093,7 @@ def add_network_arguments(parser):
     network = parser.add_argument_group("network")
     network.add_argument("--split_after", choices=UNIT_PLACES, help="place at which a trunk ends that all tasks share")
     network.add_argument(
-        "--width", type=positive_float, default=1.0, help="multiplies all filters and the fully connected layer"
+        "--width", type=positive_float, default=1.0, help="multiplies the numbers of filters and of neurons"
     )
     network.add_argument(
         "--keep_prob", type=keep_probability, default=0.5, help="share of the activations that dropout keeps"
@@ -2116,7 +2127,7 @@ def add_training_arguments(parser):
         "--seed",
         type=seed_number,
         default=0,
-        help="seed of weights, dropout, order and augmentation of images, --train_fraction",
+        help="seed of weights, dropout, and of the order, choice and augmentation of images",
     )
 
 
@@ -2138,7 +2149,7 @@ def add_run_arguments(parser):
         nargs="+",
         type=age_in_years,
         default=[MATURE],
-        help="first ages of the second and later classes: 13 20 gives 0-12, 13-19 and 20 or more",
+        help="the ages at which classes begin, after the first: 13 20 gives 0-12, 13-19 and 20 or more",
     )
     data.add_argument("--image_size", type=image_size, default=64, help="side of the images in pixels")
     data.add_argument("--augment", type=boolean, default=True, help="mirror and move the training images at random")
@@ -2152,7 +2163,7 @@ def add_run_arguments(parser):
         "--validation_fraction",
         type=fraction_below_one,
         default=0.0,
-        help="part of the faces to hold out, of those that are not test faces",
+        help="part of the faces to hold out; test faces are not counted",
     )
 
     output = parser.add_argument_group("output")
@@ -2251,6 +2262,8 @@ def parse_arguments(argv):
         args = arguments_of_resumed_run(parser, argv, folder, resumed["arguments"])
     check_log_dir(args.log_dir)
     check_arguments(args)
+    if resumed is None:
+        check_holds_no_run(args)
     return args, resumed
 
 

@@ -56,8 +56,9 @@ def exchange(name, folder):
     cross-stitch unit alone, and then in all at once. Nothing else changes, so the network is not adapted to it. A row
     of the table tells what the network reaches without exchange, what it reaches as it is, the mean of the alpha_ii,
     and the root mean square of the other alphas. (The mean of the others would hide what they do, since some are
-    positive and some negative.) The last number is the root mean square of alpha - start, where start is the alpha from
-    which --cross_stitch_init lets a unit begin. The row "all" is over the alphas of all units together.
+    positive and some negative.) Then come the root mean square of alpha - start, where start is the alpha from which
+    --cross_stitch_init lets a unit begin, and what the network reaches if only a mean is exchanged in this unit, see
+    `outputs_with_mean_exchange`. The row "all" is over the alphas of all units together, and has no such mean.
 
     Networks with `ActivationCrossStitch` units are left out: their alpha is a matrix of blocks, and not of the shape
     (columns, columns, ...).
@@ -94,6 +95,10 @@ def exchange(name, folder):
                 without = evaluate(script, [network.predict(test.images, verbose=0)], test)
                 for unit_name in cut:
                     units[unit_name].alpha.assign(alphas[unit_name])
+                with_mean = {}
+                if label != "all":
+                    outputs = outputs_with_mean_exchange(network, units[label], test.images)
+                    with_mean = evaluate(script, [outputs], test)
 
                 mean_of_own = np.concatenate([alphas[unit_name][own[unit_name]] for unit_name in cut]).mean()
                 others = np.concatenate([alphas[unit_name][~own[unit_name]] for unit_name in cut])
@@ -103,7 +108,8 @@ def exchange(name, folder):
                 for measure, value in without.items():
                     if measure not in setting.untrained:
                         key = [name, setting_name, f"test/{measure}", seed, label]
-                        rows.append([*key, value, as_it_is[measure], mean_of_own, rms_of_others, rms_of_changes])
+                        numbers = [value, as_it_is[measure], mean_of_own, rms_of_others, rms_of_changes]
+                        rows.append([*key, *numbers, with_mean.get(measure)])
             run.add_rows("exchange.csv", rows)
             found = True
     if not found:
@@ -111,6 +117,24 @@ def exchange(name, folder):
             f"error: {folder} has no kept network of {name} with units between its columns. Train seeds that are not "
             "stored yet with --keep_models, and name the same --folder."
         )
+
+
+def outputs_with_mean_exchange(network, unit, images):
+    """Return the outputs of a network in which the columns exchange the same at every image in one unit.
+
+    Instead of the sum over j of alpha_ij x_j, column i goes on with alpha_ii x_i plus the mean, over the images, of the
+    sum of the other alpha_ij x_j. So it gets from the other columns what it usually gets, but nothing that tells one
+    image from another.
+    """
+    import keras
+
+    columns = [x.astype(np.float32) for x in keras.Model(network.input, unit.input).predict(images, verbose=0)]
+    alpha = unit.alpha.numpy()
+    mixed = []
+    for i, own in enumerate(columns):
+        exchanged = sum(alpha[i, j] * other for j, other in enumerate(columns) if j != i)
+        mixed.append(alpha[i, i] * own + exchanged.mean(axis=0))
+    return keras.Model(unit.output, network.output).predict(mixed, verbose=0)
 
 
 def own_alphas(alpha):

@@ -295,23 +295,28 @@ def comparisons_table(runs, comparisons):
 def exchange_table(experiment, setting):
     """Return the table of each unit's alphas, and of how the measures change without exchange between the columns.
 
-    Without exchange, the alphas between the columns are set to zero after the training. A change is a mean over seeds,
-    with its interval if there are three or more.
+    Without exchange, the alphas between the columns are set to zero after the training. Where it was measured, the
+    table also has the change if only a mean is exchanged (`models.outputs_with_mean_exchange`). A change is a mean over
+    seeds, with its interval if there are three or more.
     """
     stored = pd.read_csv(RESULTS / "exchange.csv")
     stored = stored[(stored.experiment == experiment) & (stored.setting == setting)]
     measures = list(stored.measure.unique())
+    kinds = {"without exchange": "without_exchange"}  # {in the head of a column: name in exchange.csv}
+    if stored.mean_exchange.notna().any():
+        kinds["if only the mean is exchanged"] = "mean_exchange"
     rows = []
     for unit, of_unit in stored.groupby("unit", sort=False):
         row = ["all units" if unit == "all" else f"`{unit}`"]
         row += [f"{of_unit.own_alpha.mean():.2f}", f"{of_unit.other_alphas_rms.mean():.2f}"]
         for measure in measures:
             of_measure = of_unit[of_unit.measure == measure]
-            change = (of_measure.without_exchange - of_measure.value).to_numpy()
-            row.append(with_interval(*analysis.interval(change)[:2]))
+            for column in kinds.values():
+                change = (of_measure[column] - of_measure.value).dropna().to_numpy()
+                row.append(with_interval(*analysis.interval(change)[:2]) if len(change) else "")
         rows.append(row)
     names = ["mean error" if measure == "test/mean_error" else f"`{measure.split('/')[1]}`" for measure in measures]
-    changes = [f"{name}, change without exchange" for name in names]
+    changes = [f"{name}, change {kind}" for name in names for kind in kinds]
     return table(["", "own α, mean", "α between columns, root mean square", *changes], rows)
 
 

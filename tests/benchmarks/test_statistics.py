@@ -262,7 +262,7 @@ def test_a_run_of_the_runner(tiny, small, tmp_path, monkeypatch):
 def check_measures_of_models(tmp_path, small, monkeypatch):
     """Check the mean of two networks, and a network without exchange, computed once more; the folder is relative."""
     (tmp_path / "results" / "averages.csv").write_text("experiment,setting,measure,seed,other_seed,value\n")
-    names = "experiment,setting,measure,seed,unit,without,value,own,others,change\n"
+    names = "experiment,setting,measure,seed,unit,without,value,own,others,change,mean\n"
     (tmp_path / "results" / "exchange.csv").write_text(names)
     monkeypatch.chdir(tmp_path)
     models.exchange("tiny", "runs")
@@ -293,6 +293,18 @@ def check_measures_of_models(tmp_path, small, monkeypatch):
         row = found[(found.seed == 0) & (found.measure == f"test/{task}") & (found.unit == "all")].iloc[0]
         assert row.value == np.mean(outputs[0][task].argmax(axis=1) == test[task])
         assert row.without == np.mean(without[task].argmax(axis=1) == test[task])
+
+    # If only the mean is exchanged in a unit, it returns its own part, plus the mean of the rest over the images.
+    unit = networks[1].get_layer("fc_3")
+    after_unit = keras.Model(networks[1].input, unit.output)
+    as_it_is = after_unit.predict(test["images"][..., None], verbose=0)
+    unit.alpha.assign(unit.alpha * np.eye(2)[:, :, None])
+    own_parts = after_unit.predict(test["images"][..., None], verbose=0)
+    for task, whole, own_part in zip(("item", "group"), as_it_is, own_parts):
+        row = found[(found.seed == 1) & (found.measure == f"test/{task}") & (found.unit == "fc_3")].iloc[0]
+        output = networks[1].get_layer(f"{task}.output")
+        logits = (own_part + (whole - own_part).mean(axis=0)) @ output.kernel.numpy() + output.bias.numpy()
+        assert row["mean"] == np.mean(logits.argmax(axis=1) == test[task]) != row.value
 
 
 @pytest.mark.slow

@@ -131,6 +131,13 @@ def test_log_folder_that_holds_a_run(run, tmp_path):
         assert os.listdir(folder) == [name] and (folder / name).read_text() == "a run"
 
 
+def test_a_log_folder_that_holds_a_run_is_refused_at_once(run, script, monkeypatch, tmp_path):
+    """And not after minutes of reading images. An error while they are read would name the other run's folder."""
+    (tmp_path / "run.json").write_text("a run")
+    monkeypatch.setattr(script, "prepare_data", lambda args: pytest.fail("the data were read first"))
+    assert_error(run(log_dir=tmp_path), "run.json")
+
+
 def test_a_folder_with_other_files_is_used_and_they_stay(run, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
@@ -163,8 +170,18 @@ def test_tf_config_after_tensorflow_was_used(run, monkeypatch):
 def test_resume_and_log_dir(run, tmp_path):
     assert_error(run("--resume", tmp_path / "other", f"--log_dir={tmp_path}/one"), "--log_dir", "--resume")
     assert_error(run("--resume", f"{tmp_path}/one/", f"--log_dir={tmp_path}/one"), "run.json")  # it is one folder
-    nothing = run("--resume", "")  # as of a variable of the shell that is not set
-    assert_error(nothing, "run.json")
+
+
+@pytest.mark.parametrize("flag", ["--log_dir", "--resume", "--data_dir"])
+def test_an_empty_path_is_refused(any_script, flag, tmp_path, monkeypatch, capfd):
+    """As of a variable of the shell that is not set. Neither / nor the current folder is meant."""
+    monkeypatch.chdir(tmp_path)
+    assert_error(run_main(any_script, capfd, None, flag, ""), flag, "empty")
+    assert os.listdir(tmp_path) == []
+
+
+def test_blanks_in_a_path_are_kept_in_its_error(run, tmp_path):
+    assert_refused(run(data_dir=tmp_path / "my  data"), f"{tmp_path}/my  data")
 
 
 def test_resume_of_what_is_no_run(run, tmp_path):
