@@ -241,16 +241,18 @@ def confirmations_table(runs):
 
     A row with fewer than three pairs is left out, and Holm's correction is over the others.
     """
-    rows, p_values = [], []
+    rows, p_values, with_earlier = [], [], []
     for label, (experiment, earlier, setting, other) in CONFIRMATIONS.items():
         pairs = gains(runs, experiment, setting, other, "test/accuracy")
         if len(pairs) < analysis.FEWEST_PAIRS:
             continue
         mean, bounds, p = analysis.interval(pairs.to_numpy())
-        *together, _, count = analysis.pooled(runs, [earlier, experiment], setting, other, "test/accuracy")
-        rows.append([label, f"{with_interval(*together)}, {count} pairs", with_interval(mean, bounds), str(len(pairs))])
+        rows.append([label, with_interval(mean, bounds), str(len(pairs))])
         p_values.append(p)
-    return table(["", "together", "new seeds", "pairs", "p", "p (Holm)"], with_p_values(rows, p_values))
+        *together, _, count = analysis.pooled(runs, [earlier, experiment], setting, other, "test/accuracy")
+        with_earlier.append(f"{with_interval(*together)}, {count} pairs")
+    rows = [[*row, together] for row, together in zip(with_p_values(rows, p_values), with_earlier)]
+    return table(["", "new seeds", "pairs", "p", "p (Holm)", "with the planned runs"], rows)
 
 
 def by_task_table(runs):

@@ -526,7 +526,6 @@ def test_landmarks_are_predicted_in_the_box(landmark_script, tmp_path, monkeypat
     exif[0x0112] = 6
     photo = str(tmp_path / "photo.png")
     Image.fromarray(np.rot90(picture)).save(photo, exif=exif)
-    (tmp_path / "out").mkdir()
     for box, square in (([], (-0.5, 19.5, 60)), (["--box", "10", "40", "20", "90"], (10, 40, 30))):
         assert landmark_script.main(["--predict", photo, "--model=m", "--out", str(tmp_path / "out"), *box]) == 0
         np.testing.assert_array_equal(faces[-1], landmark_script.crop(Image.fromarray(picture), square, 32))
