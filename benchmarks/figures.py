@@ -135,7 +135,7 @@ def draw_alphas(curves):
     panels = {
         "channel": "from the identity",
         "init 0.5": "from 0.5",
-        "channel, as in the paper": "recipe after the paper",
+        "channel, as in the paper": "the paper's recipe",
     }
     figure, axes_of = pyplot().subplots(1, 3, figsize=(8.6, 3.6), sharey=True)
     widths = {"pool_1": 4, "pool_2": 2.4, "fc_3": 1.2}  # one line may hide another

@@ -35,7 +35,7 @@ ONE_WIDE, ONE = "one network, twice as wide, no L2", "one network, no L2"
 README_COLUMNS = [
     "units from the identity",
     "units from 0.5",
-    "recipe after the paper",
+    "the paper's recipe",
     "one trunk",
     "one trunk, equal size",
 ]
@@ -88,7 +88,7 @@ MAIN_ROWS = {
     "all garments, 15 epochs": [
         ("units from the identity", "recipe_garments", IDENTITY),
         ("units from 0.5", "sharing_garments", HALF),
-        ("units, recipe after the paper", "recipe_garments", RECIPE),
+        ("units, the paper's recipe", "recipe_garments", RECIPE),
         ("one trunk", "sharing_garments", TRUNK),
         ("one trunk, equal size", "sharing_garments", EQUAL_TRUNK),
     ],
@@ -112,7 +112,7 @@ MAIN_ROWS = {
     "faces, 8 epochs": [
         ("units from the identity", "sharing_faces", IDENTITY),
         ("units from 0.5", "sharing_faces", HALF),
-        ("units, recipe after the paper", "recipe_faces", RECIPE),
+        ("units, the paper's recipe", "recipe_faces", RECIPE),
         ("one trunk up to the second pooling layer", "sharing_faces", "split after pool_2"),
         ("one trunk", "sharing_faces", TRUNK),
         ("one trunk, equal size", "sharing_faces", EQUAL_TRUNK),
@@ -124,7 +124,7 @@ MAIN_ROWS = {
     "landmarks, 20 epochs": [
         ("units from the identity", "recipe_landmarks", IDENTITY),
         ("units from 0.5", "sharing_landmarks", HALF),
-        ("units, recipe after the paper", "recipe_landmarks", RECIPE),
+        ("units, the paper's recipe", "recipe_landmarks", RECIPE),
         ("one trunk", "sharing_landmarks", TRUNK),
         ("one trunk, equal size", "sharing_landmarks", EQUAL_TRUNK),
     ],
@@ -142,7 +142,7 @@ OLDER_ROWS = {
         ("units from the identity", "scarce_10", IDENTITY),
         ("units from 0.5", "scarce_10", HALF),
         ("units that stay at 0.5", "scarce_10", "init 0.5, α fixed"),
-        ("units, recipe after the paper", "scarce_10", "channel, as in the paper"),
+        ("units, the paper's recipe", "scarce_10", "channel, as in the paper"),
     ],
     "faces, 8 epochs, another split into training and test images": [
         ("units from the identity", "gender_age_decaying", IDENTITY),

@@ -69,7 +69,7 @@ def draw_unit(axes):
             axes.text(x, y, f"$\\alpha_{{{i}{j}}}$", ha="center", va="center", fontsize=14, color=COLOURS[j])
     formula = (
         r"$\tilde{x}_i = \sum_j \alpha_{ij}\, x_j$"
-        + "   one $\\alpha_{ij}$ per channel, learned; at first the identity"
+        + "   one $\\alpha_{ij}$ per channel, learned; by default it starts as the identity"
     )
     axes.text(7.3, 5.35, formula, ha="center", va="center", fontsize=12, color=COLOURS["ink"])
     axes.text(
