@@ -980,9 +980,9 @@ def landmark_errors(predicted, points):
 def landmark_measures(predicted, points):
     """Return what results.json holds of the landmarks, from predicted and true ones (n, 5, 2).
 
-    The error of a face is the mean of its five distances, in widths of its box; above 0.05 it counts as a failure
-    (Sun et al., CVPR 2013). The interocular error divides by the distance between the true eyes instead, and counts as
-    a failure above 0.1 (Zhang et al., ECCV 2014).
+    The error of a face is the mean of its five distances, in widths of its box. Above 0.05, the limit of Sun et al.
+    (CVPR 2013), it counts as a failure. The interocular error divides by the distance between the true eyes instead,
+    and counts as a failure above 0.1 (Zhang et al., ECCV 2014).
     """
     distances = landmark_errors(predicted, points)
     errors = distances.mean(axis=1)
@@ -2763,7 +2763,7 @@ def default_log_dir(args, parser):
     data = os.path.basename(args.data_dir) if args.data_dir else experiment
     named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
     changed = []
-    # The values of the preset are defaults of the parser by now (see `parse_arguments`), so they are not named.
+    # --preset has changed the parser's defaults (see `parse_arguments`). So it is named, and not what it changes.
     for name, value in vars(args).items():
         if value != parser.get_default(name) and name not in named_otherwise:
             values = value if isinstance(value, list) else [value]

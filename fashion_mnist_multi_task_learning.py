@@ -2183,7 +2183,7 @@ def default_log_dir(args, parser):
     data = os.path.basename(args.data_dir) if args.data_dir else experiment
     named_otherwise = (*NAMED_BY_KIND, "seed", "data_dir", "log_dir", *NOT_RECORDED)
     changed = []
-    # The values of the preset are defaults of the parser by now (see `parse_arguments`), so they are not named.
+    # --preset has changed the parser's defaults (see `parse_arguments`). So it is named, and not what it changes.
     for name, value in vars(args).items():
         if value != parser.get_default(name) and name not in named_otherwise:
             values = value if isinstance(value, list) else [value]

@@ -40,7 +40,7 @@ README_COLUMNS = [
     "one trunk, equal size",
 ]
 README_ROWS = {
-    "all garments, 15 epochs": [
+    "all garments, 15 epochs, planned": [
         ("recipe_garments", IDENTITY),
         ("sharing_garments", HALF),
         ("recipe_garments", RECIPE),
@@ -48,7 +48,7 @@ README_ROWS = {
         ("sharing_garments", EQUAL_TRUNK),
     ],
     "all garments, 15 epochs, new seeds": [None, ("garments_15_confirmation", HALF), None, None, None],
-    "a quarter of the garments, 12 epochs": [
+    "a quarter of the garments, 12 epochs, planned": [
         ("sharing_garments_25", IDENTITY),
         ("sharing_garments_25", HALF),
         None,
@@ -62,7 +62,7 @@ README_ROWS = {
         ("garments_25_confirmation", TRUNK),
         ("garments_25_confirmation", EQUAL_TRUNK),
     ],
-    "faces, 8 epochs": [
+    "faces, 8 epochs, planned": [
         ("sharing_faces", IDENTITY),
         ("sharing_faces", HALF),
         ("recipe_faces", RECIPE),
@@ -70,7 +70,7 @@ README_ROWS = {
         ("sharing_faces", EQUAL_TRUNK),
     ],
     "faces, 8 epochs, new seeds": [None, ("faces_confirmation", HALF), None, None, None],
-    "landmarks, 20 epochs": [
+    "landmarks, 20 epochs, planned": [
         ("recipe_landmarks", IDENTITY),
         ("sharing_landmarks", HALF),
         ("recipe_landmarks", RECIPE),

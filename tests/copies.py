@@ -25,7 +25,7 @@ SHARED = {  # (the original, the copies): the names of functions and classes
         lacks_bfloat16 configure_tensorflow choose_strategy share_of_replica
         join_cluster bypass_proxies GreetingHandler GreetingServer wait_for_processes greet check_agreement
         collected_stop_signals exit_status_of
-        claim_folder describe_run check_unchanged facts_to_agree_on Checkpoints write_json read_json
+        claim_folder check_holds_no_run describe_run check_unchanged facts_to_agree_on Checkpoints write_json read_json
         open_event_file log_setting log_scalars log_units log_confusions Meter
         print_setting describe_classes finish_run say load_run report_failures reason_of
         Failure parse_arguments folder_to_resume arguments_of_resumed_run default_log_dir check_log_dir

@@ -147,8 +147,8 @@ def test_ci_runs_the_readme_test_command():
 def test_readme_bash_blocks_run(garments, tmp_path):
     """In a fresh folder, with nothing replaced but the number of epochs and the data, which are some of the sample.
 
-    The blocks that install, that compare over seeds, that start tests, that need several machines, and that train on
-    all images are only parsed. See the next test for the seeds.
+    The blocks that install, that compare over seeds, that start tests, that need several machines or data that one has
+    to download, and that train on all images are only parsed. See the next test for the seeds.
     """
     for name in os.listdir(ROOT):
         if name.endswith(".py") or name in ("data", "tests"):
@@ -169,6 +169,7 @@ def test_readme_bash_blocks_run(garments, tmp_path):
         only_parsed = (
             "--n_epoch 15",
             "--cross_stitch_enabled True",
+            "UTKFace",
             "pip install",
             "TF_CONFIG",
             "tf_logs/fashion_mnist/RUN",
