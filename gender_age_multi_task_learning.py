@@ -1052,7 +1052,7 @@ def find_jpegs(folder):
             folders.clear()
             continue
         visited.add(os.path.realpath(place))
-        paths += [os.path.join(place, name) for name in names if name.endswith(".jpg")]
+        paths += [os.path.join(place, name) for name in names if name.lower().endswith(".jpg")]
     return sorted(paths)
 
 

@@ -85,7 +85,7 @@ README_ROWS = {
 
 # The main table, and results.png: {title of a group: [(label of the row, experiment, setting)]}.
 MAIN_ROWS = {
-    "all garments, 15 epochs": [
+    "all garments, 15 epochs, planned": [
         ("units from the identity", "recipe_garments", IDENTITY),
         ("units from 0.5", "sharing_garments", HALF),
         ("units, the paper's recipe", "recipe_garments", RECIPE),
@@ -95,7 +95,7 @@ MAIN_ROWS = {
     "all garments, 15 epochs, new seeds": [
         ("units from 0.5", "garments_15_confirmation", HALF),
     ],
-    "a quarter of the garments, 12 epochs": [
+    "a quarter of the garments, 12 epochs, planned": [
         ("units from the identity", "sharing_garments_25", IDENTITY),
         ("units from 0.5", "sharing_garments_25", HALF),
         ("one trunk", "sharing_garments_25", TRUNK),
@@ -109,7 +109,7 @@ MAIN_ROWS = {
         ("one trunk", "garments_25_confirmation", TRUNK),
         ("one trunk, equal size", "garments_25_confirmation", EQUAL_TRUNK),
     ],
-    "faces, 8 epochs": [
+    "faces, 8 epochs, planned": [
         ("units from the identity", "sharing_faces", IDENTITY),
         ("units from 0.5", "sharing_faces", HALF),
         ("units, the paper's recipe", "recipe_faces", RECIPE),
@@ -121,7 +121,7 @@ MAIN_ROWS = {
     "faces, 8 epochs, new seeds": [
         ("units from 0.5", "faces_confirmation", HALF),
     ],
-    "landmarks, 20 epochs": [
+    "landmarks, 20 epochs, planned": [
         ("units from the identity", "recipe_landmarks", IDENTITY),
         ("units from 0.5", "sharing_landmarks", HALF),
         ("units, the paper's recipe", "recipe_landmarks", RECIPE),
