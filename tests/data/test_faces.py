@@ -36,13 +36,14 @@ def test_labels_of_utkface(faces_script, tmp_path, capsys):
     broken = ["61_1_20170109142408075", "24_0_1_20170116220224657 ", "39_1_5_20170116174525125", "x_0_0_1"]
     for name in names + broken:
         draw.write_jpeg(str(tmp_path / f"{name}.jpg.chip.jpg"), face)
+    shutil.copy(tmp_path / "1_0_0_20170109142408075.jpg.chip.jpg", tmp_path / "2_0_0_2017.jpg.chip.JPG")
     faces = faces_script.list_utkface(str(tmp_path))
     order = [names.index(path.split("/")[-1].split(".")[0]) for path in faces.paths]
     assert sorted(order) == [0, 1, 2, 3]
     assert [[0, 1, 0, 1][k] for k in order] == faces.attributes["gender"].tolist()
     assert [[1, 29, 30, 116][k] for k in order] == faces.attributes["age"].tolist()
     assert [[0, 4, 2, 3][k] for k in order] == faces.attributes["ethnicity"].tolist()
-    assert "skipped 4 of 8 files" in capsys.readouterr().out
+    assert "skipped 5 of 9 files" in capsys.readouterr().out
 
 
 def test_labels_and_digest(faces_script, utkface, tmp_path):
