@@ -152,12 +152,12 @@ OLDER_ROWS = {
         ("units from the identity", "landmarks", "cross-stitch"),
         ("units, columns related by a quadratic loss", "landmarks", "cross-stitch, related weights, l2"),
         ("units, columns related by an exponential loss", "landmarks", "cross-stitch, related weights, exp"),
-        ("one network, landmarks alone", "landmarks", "one network, landmarks alone"),
+        ("single network, landmarks alone", "landmarks", "one network, landmarks alone"),
         ("one trunk", "landmarks", "one network, split"),
     ],
     "landmarks, 60 epochs": [
         ("units from the identity", "landmarks_60", "cross-stitch"),
-        ("one network, landmarks alone", "landmarks_60", "one network, landmarks alone"),
+        ("single network, landmarks alone", "landmarks_60", "one network, landmarks alone"),
     ],
 }
 
@@ -230,7 +230,7 @@ SHARING_TESTS = {
         EQUAL_TRUNK,
         "test/accuracy",
     ),
-    "a quarter of the garments: 0.5 minus one trunk, which is the chosen split": (
+    "a quarter of the garments: 0.5 minus one trunk (the chosen split)": (
         "sharing_garments_25",
         HALF,
         TRUNK,
@@ -243,7 +243,7 @@ SHARING_TESTS = {
         "test/accuracy",
     ),
     "all garments: 0.5 minus one trunk, equal size": ("sharing_garments", HALF, EQUAL_TRUNK, "test/accuracy"),
-    "all garments: 0.5 minus one trunk, the split chosen on a quarter": (
+    "all garments: 0.5 minus one trunk (the split chosen on a quarter)": (
         "sharing_garments",
         HALF,
         TRUNK,
@@ -251,7 +251,7 @@ SHARING_TESTS = {
     ),
     "all garments: 0.5 minus separate columns": ("sharing_garments", HALF, "baseline", "test/accuracy"),
     "faces: 0.5 minus one trunk, equal size": ("sharing_faces", HALF, EQUAL_TRUNK, "test/accuracy"),
-    "faces: 0.5 minus one trunk up to the second pooling layer, the chosen split": (
+    "faces: 0.5 minus one trunk up to the second pooling layer (the chosen split)": (
         "sharing_faces",
         HALF,
         "split after pool_2",
@@ -416,6 +416,7 @@ GAINS = {
     "rate × 1000 on landmarks": ("recipe_landmarks", "units' rate × 1000", "baseline", "test/mean_error"),
     "recipe minus identity on landmarks": ("recipe_landmarks", RECIPE, IDENTITY, "test/mean_error"),
     "identity minus pretrained on landmarks": ("recipe_landmarks", IDENTITY, "pretrained", "test/mean_error"),
+    "half minus identity on landmarks": ("sharing_landmarks", HALF, IDENTITY, "test/mean_error"),
     "half on landmarks": ("sharing_landmarks", HALF, "baseline", "test/mean_error"),
     "identity minus equal trunk on landmarks": ("sharing_landmarks", IDENTITY, EQUAL_TRUNK, "test/mean_error"),
     "identity on landmarks, 60 epochs": ("landmarks_60", "cross-stitch", "two columns", "test/mean_error"),
