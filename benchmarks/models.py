@@ -69,7 +69,7 @@ def exchange(name, folder):
     """
     script = EXPERIMENTS[name].script
     module = run.load_script(script)
-    found = False
+    found, test = False, None
     for setting_name, setting in EXPERIMENTS[name].settings.items():
         for seed, path in kept_models(name, setting_name, 0, folder).items():
             network, rows = load(script, path), []
@@ -80,7 +80,8 @@ def exchange(name, folder):
             }
             if not units:
                 continue
-            test = test_split_of(script, path)
+            if test is None:  # all networks of an experiment have the same test images
+                test = test_split_of(script, path)
             as_it_is = evaluate(script, [network.predict(test.images, verbose=0)], test)
             alphas = {unit_name: unit.alpha.numpy() for unit_name, unit in units.items()}
             own = {unit_name: own_alphas(alpha) for unit_name, alpha in alphas.items()}
