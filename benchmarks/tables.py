@@ -241,14 +241,14 @@ def course_of_2018(runs):
     levels = {
         "without units": mean_by_seed(without_units.loc[["setting_2018"]]),
         "dense units": mean_by_seed(dense_units),
-        "the paper's units": mean_by_seed(units_of_paper.loc[["setting_2018"]]),
+        "units from the identity, one α per channel": mean_by_seed(units_of_paper.loc[["setting_2018"]]),
         "without units, published": published_without,
         "dense units, published": published_dense,
     }
     differences = {  # pandas subtracts the rows with the same experiment, seed and commit, and gives NaN for others
         "dense units, minus none": mean_by_seed(dense_units - without_units),
         "dense units, minus none, published": published_dense - published_without,
-        "the paper's units, minus none": mean_by_seed((units_of_paper - without_units).loc[["setting_2018"]]),
+        "units from the identity, minus none": mean_by_seed((units_of_paper - without_units).loc[["setting_2018"]]),
     }
     rows = []
     for label, of_seeds in levels.items():
