@@ -19,6 +19,7 @@ HALF = "init 0.5"  # units whose alphas all start at 0.5
 NO_GROUP, NO_ITEM = "init 0.5, group not trained", "init 0.5, item not trained"
 NO_GENDER, NO_AGE = "init 0.5, gender not trained", "init 0.5, age not trained"
 RECIPE = "recipe, × 100"  # the paper's: columns trained alone first, then units from 0.9 at 100 times the columns' rate
+RECIPE_1000 = "recipe, × 1000"  # the same at 1000 times the rate
 TRUNK = "trunk"  # one network for all tasks up to the output layers, as wide as a column: half the parameters of two
 EQUAL_TRUNK = "trunk, equal weights"  # 1.41 times as wide: as many parameters as two columns
 WIDE_TRUNK = "trunk, double width"  # twice as wide: twice the parameters of two columns
@@ -61,6 +62,13 @@ README_ROWS = {
         None,
         ("garments_25_confirmation", TRUNK),
         ("garments_25_confirmation", EQUAL_TRUNK),
+    ],
+    "a quarter of the garments, 12 epochs, further new seeds": [
+        None,
+        None,
+        ("recipe_garments_25", RECIPE),
+        None,
+        None,
     ],
     "faces, 8 epochs, planned": [
         ("sharing_faces", IDENTITY),
@@ -108,6 +116,10 @@ MAIN_ROWS = {
         ("units from 0.5", "garments_25_confirmation", HALF),
         ("one trunk", "garments_25_confirmation", TRUNK),
         ("one trunk, equal size", "garments_25_confirmation", EQUAL_TRUNK),
+    ],
+    "a quarter of the garments, 12 epochs, further new seeds": [
+        ("units, the paper's recipe", "recipe_garments_25", RECIPE),
+        ("units, the paper's recipe, × 1000", "recipe_garments_25", RECIPE_1000),
     ],
     "faces, 8 epochs, planned": [
         ("units from the identity", "sharing_faces", IDENTITY),
@@ -285,7 +297,12 @@ SHARING_TESTS_ON_LANDMARKS = {  # a family of their own: {label of the row: comp
 ALSO_IN = {("sharing_garments", IDENTITY): "recipe_garments"}
 
 # The paper's recipe and its parts: {experiment: head of its column}, and {setting: label of its row}.
-RECIPE_EXPERIMENTS = {"recipe_garments": "all garments", "recipe_faces": "faces", "recipe_landmarks": "landmarks"}
+RECIPE_EXPERIMENTS = {
+    "recipe_garments": "all garments",
+    "recipe_garments_25": "a quarter of the garments, new seeds",
+    "recipe_faces": "faces",
+    "recipe_landmarks": "landmarks",
+}
 RECIPE_ROWS = {
     "baseline": "separate columns",
     IDENTITY: "units from the identity",
@@ -294,7 +311,11 @@ RECIPE_ROWS = {
     "units' rate × 100": "units from the identity, their learning rate × 100",
     "units' rate × 1000": "units from the identity, their learning rate × 1000",
     RECIPE: "the whole recipe, × 100",
-    "recipe, × 1000": "the whole recipe, × 1000",
+    RECIPE_1000: "the whole recipe, × 1000",
+}
+RECIPE_TESTS = {  # in new seeds on a quarter of the garments, a family of their own: {label of the row: comparison}
+    "the whole recipe, × 100, minus separate columns": ("recipe_garments_25", RECIPE, "baseline", "test/accuracy"),
+    "the whole recipe, × 1000, minus × 100": ("recipe_garments_25", RECIPE_1000, RECIPE, "test/accuracy"),
 }
 # The networks of `python -m benchmarks exchange` that RESULTS.md shows: {name of the table: (experiment, setting)}.
 EXCHANGES = {"exchange": ("recipe_garments", RECIPE), "exchange on landmarks": ("landmarks_confirmation", IDENTITY)}
@@ -412,7 +433,10 @@ GAINS = {
     "identity on landmarks, new seeds": ("landmarks_confirmation", IDENTITY, "baseline", "test/mean_error"),
     "pose, new seeds": ("landmarks_confirmation", IDENTITY, "baseline", "aflw/pose"),
     "glasses, new seeds": ("landmarks_confirmation", IDENTITY, "baseline", "aflw/glasses"),
-    "recipe × 1000 on landmarks": ("recipe_landmarks", "recipe, × 1000", "baseline", "test/mean_error"),
+    "recipe × 1000 on landmarks": ("recipe_landmarks", RECIPE_1000, "baseline", "test/mean_error"),
+    "recipe on a quarter": ("recipe_garments_25", RECIPE, "baseline", "test/accuracy"),
+    "recipe × 1000 minus × 100 on a quarter": ("recipe_garments_25", RECIPE_1000, RECIPE, "test/accuracy"),
+    "recipe × 1000 on a quarter": ("recipe_garments_25", RECIPE_1000, "baseline", "test/accuracy"),
     "rate × 1000 on landmarks": ("recipe_landmarks", "units' rate × 1000", "baseline", "test/mean_error"),
     "recipe minus identity on landmarks": ("recipe_landmarks", RECIPE, IDENTITY, "test/mean_error"),
     "identity minus pretrained on landmarks": ("recipe_landmarks", IDENTITY, "pretrained", "test/mean_error"),
