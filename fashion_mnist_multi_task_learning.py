@@ -633,7 +633,8 @@ def train(args, resumed):
             meter = Meter(args, step, last_step, eval_every, is_chief)
 
             for epoch in range(step // steps_per_epoch, args.n_epoch):
-                # Start the units when the pretraining is over. (A later checkpoint of this epoch holds started units.)
+                # Start the units when the pretraining is over. (A run that is resumed later in this epoch finds them
+                # started in its checkpoint.)
                 if args.pretrain_epoch > 0 and step == args.pretrain_epoch * steps_per_epoch:
                     start_units(network, args.cross_stitch_init)
                 optimizers.set_learning_rates(*learning_rates(args, epoch))
@@ -1728,7 +1729,7 @@ def finish_run(record, network, evaluations, step, speeds):
         "cross_stitch": {unit.name: unit.mean_alpha().tolist() for unit in units_of(network)},
     }
     network.save(os.path.join(arguments["log_dir"], "model.keras"))
-    # Write this last: a run that has this file has been finished (but see `show_or_train`, if --n_epoch is raised).
+    # Write this last: it tells `show_or_train` that the run is finished, and for how many epochs it was trained.
     write_json(os.path.join(arguments["log_dir"], "results.json"), results)
     print_results(results)
 

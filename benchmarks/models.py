@@ -126,6 +126,14 @@ def outputs_with_mean_exchange(network, unit, images):
     Instead of the sum over j of alpha_ij x_j, column i goes on with alpha_ii x_i plus the mean, over the images, of the
     sum of the other alpha_ij x_j. So it gets from the other columns what it usually gets, but nothing that tells one
     image from another.
+
+    Args:
+        network: A trained network.
+        unit: One of its cross-stitch units, but no `ActivationCrossStitch`.
+        images: The images, (n, height, width, channels).
+
+    Returns:
+        {task: outputs for all images}, as from `network.predict`.
     """
     import keras
 
